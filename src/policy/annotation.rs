@@ -1,0 +1,102 @@
+//! The annotations of contract section 2: their keys, what each is for, and what a near miss was meant to be.
+
+/// Every key of the gate starts with this.
+pub const PREFIX: &str = "fencegate.dev/";
+
+/// How the node was fenced; one of [`super::evidence::Method`].
+pub const METHOD: &str = "fencegate.dev/method";
+/// When the fence took effect, RFC 3339 with an offset.
+pub const FENCED_AT: &str = "fencegate.dev/fenced-at";
+/// Who or what fenced the node.
+pub const FENCED_BY: &str = "fencegate.dev/fenced-by";
+/// What was observed (optional).
+pub const PROOF: &str = "fencegate.dev/proof";
+/// `status.nodeInfo.bootID` of the boot that the fence ended (optional).
+pub const BOOT_ID: &str = "fencegate.dev/boot-id";
+
+/// Stamp: the user name of the request that wrote the evidence.
+pub const RECORDED_BY: &str = "fencegate.dev/recorded-by";
+/// Stamp: the gate's clock when the evidence was written.
+pub const RECORDED_AT: &str = "fencegate.dev/recorded-at";
+/// Stamp: the user name of the request that placed the taint.
+pub const PLACED_BY: &str = "fencegate.dev/placed-by";
+/// Stamp: the gate's clock when the taint was placed.
+pub const PLACED_AT: &str = "fencegate.dev/placed-at";
+/// Stamp: the evidence source that vouched.
+pub const SOURCE: &str = "fencegate.dev/source";
+/// Stamp: the break-glass reason that was used, and is spent.
+pub const OVERRIDDEN: &str = "fencegate.dev/overridden";
+/// Stamp: one-line JSON record of the outage that ended.
+pub const LAST_OUTAGE: &str = "fencegate.dev/last-outage";
+
+/// Override: the reason for going against the gate (contract section 7).
+pub const BREAK_GLASS: &str = "fencegate.dev/break-glass";
+
+/// Evidence without which no annotation vouches, in the order people are told about it.
+pub const REQUIRED_EVIDENCE: [&str; 3] = [METHOD, FENCED_AT, FENCED_BY];
+/// All evidence keys.
+pub const EVIDENCE: [&str; 5] = [METHOD, FENCED_AT, FENCED_BY, PROOF, BOOT_ID];
+/// All stamps: written by the gate, never by a user.
+pub const STAMPS: [&str; 7] = [
+    RECORDED_BY,
+    RECORDED_AT,
+    PLACED_BY,
+    PLACED_AT,
+    SOURCE,
+    OVERRIDDEN,
+    LAST_OUTAGE,
+];
+
+/// Every key the gate knows.
+pub fn known() -> impl Iterator<Item = &'static str> {
+    EVIDENCE.into_iter().chain(STAMPS).chain([BREAK_GLASS])
+}
+
+/// The known key that `key` most resembles: fewest single-character edits, the first in contract order when several tie.
+pub fn closest_known(key: &str) -> &'static str {
+    known()
+        .min_by_key(|candidate| edit_distance(key, candidate))
+        .unwrap_or(METHOD)
+}
+
+/// Levenshtein distance in characters. A key has at most 317 characters (Kubernetes' limit for annotation keys), and no
+/// known key more than 25, so only the front of an absurd key is compared.
+fn edit_distance(a: &str, b: &str) -> usize {
+    const LONGEST: usize = 317;
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().take(LONGEST).enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (cell, to) in row.iter_mut().skip(1).zip(&b) {
+            let substituted = diagonal + usize::from(from != *to);
+            diagonal = *cell;
+            left = substituted.min(*cell + 1).min(left + 1);
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised() {
+        assert_eq!(closest_known("fencegate.dev/fencedat"), FENCED_AT);
+        assert_eq!(closest_known("fencegate.dev/fenced_by"), FENCED_BY);
+        assert_eq!(closest_known("fencegate.dev/breakglass"), BREAK_GLASS);
+        assert_eq!(closest_known("fencegate.dev/bootid"), BOOT_ID);
+    }
+
+    #[test]
+    fn edit_distance_counts_single_character_edits() {
+        for (a, b, distance) in [("", "abc", 3), ("abc", "", 3), ("kitten", "sitting", 3), ("same", "same", 0)] {
+            assert_eq!(edit_distance(a, b), distance, "{a} to {b}");
+        }
+    }
+}

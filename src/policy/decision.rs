@@ -1,0 +1,209 @@
+//! What was decided, and everything that is told about it: to the user, to the audit log, to the metrics.
+
+use super::{
+    annotation::{self, closest_known},
+    evidence::quoted,
+    facts::Facts,
+    question::{Fence, Question},
+    reason::{Code, Mode, Reason, Unread},
+    rules::{self, Outcome},
+    settings::Source,
+    transition::Transitions,
+};
+
+/// The verdict on one write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The node's name; empty where the request could not be understood.
+    pub node: String,
+    pub transitions: Transitions,
+    pub allowed: bool,
+    /// Every check that failed, in message order: enforced ones deny unless a break-glass waived them.
+    pub findings: Vec<Finding>,
+    /// Who vouched, for a write that places the taint.
+    pub source: Option<Source>,
+    pub break_glass: BreakGlass,
+    /// For the user, one line each: at most [`WARNING_LENGTH`] characters, none of them a control character.
+    pub warnings: Vec<String>,
+}
+
+/// A check that failed, and what that does to the write.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    pub reason: Reason,
+    pub mode: Mode,
+    /// A break-glass turned the denial into a warning.
+    pub waived: bool,
+}
+
+impl Finding {
+    fn new(reason: Reason, mode: Mode) -> Self {
+        Self { reason, mode, waived: false }
+    }
+
+    /// Whether this alone denies the write.
+    pub fn denies(&self) -> bool {
+        self.mode == Mode::Enforce && !self.waived
+    }
+}
+
+/// What became of the break-glass annotation (contract section 7).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum BreakGlass {
+    /// None there, or nothing that it was needed for.
+    #[default]
+    Unused,
+    /// It turned the denial into warnings; its reason, verbatim.
+    Used(String),
+    /// The stored Node's `overridden` stamp holds the same reason: it worked before and does not again.
+    Spent,
+}
+
+/// The most characters of a warning: the API server and its clients lose or cut longer ones.
+pub const WARNING_LENGTH: usize = 120;
+
+impl Decision {
+    /// A request with a `uid` that could not be understood.
+    pub fn malformed(node: String, why: String) -> Self {
+        Self {
+            node,
+            transitions: Transitions::default(),
+            allowed: false,
+            findings: vec![Finding::new(Reason::ReviewMalformed { why }, Mode::Enforce)],
+            source: None,
+            break_glass: BreakGlass::Unused,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Draws the sum of what the rules found.
+    pub(super) fn of(
+        question: &Question<'_>,
+        facts: &Facts,
+        outcomes: impl Iterator<Item = (Mode, Outcome)>,
+    ) -> Self {
+        let mut notices = Vec::new();
+        let mut findings = gathered(outcomes, &mut notices);
+        let break_glass = break_glass(question, facts, &mut findings);
+        findings.sort_by_key(|finding| finding.reason.code());
+        let mut warnings = Vec::new();
+        if let BreakGlass::Used(reason) = &break_glass {
+            warnings.push(format!("break-glass used, this is on record: {}", quoted(reason)));
+        }
+        let told = |finding: &Finding| (!finding.denies()).then(|| format!("{}: {}", finding.reason.code(), finding.reason));
+        warnings.extend(findings.iter().filter_map(told));
+        warnings.extend(notices);
+        warnings.extend(unknown_keys(question));
+        Self {
+            node: question.request.node.clone(),
+            transitions: question.transitions.clone(),
+            allowed: !findings.iter().any(Finding::denies),
+            findings,
+            source: question.fence.as_ref().ok().map(|Fence { source, .. }| *source),
+            break_glass,
+            warnings: warnings.iter().map(|warning| one_line(warning)).collect(),
+        }
+    }
+
+    /// Whether this write is worth a line in the audit log: it touched what the gate guards, or could not be understood.
+    pub fn is_on_record(&self) -> bool {
+        !self.transitions.is_none() || !self.findings.is_empty()
+    }
+
+    /// The codes of all failed checks, each once, in message order.
+    pub fn codes(&self) -> Vec<Code> {
+        let mut codes: Vec<Code> = self.findings.iter().map(|finding| finding.reason.code()).collect();
+        codes.dedup();
+        codes
+    }
+
+    /// The check that decided: the first that denies, else the first that failed at all.
+    pub fn leading_code(&self) -> Option<Code> {
+        let leading = self.findings.iter().find(|finding| finding.denies()).or(self.findings.first());
+        leading.map(|finding| finding.reason.code())
+    }
+
+    /// `allow` or `deny`.
+    pub fn verdict(&self) -> &'static str {
+        if self.allowed { "allow" } else { "deny" }
+    }
+}
+
+/// One finding for each failed check, one for all facts that an enforced check missed, one for those that only warn.
+fn gathered(outcomes: impl Iterator<Item = (Mode, Outcome)>, notices: &mut Vec<String>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut missed: Vec<Unread> = Vec::new();
+    let mut missed_by_warnings: Vec<Unread> = Vec::new();
+    for (mode, outcome) in outcomes {
+        findings.extend(outcome.failed.map(|reason| Finding::new(reason, mode)));
+        notices.extend(outcome.warnings);
+        if mode == Mode::Enforce { missed.extend(outcome.unread) } else { missed_by_warnings.extend(outcome.unread) }
+    }
+    missed_by_warnings.retain(|unread| !missed.contains(unread));
+    findings.extend(unavailable(missed, Mode::Enforce));
+    findings.extend(unavailable(missed_by_warnings, Mode::Warn));
+    findings
+}
+
+fn unavailable(mut unread: Vec<Unread>, mode: Mode) -> Option<Finding> {
+    let mut seen: Vec<Unread> = Vec::new();
+    unread.retain(|fact| !seen.contains(fact) && { seen.push(fact.clone()); true });
+    (!unread.is_empty()).then(|| Finding::new(Reason::FactsUnavailable { unread }, mode))
+}
+
+/// Waives what a break-glass can waive, if it carries the write through: all of it or nothing.
+fn break_glass(question: &Question<'_>, facts: &Facts, findings: &mut Vec<Finding>) -> BreakGlass {
+    if !findings.iter().any(Finding::denies) {
+        return BreakGlass::Unused;
+    }
+    let Some(reason) = question.break_glass() else {
+        return if question.break_glass_is_spent() { BreakGlass::Spent } else { BreakGlass::Unused };
+    };
+    let access = rules::may_break_glass(question, facts);
+    if access.failed.is_some() || !access.unread.is_empty() {
+        let is_there = |code| findings.iter().any(|finding| finding.denies() && finding.reason.code() == code);
+        if !is_there(Code::NotAuthorized) {
+            findings.extend(access.failed.map(|reason| Finding::new(reason, Mode::Enforce)));
+        }
+        findings.extend(unavailable(access.unread, Mode::Enforce));
+        return BreakGlass::Unused;
+    }
+    if !findings.iter().all(|finding| !finding.denies() || finding.reason.code().can_be_waived()) {
+        return BreakGlass::Unused;
+    }
+    for finding in findings.iter_mut().filter(|finding| finding.denies()) {
+        finding.waived = true;
+    }
+    BreakGlass::Used(reason.to_owned())
+}
+
+/// Keys under the gate's prefix that this write sets and that mean nothing.
+fn unknown_keys(question: &Question<'_>) -> Vec<String> {
+    let annotations = question.request.write.after().map(|node| &node.metadata.annotations);
+    annotations
+        .into_iter()
+        .flat_map(|annotations| annotations.keys())
+        .filter(|key| !annotation::known().any(|known| known == *key) && question.writes(key))
+        .map(|key| format!("{} means nothing to fencegate, did you mean {}?", shortened(key), closest_known(key)))
+        .collect()
+}
+
+/// A key short enough to leave room for the rest of its warning.
+fn shortened(key: &str) -> String {
+    const SHOWN: usize = 45;
+    if key.chars().count() <= SHOWN {
+        return key.to_owned();
+    }
+    key.chars().take(SHOWN - 1).chain(['…']).collect()
+}
+
+/// Cuts a text to what a warning may be.
+fn one_line(text: &str) -> String {
+    let mut printed = text.chars().map(|character| if character.is_control() { ' ' } else { character });
+    let mut line: String = printed.by_ref().take(WARNING_LENGTH).collect();
+    if printed.next().is_some() {
+        line.pop();
+        line.push('…');
+    }
+    line
+}

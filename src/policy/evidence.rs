@@ -1,0 +1,272 @@
+//! The grammar of the evidence (contract section 2): what its annotations must look like, and what they then say.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::Timestamp;
+
+use super::annotation::{self, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF};
+
+/// What was done to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    PowerOff,
+    InstanceStop,
+    NetworkIsolation,
+    StorageIsolation,
+    HardwareRemoval,
+}
+
+impl Method {
+    pub const ALL: [Self; 5] = [
+        Self::PowerOff,
+        Self::InstanceStop,
+        Self::NetworkIsolation,
+        Self::StorageIsolation,
+        Self::HardwareRemoval,
+    ];
+
+    /// The annotation's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PowerOff => "power-off",
+            Self::InstanceStop => "instance-stop",
+            Self::NetworkIsolation => "network-isolation",
+            Self::StorageIsolation => "storage-isolation",
+            Self::HardwareRemoval => "hardware-removal",
+        }
+    }
+
+    fn parse(value: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == value)
+    }
+}
+
+/// Complete and well-formed evidence, as the annotations of a Node state it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    pub method: Method,
+    pub fenced_at: Timestamp,
+    pub fenced_by: String,
+    pub proof: Option<String>,
+    pub boot_id: Option<String>,
+}
+
+/// Why annotations are not evidence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flaws {
+    /// Required keys that are not set, in contract order.
+    pub missing: Vec<&'static str>,
+    /// Keys whose value breaks the grammar, in contract order.
+    pub malformed: Vec<Malformed>,
+}
+
+/// A value that breaks the grammar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    pub key: &'static str,
+    pub value: String,
+    /// What it should have been, as a clause: `is not …`.
+    pub rule: String,
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}={} {}", self.key, quoted(&self.value), self.rule)
+    }
+}
+
+impl Evidence {
+    /// Reads the evidence from a Node's annotations.
+    ///
+    /// # Errors
+    /// Every required key that is missing and every value that is malformed.
+    pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Self, Flaws> {
+        let text = |key: &str| annotations.get(key).cloned();
+        let method = text(METHOD).and_then(|value| Method::parse(&value));
+        let fenced_at = text(FENCED_AT).and_then(|value| parse_time(&value));
+        let flaws = Flaws {
+            missing: annotation::REQUIRED_EVIDENCE.into_iter().filter(|key| !annotations.contains_key(*key)).collect(),
+            malformed: EVIDENCE
+                .into_iter()
+                .filter_map(|key| annotations.get(key).and_then(|value| malformed(key, value)))
+                .collect(),
+        };
+        match (method, fenced_at, text(FENCED_BY)) {
+            (Some(method), Some(fenced_at), Some(fenced_by)) if flaws == Flaws::default() => {
+                Ok(Self { method, fenced_at, fenced_by, proof: text(PROOF), boot_id: text(BOOT_ID) })
+            }
+            _ => Err(flaws),
+        }
+    }
+}
+
+/// The most characters of `fenced-by`, `boot-id` and `break-glass`.
+const SHORT: usize = 256;
+/// The most characters of `proof`.
+const LONG: usize = 1024;
+
+/// What is wrong with a value that a person writes under `key`; `None` for keys without a grammar.
+pub fn malformed(key: &str, value: &str) -> Option<Malformed> {
+    let (key, rule) = match key {
+        METHOD => {
+            let known = Method::ALL.map(Method::name).join(", ");
+            (METHOD, Method::parse(value).is_none().then(|| format!("is not one of {known}"))?)
+        }
+        FENCED_AT => {
+            let rule = "is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z";
+            (FENCED_AT, parse_time(value).is_none().then(|| rule.to_owned())?)
+        }
+        FENCED_BY => (FENCED_BY, unprintable(value, 1, SHORT)?),
+        PROOF => (PROOF, unprintable(value, 0, LONG)?),
+        BOOT_ID => (BOOT_ID, unprintable(value, 1, SHORT)?),
+        BREAK_GLASS => (BREAK_GLASS, unprintable(value, 1, SHORT)?),
+        _ => return None,
+    };
+    Some(Malformed { key, value: value.to_owned(), rule })
+}
+
+/// What is wrong with a text that should have `least` to `most` printable characters.
+fn unprintable(value: &str, least: usize, most: usize) -> Option<String> {
+    let length = value.chars().count();
+    if length < least {
+        Some("is empty".to_owned())
+    } else if length > most {
+        Some(format!("has {length} characters, at most {most} are allowed"))
+    } else if !value.chars().all(is_printable) {
+        Some("has a character that does not print".to_owned())
+    } else {
+        None
+    }
+}
+
+/// Whether a character shows as itself: no control character, and none that reorders, joins or hides what stands around it
+/// (a record that reads differently from what it says is no record).
+pub fn is_printable(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e000}'..='\u{f8ff}'
+            | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..='\u{10ffff}')
+}
+
+/// A value in double quotes, on one line, shortened: safe to show on a terminal.
+pub fn quoted(value: &str) -> String {
+    /// Enough to recognise a value by.
+    const SHOWN: usize = 80;
+    let mut shown: String = value
+        .chars()
+        .take(SHOWN)
+        .flat_map(|character| match character {
+            '"' | '\\' => format!("\\{character}"),
+            _ if is_printable(character) => character.to_string(),
+            _ => character.escape_unicode().to_string(),
+        }.chars().collect::<Vec<_>>())
+        .collect();
+    if value.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    format!("\"{shown}\"")
+}
+
+/// Reads an RFC 3339 time: date, `T`, time of day with seconds, and an offset. Digits beyond nanoseconds are dropped.
+pub fn parse_time(value: &str) -> Option<Timestamp> {
+    let (date_time, offset) = value.split_at_checked("0000-00-00T00:00:00".len())?;
+    let digits_in_place = date_time.bytes().zip(b"0000-00-00T00:00:00").all(|(byte, shape)| match shape {
+        b'0' => byte.is_ascii_digit(),
+        b'T' => byte.eq_ignore_ascii_case(&b'T'),
+        _ => byte == *shape,
+    });
+    let (fraction, offset) = match offset.strip_prefix('.') {
+        Some(rest) => rest.split_at(rest.find(|character: char| !character.is_ascii_digit())?),
+        None => ("0", offset),
+    };
+    if !digits_in_place || fraction.is_empty() || !is_offset(offset) {
+        return None;
+    }
+    let nanoseconds: String = fraction.chars().take(9).collect();
+    format!("{date_time}.{nanoseconds}{offset}").parse().ok()
+}
+
+/// `Z`, or hours and minutes with a sign.
+fn is_offset(offset: &str) -> bool {
+    if offset.eq_ignore_ascii_case("Z") {
+        return true;
+    }
+    let Some((hours, minutes)) = offset.strip_prefix(['+', '-']).and_then(|rest| rest.split_once(':')) else {
+        return false;
+    };
+    let below = |text: &str, limit: u8| {
+        text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse().is_ok_and(|n: u8| n < limit)
+    };
+    below(hours, 24) && below(minutes, 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_rfc_3339_with_an_offset() {
+        let quarter_past_ten: Timestamp = "2026-11-22T10:15:00Z".parse().unwrap();
+        for same in [
+            "2026-11-22T10:15:00Z",
+            "2026-11-22t10:15:00z",
+            "2026-11-22T11:15:00+01:00",
+            "2026-11-22T10:15:00-00:00",
+            "2026-11-22T10:15:00.000Z",
+            "2026-11-22T10:15:00.0000000000001Z",
+        ] {
+            assert_eq!(parse_time(same), Some(quarter_past_ten), "{same}");
+        }
+        for not in [
+            "", "now", "2026-11-22", "2026-11-22T10:15Z", "2026-11-22T10:15:00", "2026-11-22 10:15:00Z", "1763806500",
+            "2026-11-22T10:15:00+01", "2026-11-22T10:15:00+0100", "2026-11-22T10:15:00+24:00", "2026-11-22T10:15:00.Z",
+            "2026-11-22T10:15:00Z[UTC]", "2026-13-22T10:15:00Z", "2026-11-22T24:15:00Z", "2026-02-29T10:15:00Z",
+            "2026-11-22T10:15:00Z ", "+02026-11-22T10:15:00Z", "2026-11-22T10:15:00é", "20é6-11-22T10:15:00Z",
+        ] {
+            assert_eq!(parse_time(not), None, "{not}");
+        }
+    }
+
+    #[test]
+    fn each_value_has_its_grammar() {
+        let long = "x".repeat(257);
+        for (key, value, fine) in [
+            (METHOD, "power-off", true),
+            (METHOD, "Power-Off", false),
+            (METHOD, "", false),
+            (FENCED_BY, "alice, OPS-123", true),
+            (FENCED_BY, "Zoë 佐藤", true),
+            (FENCED_BY, &long[..256], true),
+            (FENCED_BY, &long, false),
+            (FENCED_BY, "", false),
+            (FENCED_BY, "a\nb", false),
+            (FENCED_BY, "evil\u{202e}txt", false),
+            (PROOF, "", true),
+            (PROOF, &long, true),
+            (PROOF, "tab\tbed", false),
+            (BOOT_ID, "", false),
+            (BREAK_GLASS, "", false),
+            (annotation::PLACED_BY, "", true),
+        ] {
+            assert_eq!(malformed(key, value).is_none(), fine, "{key}={value}");
+        }
+        assert!(malformed(PROOF, &"é".repeat(1024)).is_none(), "characters count, not bytes");
+        assert!(malformed(PROOF, &"é".repeat(1025)).is_some());
+    }
+
+    #[test]
+    fn everything_missing_and_malformed_is_told_at_once() {
+        let annotations = BTreeMap::from([(METHOD.to_owned(), "shouted-at".to_owned())]);
+        let flaws = Evidence::parse(&annotations).unwrap_err();
+        assert_eq!(flaws.missing, [FENCED_AT, FENCED_BY]);
+        assert_eq!(flaws.malformed.len(), 1);
+        assert!(flaws.malformed[0].to_string().starts_with(r#"fencegate.dev/method="shouted-at" is not one of power-off,"#));
+    }
+
+    #[test]
+    fn a_quoted_value_stays_on_its_line_and_short() {
+        assert_eq!(quoted("a\"b\n"), "\"a\\\"b\\u{a}\"");
+        assert_eq!(quoted(&"x".repeat(5000)).chars().count(), 83);
+    }
+}

@@ -1,0 +1,216 @@
+//! The denial as a person reads it: what may not happen, every reason, and what to type next (contract section 9).
+
+use std::collections::BTreeSet;
+
+use super::{
+    annotation::{FENCED_AT, FENCED_BY, METHOD},
+    decision::{BreakGlass, Decision},
+    evidence::quoted,
+    node::{Node, OUT_OF_SERVICE},
+    reason::{Code, Mode, Reason},
+    request::Request,
+    transition::Transition,
+};
+
+/// The text of a denial. `request` is `None` where it could not be understood.
+pub fn denial(decision: &Decision, request: Option<&Request>) -> String {
+    let mut lines = vec![headline(decision)];
+    let denying = || decision.findings.iter().filter(|finding| finding.denies());
+    lines.extend(denying().map(|finding| format!("  {}: {}", finding.reason.code(), finding.reason)));
+    let codes: BTreeSet<Code> = denying().map(|finding| finding.reason.code()).collect();
+    if let Some(request) = request {
+        let malformed = denying().find_map(|finding| match &finding.reason {
+            Reason::EvidenceMalformed { values } => Some(values.iter().map(|value| value.key).collect()),
+            _ => None,
+        });
+        let advice = Advice { request, decision, codes, malformed: malformed.unwrap_or_default() };
+        lines.extend(advice.lines());
+    } else {
+        lines.push("nothing was changed; send the write again as the API server sends it".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// `node "worker-2" may not be put out of service:`
+fn headline(decision: &Decision) -> String {
+    let effect_only = decision.findings.iter().any(|finding| finding.reason.code() == Code::EffectUndocumented);
+    let what = match decision.transitions.first() {
+        Some(Transition::Place) => "may not be put out of service",
+        Some(Transition::Release) => "may not return to service",
+        Some(Transition::Delete) => "may not be deleted while out of service",
+        Some(Transition::Amend) if effect_only || !decision.transitions.contains(Transition::Attest) => {
+            "may not have its out-of-service taint changed"
+        }
+        Some(Transition::Amend | Transition::Attest) => "may not have its fencing evidence changed",
+        None => "may not be written",
+    };
+    if decision.node.is_empty() {
+        format!("a node {what}:")
+    } else {
+        format!("node {} {what}:", quoted(&decision.node))
+    }
+}
+
+/// What to do about a denial.
+struct Advice<'a> {
+    request: &'a Request,
+    decision: &'a Decision,
+    /// What denied.
+    codes: BTreeSet<Code>,
+    /// Keys whose value is to be corrected.
+    malformed: Vec<&'static str>,
+}
+
+impl Advice<'_> {
+    fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut say = |text: &str, commands: &[String]| {
+            let colon = if commands.is_empty() { "" } else { ":" };
+            lines.push(format!("{text}{colon}"));
+            lines.extend(commands.iter().map(|command| format!("  {command}")));
+        };
+        self.about_the_fence(&mut say);
+        self.about_what_remains(&mut say);
+        self.about_the_requester(&mut say);
+        if self.denied(&[Code::FactsUnavailable]) {
+            say("nothing was changed; try again once the gate can read these facts, its log says what went wrong", &[]);
+        }
+        if self.decision.break_glass == BreakGlass::Spent {
+            say("this break-glass was used before and does not count again; a new use takes a new reason", &[]);
+        }
+        lines
+    }
+
+    /// A machine that may still run, or a fence that is not on record.
+    fn about_the_fence(&self, say: &mut dyn FnMut(&str, &[String])) {
+        const NOT_SHOWN: [Code; 5] = [
+            Code::NodeStillReady,
+            Code::LeaseStillRenewed,
+            Code::EvidenceExpired,
+            Code::EvidenceInFuture,
+            Code::EvidenceForOtherBoot,
+        ];
+        let places = self.decision.transitions.contains(Transition::Place);
+        let only_bad_values = self.denied(&[Code::EvidenceMalformed]) && !self.denied(&NOT_SHOWN) && !self.evidence_lacks_keys();
+        if self.denied(&[Code::EvidenceMalformed]) && (only_bad_values || !places) {
+            say("correct the record and try again", &[self.annotate(&self.malformed)]);
+        } else if places && (self.denied(&NOT_SHOWN) || self.denied(&[Code::EvidenceMissing])) {
+            say("power the machine off, then record it and try again", &[self.annotate(&[METHOD, FENCED_BY, FENCED_AT])]);
+        }
+        if self.denied(&[Code::EffectUndocumented]) {
+            say("use the effect that the procedure knows", &[format!(
+                "kubectl taint node {} {OUT_OF_SERVICE}=nodeshutdown:NoExecute",
+                self.node()
+            )]);
+        }
+        if self.denied(&[Code::TooManyOutOfService]) {
+            say("bring other nodes back first; these are out of service", &[format!(
+                "kubectl get nodes -o custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key | grep {OUT_OF_SERVICE}"
+            )]);
+        }
+        if self.denied(&[Code::EvidenceFrozen]) || (self.denied(&[Code::EvidenceMissing]) && !places) {
+            say("the record can change again once the node is back in service", &[self.untaint()]);
+        }
+    }
+
+    /// Pods and volumes that are not gone yet.
+    fn about_what_remains(&self, say: &mut dyn FnMut(&str, &[String])) {
+        if !self.denied(&[Code::PodsRemain, Code::VolumesAttached, Code::NodeNotRecovered, Code::NodeNotRebooted]) {
+            return;
+        }
+        let mut commands = Vec::new();
+        if self.denied(&[Code::PodsRemain]) {
+            commands.push(format!("kubectl get pods --all-namespaces --field-selector spec.nodeName={} -o wide", self.node()));
+        }
+        if self.denied(&[Code::VolumesAttached]) {
+            commands.push(format!("kubectl get volumeattachments | grep -F {}", self.node()));
+        }
+        if self.denied(&[Code::NodeNotRecovered, Code::NodeNotRebooted]) {
+            commands.push(format!("kubectl get node {} -o wide", self.node()));
+        }
+        if self.denied(&[Code::NodeNotRebooted]) {
+            say("power-cycle the machine before it returns", &[]);
+        }
+        if self.decision.transitions.contains(Transition::Delete) {
+            commands.push(self.untaint());
+            say("wait until nothing is left there, return it to service, then delete it", &commands);
+        } else {
+            say("leave the taint on, wait until nothing holds it any more, then try again", &commands);
+        }
+    }
+
+    /// A requester who may not do this, whatever the facts.
+    fn about_the_requester(&self, say: &mut dyn FnMut(&str, &[String])) {
+        if self.denied(&[Code::SelfAttested]) {
+            say("have it done with credentials that do not live on a node", &[]);
+        }
+        if self.denied(&[Code::StampForged]) {
+            say("leave the gate's own stamps out of the write and try again", &[]);
+        }
+        for finding in self.decision.findings.iter().filter(|finding| finding.denies()) {
+            if let Reason::NotAuthorized { verb, .. } = &finding.reason {
+                say("ask for the right, and see whether you have it with", &[format!(
+                    "kubectl auth can-i {} nodes.fencegate.dev/{}",
+                    verb.name(),
+                    self.node()
+                )]);
+            }
+        }
+    }
+
+    fn denied(&self, codes: &[Code]) -> bool {
+        codes.iter().any(|code| self.codes.contains(code))
+    }
+
+    /// Whether required evidence is absent altogether, so that correcting values would not be enough.
+    fn evidence_lacks_keys(&self) -> bool {
+        let annotation = |key: &&str| self.request.write.after().and_then(|node| node.annotation(key)).is_none();
+        [METHOD, FENCED_BY, FENCED_AT].iter().any(annotation)
+    }
+
+    /// The command that records these keys; with `--overwrite` where the stored Node has one of them already.
+    fn annotate(&self, keys: &[&str]) -> String {
+        let stored: Option<&Node> = self.request.write.before();
+        let overwrites = keys.iter().any(|key| stored.is_some_and(|node| node.annotation(key).is_some()));
+        let values: String = keys.iter().map(|key| format!(" {key}={}", example(key))).collect();
+        let overwrite = if overwrites { " --overwrite" } else { "" };
+        format!("kubectl annotate node {}{values}{overwrite}", self.node())
+    }
+
+    fn untaint(&self) -> String {
+        format!("kubectl taint node {} {OUT_OF_SERVICE}-", self.node())
+    }
+
+    /// The node's name as a shell takes it.
+    fn node(&self) -> String {
+        let name = &self.request.node;
+        let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-');
+        if !name.is_empty() && name.chars().all(plain) {
+            return name.clone();
+        }
+        format!("'{}'", quoted(name).trim_matches('"').replace('\'', "'\\''"))
+    }
+}
+
+/// What stands for a value in a command that can be pasted.
+fn example(key: &str) -> &'static str {
+    match key {
+        METHOD => "power-off",
+        FENCED_AT => "$(date -u +%FT%TZ)",
+        FENCED_BY => "<who>",
+        _ => "<text>",
+    }
+}
+
+/// Every check with its default mode and its summary, as the table of `docs/reasons.md`.
+pub fn reference() -> String {
+    let mut table = String::from("| reason | default | fails when |\n| --- | --- | --- |\n");
+    for code in Code::ALL {
+        let default = match (code.default_mode(), code.can_be_turned_off()) {
+            (Mode::Enforce, false) => "enforce, always",
+            (mode, _) => mode.name(),
+        };
+        table.push_str(&format!("| `{code}` | {default} | {} |\n", code.summary()));
+    }
+    table
+}

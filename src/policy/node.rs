@@ -1,0 +1,236 @@
+//! The parts of a Node that the gate judges. Everything else is skipped while parsing and never held in memory.
+//!
+//! The types read and write Kubernetes' own JSON shape, so a Node in an AdmissionReview, in a `kubectl get` file and in an
+//! audit line are parsed by the same code. A missing field, `null` and the field's zero value mean the same.
+
+use std::{collections::BTreeMap, fmt};
+
+use jiff::Timestamp;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, IgnoredAny, MapAccess, Visitor},
+};
+
+use super::annotation;
+
+/// The key of the taint that the gate guards. Pod GC and the attach/detach controller look at the key alone.
+pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+/// Put on by a cloud's node lifecycle controller when the instance behind the node is stopped.
+pub const CLOUD_SHUTDOWN: &str = "node.cloudprovider.kubernetes.io/shutdown";
+
+/// A Node, as far as the gate judges it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    #[serde(deserialize_with = "null_is_default")]
+    pub metadata: NodeMetadata,
+    #[serde(deserialize_with = "null_is_default")]
+    pub spec: NodeSpec,
+    #[serde(deserialize_with = "null_is_default")]
+    pub status: NodeStatus,
+}
+
+/// `metadata` of a Node: only annotations under the gate's prefix are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NodeMetadata {
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    /// Set while the Node waits for its finalizers.
+    pub deletion_timestamp: Option<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub finalizers: Vec<String>,
+    #[serde(deserialize_with = "only_gate_annotations")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// `spec` of a Node: only taints with a key that the gate judges are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    #[serde(deserialize_with = "only_judged_taints")]
+    pub taints: Vec<Taint>,
+}
+
+/// `status` of a Node: only the `Ready` condition and the boot are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NodeStatus {
+    #[serde(deserialize_with = "only_ready_condition")]
+    pub conditions: Vec<Condition>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub node_info: NodeInfo,
+}
+
+/// `status.nodeInfo` of a Node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeInfo {
+    /// Changes with every boot of the machine; empty when the kubelet never reported one.
+    #[serde(rename = "bootID", deserialize_with = "null_is_default")]
+    pub boot_id: String,
+}
+
+/// One entry of `spec.taints`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Taint {
+    #[serde(deserialize_with = "null_is_default")]
+    pub key: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub value: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub effect: String,
+    /// When the taint was added; controllers set it for some taints only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_added: Option<Timestamp>,
+}
+
+/// One entry of `status.conditions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type", deserialize_with = "null_is_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub status: String,
+    /// Told to people, never compared: one that cannot be read is as good as none.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
+    pub last_heartbeat_time: Option<Timestamp>,
+}
+
+impl Node {
+    /// The entries whose key is the guarded one, whatever their value or effect.
+    pub fn out_of_service(&self) -> impl Iterator<Item = &Taint> {
+        self.spec.taints.iter().filter(|taint| taint.key == OUT_OF_SERVICE)
+    }
+
+    /// Whether any entry has the guarded key.
+    pub fn is_out_of_service(&self) -> bool {
+        self.out_of_service().next().is_some()
+    }
+
+    /// The taint by which the cloud says that the instance is stopped.
+    pub fn cloud_shutdown(&self) -> Option<&Taint> {
+        self.spec.taints.iter().find(|taint| taint.key == CLOUD_SHUTDOWN)
+    }
+
+    /// The value of an annotation under the gate's prefix.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.metadata.annotations.get(key).map(String::as_str)
+    }
+
+    /// The `Ready` condition if its status is `True`. Should a Node hold several, one `True` is enough.
+    pub fn ready(&self) -> Option<&Condition> {
+        self.status.conditions.iter().find(|condition| condition.status == "True")
+    }
+
+    /// The `Ready` condition's status as people know it: `Unknown` where the node reports none.
+    pub fn ready_status(&self) -> &str {
+        match (self.ready(), self.status.conditions.first()) {
+            (Some(condition), _) | (None, Some(condition)) => &condition.status,
+            (None, None) => "Unknown",
+        }
+    }
+
+    /// The current boot, if the kubelet ever reported one.
+    pub fn boot_id(&self) -> Option<&str> {
+        Some(self.status.node_info.boot_id.as_str()).filter(|id| !id.is_empty())
+    }
+}
+
+/// Reads `null` as the type's default: in Kubernetes' JSON the two mean the same.
+pub fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn readable_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.and_then(|time| time.parse().ok()))
+}
+
+fn only_judged_taints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Taint>, D::Error> {
+    let mut taints: Vec<Taint> = null_is_default(deserializer)?;
+    taints.retain(|taint| taint.key == OUT_OF_SERVICE || taint.key == CLOUD_SHUTDOWN);
+    Ok(taints)
+}
+
+fn only_ready_condition<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Condition>, D::Error> {
+    let mut conditions: Vec<Condition> = null_is_default(deserializer)?;
+    conditions.retain(|condition| condition.kind == "Ready");
+    Ok(conditions)
+}
+
+/// Keeps annotations under the gate's prefix, skips the rest unread, and refuses a key that is there twice: which of two
+/// values another reader would believe cannot be known.
+fn only_gate_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct GateAnnotations;
+
+    impl<'de> Visitor<'de> for GateAnnotations {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a map of annotations")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut kept = BTreeMap::new();
+            while let Some(key) = map.next_key::<String>()? {
+                if !key.starts_with(annotation::PREFIX) {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                let value = map.next_value::<Option<String>>()?.unwrap_or_default();
+                if kept.insert(key.clone(), value).is_some() {
+                    return Err(A::Error::custom(format_args!("annotation {key:?} is there twice")));
+                }
+            }
+            Ok(kept)
+        }
+    }
+
+    deserializer.deserialize_any(GateAnnotations)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_judged_is_skipped() {
+        let node: Node = serde_json::from_str(
+            r#"{"metadata":{"name":"n","managedFields":[{"manager":"x"}],
+                "annotations":{"other/key":{"not":"even a string"},"fencegate.dev/proof":"p"}},
+                "spec":{"podCIDR":"10.0.0.0/24","taints":[{"key":"other"},{"key":"node.kubernetes.io/out-of-service"}]},
+                "status":{"images":[{"names":["a"]}],"conditions":[{"type":"DiskPressure","status":"True"}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(node.metadata.annotations.len(), 1);
+        assert_eq!(node.spec.taints.len(), 1);
+        assert!(node.ready().is_none());
+    }
+
+    #[test]
+    fn null_and_missing_are_the_same() {
+        let nulls = r#"{"metadata":{"name":"n","annotations":null,"finalizers":null,"deletionTimestamp":null},
+            "spec":{"taints":null},"status":{"conditions":null,"nodeInfo":null}}"#;
+        let missing = r#"{"metadata":{"name":"n"}}"#;
+        let (nulls, missing): (Node, Node) =
+            (serde_json::from_str(nulls).unwrap(), serde_json::from_str(missing).unwrap());
+        assert_eq!(nulls, missing);
+        assert_eq!(serde_json::from_str::<Node>(r#"{"metadata":{"name":"n"},"spec":null,"status":null}"#).unwrap(), missing);
+    }
+
+    #[test]
+    fn an_annotation_that_is_there_twice_is_refused() {
+        let twice = r#"{"metadata":{"annotations":{"fencegate.dev/method":"power-off","fencegate.dev/method":"x"}}}"#;
+        assert!(serde_json::from_str::<Node>(twice).unwrap_err().to_string().contains("there twice"));
+    }
+}

@@ -1,0 +1,216 @@
+//! The parts of a Pod that the gate judges: who owns it, whether it is leaving, what it tolerates, which claims it holds.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::node::{OUT_OF_SERVICE, Taint, null_is_default};
+
+/// A Pod, as far as the gate judges it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    #[serde(deserialize_with = "null_is_default")]
+    pub metadata: PodMetadata,
+    #[serde(deserialize_with = "null_is_default")]
+    pub spec: PodSpec,
+}
+
+/// `metadata` of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodMetadata {
+    #[serde(deserialize_with = "null_is_default")]
+    pub namespace: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+/// One entry of `metadata.ownerReferences`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct OwnerReference {
+    #[serde(deserialize_with = "null_is_default")]
+    pub api_version: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub controller: bool,
+}
+
+impl OwnerReference {
+    /// The API group: empty for the core group.
+    pub fn group(&self) -> &str {
+        self.api_version.rsplit_once('/').map_or("", |(group, _)| group)
+    }
+}
+
+/// `spec` of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodSpec {
+    #[serde(deserialize_with = "null_is_default")]
+    pub node_name: String,
+    /// Only those that could match the guarded key.
+    #[serde(deserialize_with = "only_judged_tolerations", skip_serializing_if = "Vec::is_empty")]
+    pub tolerations: Vec<Toleration>,
+    /// Only those that are backed by a claim.
+    #[serde(deserialize_with = "only_claimed_volumes", skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Volume>,
+}
+
+/// One entry of `spec.tolerations`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Toleration {
+    #[serde(deserialize_with = "null_is_default")]
+    pub key: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub operator: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub value: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub effect: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub toleration_seconds: Option<i64>,
+}
+
+impl Toleration {
+    /// Whether a pod with this toleration was never meant to leave for `taint`.
+    ///
+    /// As Kubernetes' own match (`k8s.io/component-helpers/scheduling/corev1`: `ToleratesTaint`), but for three cases that
+    /// do not count: one that runs out, an operator other than `Exists` and `Equal`, and an empty key without `Exists`,
+    /// which the API server does not accept.
+    fn keeps(&self, taint: &Taint) -> bool {
+        let key = self.key == taint.key || (self.key.is_empty() && self.operator == "Exists");
+        let effect = self.effect.is_empty() || self.effect == taint.effect;
+        let value = match self.operator.as_str() {
+            "Exists" => true,
+            "" | "Equal" => self.value == taint.value,
+            _ => false,
+        };
+        key && effect && value && self.toleration_seconds.is_none()
+    }
+}
+
+/// One entry of `spec.volumes` that is backed by a PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Volume {
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persistent_volume_claim: Option<ClaimSource>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<Ephemeral>,
+}
+
+/// `persistentVolumeClaim` of a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ClaimSource {
+    #[serde(deserialize_with = "null_is_default")]
+    pub claim_name: String,
+}
+
+/// `ephemeral` of a volume: its claim is named after the pod and the volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ephemeral {}
+
+impl Pod {
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.metadata.namespace, self.metadata.name)
+    }
+
+    /// Whether someone asked for its deletion.
+    pub fn is_terminating(&self) -> bool {
+        self.metadata.deletion_timestamp.is_some()
+    }
+
+    /// The owner that manages it: there is at most one with `controller: true`.
+    pub fn controller(&self) -> Option<&OwnerReference> {
+        self.metadata.owner_references.iter().find(|owner| owner.controller)
+    }
+
+    /// Whether it tolerates every one of `taints` for ever and is not leaving: it was never meant to go.
+    pub fn may_stay<'a>(&self, mut taints: impl Iterator<Item = &'a Taint>) -> bool {
+        !self.is_terminating()
+            && taints.all(|taint| self.spec.tolerations.iter().any(|toleration| toleration.keeps(taint)))
+    }
+
+    /// The names, in the pod's namespace, of the claims that it mounts.
+    pub fn claims(&self) -> impl Iterator<Item = String> + '_ {
+        self.spec.volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+            (Some(claim), _) => Some(claim.claim_name.clone()),
+            (None, Some(Ephemeral {})) => Some(format!("{}-{}", self.metadata.name, volume.name)),
+            (None, None) => None,
+        })
+    }
+}
+
+fn only_judged_tolerations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Toleration>, D::Error> {
+    let mut tolerations: Vec<Toleration> = null_is_default(deserializer)?;
+    tolerations.retain(|toleration| toleration.key.is_empty() || toleration.key == OUT_OF_SERVICE);
+    Ok(tolerations)
+}
+
+fn only_claimed_volumes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Volume>, D::Error> {
+    let mut volumes: Vec<Volume> = null_is_default(deserializer)?;
+    volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+    Ok(volumes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taint() -> Taint {
+        Taint { key: OUT_OF_SERVICE.into(), value: "nodeshutdown".into(), effect: "NoExecute".into(), time_added: None }
+    }
+
+    #[test]
+    fn a_toleration_counts_only_if_it_holds_for_ever() {
+        for (toleration, expected) in [
+            (r#"{"operator":"Exists"}"#, true),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Exists"}"#, true),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Exists","effect":"NoExecute"}"#, true),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Exists","effect":"NoSchedule"}"#, false),
+            (r#"{"key":"node.kubernetes.io/out-of-service","value":"nodeshutdown"}"#, true),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Equal","value":"nodeshutdown"}"#, true),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Equal","value":"other"}"#, false),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Exists","tolerationSeconds":300}"#, false),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Exists","tolerationSeconds":null}"#, true),
+            (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Gt","value":"nodeshutdown"}"#, false),
+            (r#"{"key":"node.kubernetes.io/unreachable","operator":"Exists"}"#, false),
+            (r#"{"operator":"Equal","value":"nodeshutdown"}"#, false),
+        ] {
+            let toleration: Toleration = serde_json::from_str(toleration).unwrap();
+            assert_eq!(toleration.keeps(&taint()), expected, "{toleration:?}");
+        }
+    }
+
+    #[test]
+    fn claims_are_those_of_the_spec_and_of_ephemeral_volumes() {
+        let pod: Pod = serde_json::from_str(
+            r#"{"metadata":{"namespace":"a","name":"p"},"spec":{"volumes":[
+                {"name":"data","persistentVolumeClaim":{"claimName":"data-p"}},
+                {"name":"scratch","ephemeral":{"volumeClaimTemplate":{"spec":{}}}},
+                {"name":"cfg","configMap":{"name":"c"}}]}}"#,
+        )
+        .unwrap();
+        assert_eq!(pod.claims().collect::<Vec<_>>(), ["data-p", "p-scratch"]);
+        assert_eq!(pod.spec.volumes.len(), 2, "a volume without a claim is not kept");
+    }
+
+    #[test]
+    fn the_group_of_an_owner_is_what_stands_before_the_version() {
+        let owner = |api_version: &str| OwnerReference { api_version: api_version.into(), ..OwnerReference::default() };
+        assert_eq!(owner("apps/v1").group(), "apps");
+        assert_eq!(owner("v1").group(), "");
+    }
+}

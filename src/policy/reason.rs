@@ -1,0 +1,390 @@
+//! Every outcome a check can have, one variant each, with what it was judged by.
+//!
+//! Message, metric label, audit field, configuration key and documentation all come from here by exhaustive `match`.
+
+use std::fmt;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    evidence::{Malformed, quoted},
+    facts::Verb,
+    settings::{MaxNodes, Source},
+};
+
+/// What a failed check does to the write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Not looked at; its facts are not read.
+    Off,
+    /// The write goes through, with a warning.
+    Warn,
+    /// The write is denied.
+    Enforce,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Warn => "warn",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
+macro_rules! codes {
+    ($($(#[doc = $summary:literal])+ $code:ident = $default:ident,)+) => {
+        /// The stable identifier of a check (contract section 4).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Code {
+            $($(#[doc = $summary])+ $code,)+
+        }
+
+        impl Code {
+            /// All codes, in the contract's order: the order in which a message lists them.
+            pub const ALL: &[Self] = &[$(Self::$code,)+];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$code => stringify!($code),)+ }
+            }
+
+            /// One sentence: when the check fails.
+            pub fn summary(self) -> &'static str {
+                match self { $(Self::$code => concat!($($summary,)+).trim_ascii(),)+ }
+            }
+
+            /// The mode where the configuration says nothing.
+            pub fn default_mode(self) -> Mode {
+                match self { $(Self::$code => Mode::$default,)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The node's `Ready` condition is `True`.
+    NodeStillReady = Enforce,
+    /// The node's Lease was renewed after the fence took effect (a source without a time: within the Lease's own duration).
+    LeaseStillRenewed = Enforce,
+    /// No accepted source vouches that the node was fenced.
+    EvidenceMissing = Enforce,
+    /// A value does not follow the grammar of the evidence annotations.
+    EvidenceMalformed = Enforce,
+    /// `fenced-at` is older than `evidence.maxAge`.
+    EvidenceExpired = Enforce,
+    /// `fenced-at` is later than now plus `evidence.clockSkew`.
+    EvidenceInFuture = Enforce,
+    /// `boot-id` is given and is not the node's current boot.
+    EvidenceForOtherBoot = Enforce,
+    /// The out-of-service procedure does not know the taint's effect.
+    EffectUndocumented = Enforce,
+    /// The requester speaks from the node itself, or is a node that writes evidence.
+    SelfAttested = Enforce,
+    /// RBAC does not let the requester do this to the node.
+    NotAuthorized = Off,
+    /// The taint has only `NoSchedule` entries: pods leave only when the node controller evicts them, after 300 s by default.
+    PlacedWithoutEviction = Warn,
+    /// More nodes would be out of service than `place.maxNodes` allows.
+    TooManyOutOfService = Off,
+    /// Pods of a guarded owner are still bound to the node.
+    PodsRemain = Enforce,
+    /// Volumes are still attached to the node.
+    VolumesAttached = Enforce,
+    /// The node's `Ready` condition is not `True`.
+    NodeNotRecovered = Warn,
+    /// The node is `Ready` in the very boot that was fenced: the machine never power-cycled.
+    NodeNotRebooted = Warn,
+    /// Evidence or a stamp changes while the taint is on.
+    EvidenceFrozen = Enforce,
+    /// A stamp is not what the gate would write.
+    StampForged = Enforce,
+    /// A fact that an enforced check needs could not be read in time.
+    FactsUnavailable = Enforce,
+    /// The request has a `uid`, but could not be understood.
+    ReviewMalformed = Enforce,
+}
+
+impl Code {
+    /// Whether a configuration may set the check to anything but `enforce`.
+    pub fn can_be_turned_off(self) -> bool {
+        !matches!(self, Self::FactsUnavailable | Self::ReviewMalformed | Self::StampForged | Self::EvidenceFrozen)
+    }
+
+    /// Whether a break-glass turns the failed check into a warning.
+    pub fn can_be_waived(self) -> bool {
+        !matches!(self, Self::StampForged | Self::SelfAttested | Self::ReviewMalformed)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A check that failed, and what it was judged by.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    NodeStillReady { last_heartbeat: Option<SignedDuration> },
+    LeaseStillRenewed { renewed: SignedDuration, fenced_at: Option<Timestamp> },
+    EvidenceMissing { refusals: Vec<Refusal> },
+    EvidenceMalformed { values: Vec<Malformed> },
+    EvidenceExpired { fenced_at: Timestamp, age: SignedDuration, max_age: SignedDuration },
+    EvidenceInFuture { fenced_at: Timestamp, ahead: SignedDuration, clock_skew: SignedDuration },
+    EvidenceForOtherBoot { fenced: String, current: Option<String> },
+    EffectUndocumented { effects: Vec<String> },
+    SelfAttested { user: String },
+    NotAuthorized { user: String, verb: Verb, node: String },
+    PlacedWithoutEviction,
+    TooManyOutOfService { others: Vec<String>, total: usize, allowed: MaxNodes },
+    PodsRemain { pods: Vec<String> },
+    VolumesAttached { volumes: Vec<String> },
+    NodeNotRecovered { ready: String },
+    NodeNotRebooted { boot_id: String },
+    EvidenceFrozen { keys: Vec<String> },
+    StampForged { stamps: Vec<Forgery> },
+    FactsUnavailable { unread: Vec<Unread> },
+    ReviewMalformed { why: String },
+}
+
+/// Why one evidence source does not vouch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub source: Source,
+    pub why: String,
+}
+
+/// A stamp that a user may not write, or not like this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forgery {
+    pub key: &'static str,
+    pub why: String,
+}
+
+/// A fact that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// As people know it: `Lease kube-node-lease/worker-2`.
+    pub what: String,
+    pub why: String,
+}
+
+impl Reason {
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NodeStillReady { .. } => Code::NodeStillReady,
+            Self::LeaseStillRenewed { .. } => Code::LeaseStillRenewed,
+            Self::EvidenceMissing { .. } => Code::EvidenceMissing,
+            Self::EvidenceMalformed { .. } => Code::EvidenceMalformed,
+            Self::EvidenceExpired { .. } => Code::EvidenceExpired,
+            Self::EvidenceInFuture { .. } => Code::EvidenceInFuture,
+            Self::EvidenceForOtherBoot { .. } => Code::EvidenceForOtherBoot,
+            Self::EffectUndocumented { .. } => Code::EffectUndocumented,
+            Self::SelfAttested { .. } => Code::SelfAttested,
+            Self::NotAuthorized { .. } => Code::NotAuthorized,
+            Self::PlacedWithoutEviction => Code::PlacedWithoutEviction,
+            Self::TooManyOutOfService { .. } => Code::TooManyOutOfService,
+            Self::PodsRemain { .. } => Code::PodsRemain,
+            Self::VolumesAttached { .. } => Code::VolumesAttached,
+            Self::NodeNotRecovered { .. } => Code::NodeNotRecovered,
+            Self::NodeNotRebooted { .. } => Code::NodeNotRebooted,
+            Self::EvidenceFrozen { .. } => Code::EvidenceFrozen,
+            Self::StampForged { .. } => Code::StampForged,
+            Self::FactsUnavailable { .. } => Code::FactsUnavailable,
+            Self::ReviewMalformed { .. } => Code::ReviewMalformed,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    /// One line, without the code and without control characters.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeStillReady { last_heartbeat: Some(age) } => {
+                write!(formatter, "the node reports Ready=True, last heartbeat {}", Ago(*age))
+            }
+            Self::NodeStillReady { last_heartbeat: None } => formatter.write_str("the node reports Ready=True"),
+            Self::LeaseStillRenewed { renewed, fenced_at: Some(fenced_at) } => write!(
+                formatter,
+                "the node renewed its Lease {}, after the recorded fence at {fenced_at}",
+                Ago(*renewed)
+            ),
+            Self::LeaseStillRenewed { renewed, fenced_at: None } => {
+                write!(formatter, "the node renewed its Lease {}, it has not run out yet", Ago(*renewed))
+            }
+            Self::EvidenceMissing { refusals } => write_joined(formatter, refusals, "; "),
+            Self::EvidenceMalformed { values } => write_joined(formatter, values, "; "),
+            Self::EvidenceExpired { fenced_at, age, max_age } => write!(
+                formatter,
+                "the recorded fence at {fenced_at} is {} old, evidence counts for {}",
+                Span(*age),
+                Span(*max_age)
+            ),
+            Self::EvidenceInFuture { fenced_at, ahead, clock_skew } => write!(
+                formatter,
+                "the recorded fence at {fenced_at} is {} ahead of the gate's clock, at most {} is allowed",
+                Span(*ahead),
+                Span(*clock_skew)
+            ),
+            Self::EvidenceForOtherBoot { fenced, current: Some(current) } => write!(
+                formatter,
+                "boot {} was fenced, the node now runs boot {}",
+                quoted(fenced),
+                quoted(current)
+            ),
+            Self::EvidenceForOtherBoot { fenced, current: None } => {
+                write!(formatter, "boot {} was fenced, the node reports no boot ID to compare it with", quoted(fenced))
+            }
+            Self::EffectUndocumented { effects } => {
+                formatter.write_str("the procedure knows NoExecute and NoSchedule, not ")?;
+                write_joined(formatter, effects, ", ")
+            }
+            Self::SelfAttested { user } => {
+                write!(formatter, "{} speaks from a node, and no node can vouch for a fence", quoted(user))
+            }
+            Self::NotAuthorized { user, verb, node } => write!(
+                formatter,
+                "{} may not {} nodes.fencegate.dev/{node}",
+                quoted(user),
+                verb.name()
+            ),
+            Self::PlacedWithoutEviction => formatter.write_str(
+                "NoSchedule alone evicts nothing: pods leave only after their unreachable toleration, 300s by default",
+            ),
+            Self::TooManyOutOfService { others, total, allowed } => {
+                write!(
+                    formatter,
+                    "{} of {total} nodes would be out of service, {allowed} allowed; already out: {}",
+                    others.len() + 1,
+                    Some5(others)
+                )
+            }
+            Self::PodsRemain { pods } => write!(formatter, "still bound to the node: {}", Some5(pods)),
+            Self::VolumesAttached { volumes } => write!(formatter, "still attached to the node: {}", Some5(volumes)),
+            Self::NodeNotRecovered { ready } => write!(formatter, "the node reports Ready={ready}"),
+            Self::NodeNotRebooted { boot_id } => write!(
+                formatter,
+                "the node is Ready in the boot that was fenced, {}: it never power-cycled, stale mounts may live",
+                quoted(boot_id)
+            ),
+            Self::EvidenceFrozen { keys } => {
+                write_joined(formatter, keys, ", ")?;
+                formatter.write_str(" cannot change while the node is out of service")
+            }
+            Self::StampForged { stamps } => write_joined(formatter, stamps, "; "),
+            Self::FactsUnavailable { unread } => write_joined(formatter, unread, "; "),
+            Self::ReviewMalformed { why } => formatter.write_str(why),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.source.name(), self.why)
+    }
+}
+
+impl fmt::Display for Forgery {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.key, self.why)
+    }
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} could not be read: {}", self.what, self.why)
+    }
+}
+
+fn write_joined<T: fmt::Display>(formatter: &mut fmt::Formatter<'_>, items: &[T], separator: &str) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            formatter.write_str(separator)?;
+        }
+        write!(formatter, "{item}")?;
+    }
+    Ok(())
+}
+
+/// The first five names, then how many more.
+pub struct Some5<'a>(pub &'a [String]);
+
+impl fmt::Display for Some5<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMED: usize = 5;
+        let named = self.0.get(..NAMED).unwrap_or(self.0);
+        if named.is_empty() {
+            return formatter.write_str("none");
+        }
+        write_joined(formatter, named, ", ")?;
+        match self.0.len() - named.len() {
+            0 => Ok(()),
+            more => write!(formatter, " and {more} more"),
+        }
+    }
+}
+
+/// A length of time in its largest two units: `4s`, `3m12s`, `25h`, `2d3h`.
+pub struct Span(pub SignedDuration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MINUTE: u64 = 60;
+        const HOUR: u64 = 60 * MINUTE;
+        const DAY: u64 = 24 * HOUR;
+        let seconds = self.0.as_secs().unsigned_abs();
+        let (large, large_unit, rest, small_unit) = match seconds {
+            0..MINUTE => (seconds, "s", 0, ""),
+            MINUTE..HOUR => (seconds / MINUTE, "m", seconds % MINUTE, "s"),
+            // Up to two days in hours: people compare it with limits like 24h.
+            HOUR..172_800 => (seconds / HOUR, "h", seconds % HOUR / MINUTE, "m"),
+            _ => (seconds / DAY, "d", seconds % DAY / HOUR, "h"),
+        };
+        write!(formatter, "{large}{large_unit}")?;
+        if rest > 0 { write!(formatter, "{rest}{small_unit}") } else { Ok(()) }
+    }
+}
+
+/// How long ago something was, or, where clocks disagree, how far it lies ahead.
+pub struct Ago(pub SignedDuration);
+
+impl fmt::Display for Ago {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.as_secs() < 0 {
+            write!(formatter, "{} ahead of the gate's clock", Span(self.0))
+        } else {
+            write!(formatter, "{} ago", Span(self.0))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_people_say_them() {
+        for (seconds, text) in
+            [(0, "0s"), (4, "4s"), (60, "1m"), (192, "3m12s"), (86_400, "24h"), (90_060, "25h1m"), (183_600, "2d3h"), (-7, "7s")]
+        {
+            assert_eq!(Span(SignedDuration::from_secs(seconds)).to_string(), text);
+        }
+        assert_eq!(Ago(SignedDuration::from_secs(-7)).to_string(), "7s ahead of the gate's clock");
+    }
+
+    #[test]
+    fn five_names_at_most_are_listed() {
+        let names: Vec<String> = (0..7).map(|n| format!("ns/p{n}")).collect();
+        assert_eq!(Some5(&names).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4 and 2 more");
+        assert_eq!(Some5(&names[..5]).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4");
+    }
+
+    #[test]
+    fn the_four_that_hold_the_rest_up_cannot_be_turned_off() {
+        let fixed: Vec<&str> = Code::ALL.iter().filter(|code| !code.can_be_turned_off()).map(|code| code.name()).collect();
+        assert_eq!(fixed, ["EvidenceFrozen", "StampForged", "FactsUnavailable", "ReviewMalformed"]);
+    }
+}

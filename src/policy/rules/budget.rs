@@ -1,0 +1,62 @@
+//! `TooManyOutOfService`: an automation that fences half a cluster is more likely wrong than right.
+
+use super::{Outcome, Rule};
+use crate::policy::{
+    facts::{Fact, Facts},
+    question::Question,
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::TooManyOutOfService,
+    applies: |question| question.does(Transition::Place) && question.settings.max_nodes.is_some(),
+    needs: |_| vec![Fact::Nodes],
+    check,
+};
+
+fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
+    let Some(allowed) = question.settings.max_nodes else { return Outcome::pass() };
+    let census = match facts.nodes() {
+        Ok(census) => census,
+        Err(why) => return Outcome::unknown("the list of Nodes".to_owned(), why),
+    };
+    let others: Vec<String> =
+        census.out_of_service.iter().filter(|name| **name != question.request.node).cloned().collect();
+    let total = census.total + usize::from(!census.counts_node);
+    Outcome::fail_if(!allowed.allows(others.len() + 1, total), || Reason::TooManyOutOfService { others, total, allowed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{evidence, facts, placing, run, run_with},
+        *,
+    };
+    use crate::policy::{
+        facts::{Census, Observed},
+        settings::{MaxNodes, Settings},
+    };
+
+    fn too_many(out: &[&str], limit: MaxNodes) -> bool {
+        let value = Census {
+            total: 4,
+            out_of_service: out.iter().map(|name| (*name).to_owned()).collect(),
+            counts_node: true,
+        };
+        let facts = Facts { nodes: Some(Observed::Known { at: facts().now, value }), ..facts() };
+        let settings = Settings { max_nodes: Some(limit), ..Settings::default() };
+        run_with(&RULE, &placing(&evidence()), &facts, &settings).unwrap().failed.is_some()
+    }
+
+    #[test]
+    fn the_node_itself_counts_once() {
+        assert_eq!(run(&RULE, &placing(&evidence()), &facts()), None, "no limit, nothing to judge");
+        assert!(!too_many(&[], MaxNodes::Count(1)));
+        assert!(!too_many(&["n1"], MaxNodes::Count(1)));
+        assert!(too_many(&["n2"], MaxNodes::Count(1)));
+        assert!(!too_many(&["n2"], MaxNodes::Percent(50)));
+        assert!(too_many(&["n2", "n3"], MaxNodes::Percent(50)));
+        assert!(too_many(&[], MaxNodes::Count(0)));
+    }
+}

@@ -1,0 +1,39 @@
+//! `PlacedWithoutEviction`: a taint that keeps pods away but sends none off.
+
+use super::{Outcome, Rule, no_facts};
+use crate::policy::{
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::PlacedWithoutEviction,
+    applies: |question| question.does(Transition::Place),
+    needs: no_facts,
+    check: |question, _| {
+        let only_no_schedule = question
+            .request
+            .write
+            .after()
+            .is_some_and(|node| node.out_of_service().all(|taint| taint.effect == "NoSchedule"));
+        Outcome::fail_if(only_no_schedule, || Reason::PlacedWithoutEviction)
+    },
+};
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{evidence, facts, fails, node, placing, update},
+        *,
+    };
+
+    #[test]
+    fn no_schedule_alone_is_noticed() {
+        let mut tainted = node(true, evidence());
+        tainted.spec.taints[0].effect = "NoSchedule".into();
+        assert!(fails(&RULE, &update(node(false, evidence()), tainted.clone()), &facts()));
+        tainted.spec.taints.push(node(true, evidence()).spec.taints.remove(0));
+        assert!(!fails(&RULE, &update(node(false, evidence()), tainted), &facts()), "NoExecute beside it evicts");
+        assert!(!fails(&RULE, &placing(&evidence()), &facts()));
+    }
+}

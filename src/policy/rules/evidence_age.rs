@@ -1,0 +1,83 @@
+//! `EvidenceExpired` and `EvidenceInFuture`: evidence is about this outage, and from a clock that can be believed.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Outcome, Rule, no_facts};
+use crate::policy::{
+    facts::Facts,
+    question::{FenceTime, Question},
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+pub(super) const EXPIRED: Rule = Rule {
+    code: Code::EvidenceExpired,
+    applies,
+    needs: no_facts,
+    check: |question, facts| {
+        let max_age = question.settings.max_age;
+        judge(question, facts, |fenced_at, age| {
+            (age > max_age).then_some(Reason::EvidenceExpired { fenced_at, age, max_age })
+        })
+    },
+};
+
+pub(super) const IN_FUTURE: Rule = Rule {
+    code: Code::EvidenceInFuture,
+    applies,
+    needs: no_facts,
+    check: |question, facts| {
+        let clock_skew = question.settings.clock_skew;
+        judge(question, facts, |fenced_at, age| {
+            (-age > clock_skew).then_some(Reason::EvidenceInFuture { fenced_at, ahead: -age, clock_skew })
+        })
+    },
+};
+
+fn applies(question: &Question<'_>) -> bool {
+    question.does(Transition::Place)
+}
+
+fn judge(
+    question: &Question<'_>,
+    facts: &Facts,
+    verdict: impl FnOnce(Timestamp, SignedDuration) -> Option<Reason>,
+) -> Outcome {
+    let failed = match question.fence_time() {
+        Some(FenceTime::At(at)) => verdict(at, facts.now.duration_since(at)),
+        Some(FenceTime::Untimed) | None => None,
+    };
+    Outcome { failed, ..Outcome::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{evidence, facts, fails, placing},
+        *,
+    };
+
+    #[test]
+    fn evidence_counts_from_a_day_ago_to_ten_seconds_ahead() {
+        for (fenced_at, expired, in_future) in [
+            ("2026-11-21T10:19:59.999Z", true, false),
+            ("2026-11-21T10:20:00Z", false, false),
+            ("2026-11-22T10:20:10Z", false, false),
+            ("2026-11-22T10:20:10.001Z", false, true),
+            ("2026-11-22T11:20:00+01:00", false, false),
+            ("9999-12-01T00:00:00Z", false, true),
+            ("0001-01-01T00:00:00Z", true, false),
+        ] {
+            let mut annotations = evidence();
+            annotations["fencegate.dev/fenced-at"] = fenced_at.into();
+            assert_eq!(fails(&EXPIRED, &placing(&annotations), &facts()), expired, "{fenced_at} expired");
+            assert_eq!(fails(&IN_FUTURE, &placing(&annotations), &facts()), in_future, "{fenced_at} in future");
+        }
+    }
+
+    #[test]
+    fn the_time_is_judged_even_if_the_rest_of_the_evidence_is_missing() {
+        let annotations = serde_json::json!({"fencegate.dev/fenced-at": "2026-11-01T00:00:00Z"});
+        assert!(fails(&EXPIRED, &placing(&annotations), &facts()));
+    }
+}

@@ -1,0 +1,59 @@
+//! `EvidenceMalformed`: a value that people write does not follow its grammar. Told when it is written, not at taint time.
+
+use super::{Outcome, Rule, no_facts};
+use crate::policy::{
+    annotation::{BREAK_GLASS, EVIDENCE},
+    evidence::malformed,
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::EvidenceMalformed,
+    applies: |question| question.does(Transition::Place) || question.does(Transition::Attest),
+    needs: no_facts,
+    check: |question, _| {
+        let values: Vec<_> = EVIDENCE
+            .into_iter()
+            .filter(|key| question.does(Transition::Place) || question.writes(key))
+            .chain([BREAK_GLASS].into_iter().filter(|key| question.writes(key)))
+            .filter_map(|key| malformed(key, question.change(key).1?))
+            .collect();
+        Outcome::fail_if(!values.is_empty(), || Reason::EvidenceMalformed { values })
+    },
+};
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::testing::{facts, fails, node, placing, run, update},
+        *,
+    };
+
+    #[test]
+    fn a_bad_value_is_refused_when_it_is_written_and_when_it_is_relied_on() {
+        let bad = json!({"fencegate.dev/method": "unplugged"});
+        assert!(fails(&RULE, &update(node(false, json!({})), node(false, bad.clone())), &facts()));
+        assert!(fails(&RULE, &placing(&bad), &facts()));
+    }
+
+    #[test]
+    fn a_bad_value_that_was_there_before_does_not_block_other_annotations() {
+        let bad = json!({"fencegate.dev/method": "unplugged"});
+        let more = json!({"fencegate.dev/method": "unplugged", "fencegate.dev/proof": "seen"});
+        assert!(!fails(&RULE, &update(node(false, bad.clone()), node(false, more)), &facts()));
+        assert!(!fails(&RULE, &update(node(false, bad), node(false, json!({}))), &facts()), "removing it is fine");
+    }
+
+    #[test]
+    fn key_and_value_are_quoted() {
+        let bad = json!({"fencegate.dev/fenced-by": "", "fencegate.dev/break-glass": ""});
+        let outcome = run(&RULE, &update(node(false, json!({})), node(false, bad)), &facts()).unwrap();
+        assert_eq!(
+            outcome.failed.unwrap().to_string(),
+            r#"fencegate.dev/fenced-by="" is empty; fencegate.dev/break-glass="" is empty"#
+        );
+    }
+}

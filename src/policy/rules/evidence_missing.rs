@@ -1,0 +1,97 @@
+//! `EvidenceMissing`: nobody whom the configuration accepts vouches that the node was fenced.
+
+use super::{Outcome, Rule, no_facts};
+use crate::policy::{
+    annotation::REQUIRED_EVIDENCE,
+    evidence::Flaws,
+    question::{Question, told},
+    reason::{Code, Reason, Refusal},
+    settings::Source,
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::EvidenceMissing,
+    applies: |question| question.does(Transition::Place) || question.does(Transition::Amend),
+    needs: no_facts,
+    check: |question, _| {
+        let refusals = match &question.fence {
+            Err(refusals) if question.does(Transition::Place) => refusals.clone(),
+            _ => lost(question),
+        };
+        Outcome::fail_if(!refusals.is_empty(), || Reason::EvidenceMissing { refusals })
+    },
+};
+
+/// What a taint was placed with must stay with it: the required evidence that this write takes away.
+fn lost(question: &Question<'_>) -> Vec<Refusal> {
+    let gone = |key: &&str| matches!(question.change(key), (Some(_), None));
+    let flaws = Flaws { missing: REQUIRED_EVIDENCE.into_iter().filter(gone).collect(), malformed: Vec::new() };
+    if flaws.missing.is_empty() || !question.does(Transition::Amend) {
+        return Vec::new();
+    }
+    vec![Refusal { source: Source::Annotations, why: told(&flaws) }]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::testing::{evidence, facts, fails, node, placing, run, update},
+        *,
+    };
+    use crate::policy::node::{CLOUD_SHUTDOWN, Node, Taint};
+
+    fn told_by(request: &crate::policy::request::Request) -> String {
+        run(&RULE, request, &facts()).unwrap().failed.unwrap().to_string()
+    }
+
+    fn stopped(mut node: Node) -> Node {
+        node.spec.taints.push(Taint { key: CLOUD_SHUTDOWN.into(), effect: "NoSchedule".into(), ..Taint::default() });
+        node
+    }
+
+    #[test]
+    fn each_source_says_why_it_does_not_vouch() {
+        assert_eq!(
+            told_by(&placing(&json!({}))),
+            "annotations: fencegate.dev/method, fencegate.dev/fenced-at, fencegate.dev/fenced-by are not set; \
+             cloud-shutdown: the stored node does not have taint node.cloudprovider.kubernetes.io/shutdown"
+        );
+        let only_by = json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": "2026-11-22T10:15:00Z"});
+        assert!(told_by(&placing(&only_by)).starts_with("annotations: fencegate.dev/fenced-by is not set; "));
+    }
+
+    #[test]
+    fn one_vouching_source_is_enough() {
+        assert!(!fails(&RULE, &placing(&evidence()), &facts()));
+        assert!(!fails(&RULE, &update(stopped(node(false, json!({}))), stopped(node(true, json!({})))), &facts()));
+    }
+
+    #[test]
+    fn the_cloud_vouches_on_the_stored_node_only() {
+        let slipped_in = update(node(false, json!({})), stopped(node(true, json!({}))));
+        assert!(fails(&RULE, &slipped_in, &facts()), "a taint that comes with the same write proves nothing");
+    }
+
+    #[test]
+    fn a_record_that_names_its_source_is_asked_of_that_source_alone() {
+        let mut annotations = evidence();
+        annotations["fencegate.dev/source"] = "cloud-shutdown".into();
+        let claimed = update(node(false, json!({})), node(true, annotations));
+        assert!(told_by(&claimed).contains("annotations: the record names cloud-shutdown as its source"));
+    }
+
+    #[test]
+    fn an_amended_taint_keeps_what_it_was_placed_with() {
+        let amended = |annotations| {
+            let mut node = node(true, annotations);
+            node.spec.taints[0].value = "other".into();
+            node
+        };
+        assert!(!fails(&RULE, &update(node(true, evidence()), amended(evidence())), &facts()));
+        assert!(fails(&RULE, &update(node(true, evidence()), amended(json!({}))), &facts()));
+        assert!(!fails(&RULE, &update(node(true, json!({})), amended(json!({}))), &facts()), "nothing was lost");
+    }
+}

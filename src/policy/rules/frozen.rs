@@ -1,0 +1,60 @@
+//! `EvidenceFrozen`: the record of an outage does not change while the outage lasts.
+
+use super::{Outcome, Rule, no_facts};
+use crate::policy::{
+    annotation::{EVIDENCE, STAMPS},
+    node::Node,
+    question::Question,
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::EvidenceFrozen,
+    applies: |question| question.does(Transition::Attest) && stays_on(question),
+    needs: no_facts,
+    check: |question, _| {
+        let differs = |key: &&str| {
+            let (before, after) = question.change(key);
+            before != after
+        };
+        let keys: Vec<String> = EVIDENCE.into_iter().chain(STAMPS).filter(differs).map(str::to_owned).collect();
+        Outcome::fail_if(!keys.is_empty(), || Reason::EvidenceFrozen { keys })
+    },
+};
+
+/// Whether the taint is on before and after.
+fn stays_on(question: &Question<'_>) -> bool {
+    let write = &question.request.write;
+    write.before().is_some_and(Node::is_out_of_service) && write.after().is_some_and(Node::is_out_of_service)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::testing::{evidence, facts, fails, node, run, update},
+        *,
+    };
+
+    #[test]
+    fn evidence_and_stamps_do_not_change_while_the_taint_is_on() {
+        for (old, new) in [
+            (json!({}), evidence()),
+            (evidence(), json!({})),
+            (json!({"fencegate.dev/placed-by": "a"}), json!({"fencegate.dev/placed-by": "b"})),
+            (json!({}), json!({"fencegate.dev/proof": "late"})),
+        ] {
+            assert!(fails(&RULE, &update(node(true, old.clone()), node(true, new.clone())), &facts()), "{old} to {new}");
+            assert!(!fails(&RULE, &update(node(false, old.clone()), node(false, new.clone())), &facts()));
+            assert!(!fails(&RULE, &update(node(true, old), node(false, new)), &facts()), "it goes with the taint");
+        }
+    }
+
+    #[test]
+    fn a_break_glass_may_be_asked_for_at_any_time() {
+        let request = update(node(true, json!({})), node(true, json!({"fencegate.dev/break-glass": "why"})));
+        assert_eq!(run(&RULE, &request, &facts()), Some(Outcome::pass()));
+    }
+}

@@ -1,0 +1,96 @@
+//! `LeaseStillRenewed`: a kubelet that renewed its Lease after the recorded fence was not fenced by it.
+
+use jiff::SignedDuration;
+
+use super::{Outcome, Rule};
+use crate::policy::{
+    facts::{Fact, Facts},
+    question::{FenceTime, Question},
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+/// A Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
+const DEFAULT_DURATION: i32 = 40;
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::LeaseStillRenewed,
+    applies: |question| question.does(Transition::Place) && question.fence_time().is_some(),
+    needs: |_| vec![Fact::Lease],
+    check,
+};
+
+fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
+    let lease = match facts.lease() {
+        Ok(lease) => lease,
+        Err(why) => return Outcome::unknown(format!("Lease kube-node-lease/{}", question.request.node), why),
+    };
+    let Some((spec, renew_time)) = lease.and_then(|lease| Some((&lease.spec, lease.spec.renew_time?))) else {
+        return Outcome::pass();
+    };
+    let renewed = facts.now.duration_since(renew_time);
+    let (contradicted, fenced_at) = match question.fence_time() {
+        Some(FenceTime::At(at)) => (renew_time.duration_since(at) > question.settings.clock_skew, Some(at)),
+        _ => {
+            let duration = spec.lease_duration_seconds.unwrap_or(DEFAULT_DURATION);
+            (renewed < SignedDuration::from_secs(duration.into()), None)
+        }
+    };
+    Outcome::fail_if(contradicted, || Reason::LeaseStillRenewed { renewed, fenced_at })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::testing::{evidence, facts, fails, node, placing, run, update},
+        *,
+    };
+    use crate::policy::facts::Observed;
+
+    fn lease(renew_time: &str) -> Facts {
+        let facts = facts();
+        let value = serde_json::from_value(json!({"spec": {"renewTime": renew_time, "leaseDurationSeconds": 40}})).unwrap();
+        Facts { lease: Some(Observed::Known { at: facts.now, value: Some(value) }), ..facts }
+    }
+
+    #[test]
+    fn a_renewal_later_than_the_fence_and_the_skew_contradicts_it() {
+        for (renew_time, expected) in [
+            ("2026-11-22T10:14:50Z", false),
+            ("2026-11-22T10:15:10Z", false),
+            ("2026-11-22T10:15:10.000001Z", true),
+            ("2026-11-22T11:00:00Z", true),
+        ] {
+            assert_eq!(fails(&RULE, &placing(&evidence()), &lease(renew_time)), expected, "{renew_time}");
+        }
+    }
+
+    #[test]
+    fn without_a_time_of_the_fence_the_lease_must_have_run_out() {
+        let mut stopped = node(false, json!({}));
+        stopped.spec.taints.push(
+            serde_json::from_value(json!({"key": crate::policy::node::CLOUD_SHUTDOWN, "effect": "NoSchedule"})).unwrap(),
+        );
+        let request = update(stopped, node(true, json!({})));
+        for (renew_time, expected) in
+            [("2026-11-22T10:19:20Z", false), ("2026-11-22T10:19:20.000001Z", true), ("2026-11-22T10:21:00Z", true)]
+        {
+            assert_eq!(fails(&RULE, &request, &lease(renew_time)), expected, "{renew_time}");
+        }
+    }
+
+    #[test]
+    fn no_lease_is_a_fact_and_an_unread_one_is_not() {
+        let none = Facts { lease: Some(Observed::Known { at: facts().now, value: None }), ..facts() };
+        assert_eq!(run(&RULE, &placing(&evidence()), &none), Some(Outcome::pass()));
+        let unread = run(&RULE, &placing(&evidence()), &facts()).unwrap().unread;
+        assert_eq!(unread[0].to_string(), "Lease kube-node-lease/n1 could not be read: it was not read");
+    }
+
+    #[test]
+    fn without_any_claim_of_a_fence_there_is_nothing_to_compare() {
+        assert_eq!(run(&RULE, &placing(&json!({})), &facts()), None);
+    }
+}

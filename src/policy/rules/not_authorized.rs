@@ -1,0 +1,59 @@
+//! `NotAuthorized`: with `authorization.attest: rbac`, writing evidence and placing the taint is a right of its own.
+
+use super::{Outcome, Rule};
+use crate::policy::{
+    facts::{Fact, Facts, Verb},
+    question::Question,
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::NotAuthorized,
+    applies: |question| {
+        question.settings.attest_needs_rbac
+            && (question.does(Transition::Place) || question.does(Transition::Attest))
+    },
+    needs: |_| vec![Fact::Access(Verb::Attest)],
+    check: |question, facts| authorized(question, facts, Verb::Attest),
+};
+
+/// Whether RBAC lets the requester do `verb` to the node. Also how a break-glass is looked at.
+pub(in crate::policy) fn authorized(question: &Question<'_>, facts: &Facts, verb: Verb) -> Outcome {
+    let user = &question.request.user.name;
+    let node = &question.request.node;
+    match facts.access(verb) {
+        Ok(access) => Outcome::fail_if(!access.allowed, || Reason::NotAuthorized {
+            user: user.clone(),
+            verb,
+            node: node.clone(),
+        }),
+        Err(why) => Outcome::unknown(format!("SubjectAccessReview {} nodes.fencegate.dev/{node}", verb.name()), why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{evidence, facts, placing, run, run_with},
+        *,
+    };
+    use crate::policy::{
+        facts::{Access, Observed},
+        settings::Settings,
+    };
+
+    #[test]
+    fn rbac_is_asked_only_where_it_was_chosen() {
+        assert_eq!(run(&RULE, &placing(&evidence()), &facts()), None);
+        let settings = Settings { attest_needs_rbac: true, ..Settings::default() };
+        for allowed in [true, false] {
+            let mut facts = facts();
+            facts.access.insert(Verb::Attest, Observed::Known { at: facts.now, value: Access { allowed } });
+            let outcome = run_with(&RULE, &placing(&evidence()), &facts, &settings).unwrap();
+            assert_eq!(outcome.failed.is_none(), allowed);
+        }
+        let unread = run_with(&RULE, &placing(&evidence()), &facts(), &settings).unwrap().unread;
+        assert_eq!(unread[0].what, "SubjectAccessReview attest nodes.fencegate.dev/n1");
+    }
+}

@@ -1,0 +1,161 @@
+//! `PodsRemain`: the taint stays until every pod that the outage displaced is gone from the node.
+//!
+//! Pod GC force-deletes only while the taint is on; one that remains would come back to life with the node, beside its
+//! replacement.
+
+use super::{Outcome, Rule};
+use crate::policy::{
+    facts::{Fact, Facts},
+    pod::Pod,
+    question::Question,
+    reason::{Code, Reason},
+    settings::OwnerKind,
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::PodsRemain,
+    applies: lets_go,
+    needs: |_| vec![Fact::Pods],
+    check,
+};
+
+/// Whether the taint leaves with this write.
+pub(super) fn lets_go(question: &Question<'_>) -> bool {
+    question.does(Transition::Release) || question.does(Transition::Delete)
+}
+
+/// Whether the pod was never meant to leave, by the taints that are on the stored node.
+pub(super) fn may_stay(question: &Question<'_>, pod: &Pod) -> bool {
+    !question.settings.count_tolerating
+        && question.request.write.before().is_some_and(|node| pod.may_stay(node.out_of_service()))
+}
+
+fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
+    let pods = match facts.pods() {
+        Ok(pods) => pods,
+        Err(why) => return Outcome::unknown(unread(question), why),
+    };
+    let (staying, remaining): (Vec<&Pod>, Vec<&Pod>) = pods
+        .iter()
+        .filter(|pod| is_guarded(pod, &question.settings.guarded_owners))
+        .partition(|pod| may_stay(question, pod));
+    let mut remaining: Vec<String> = remaining.into_iter().map(described).collect();
+    let mut staying: Vec<String> = staying.into_iter().map(Pod::full_name).collect();
+    remaining.sort_unstable();
+    staying.sort_unstable();
+    let failed = (!remaining.is_empty()).then_some(Reason::PodsRemain { pods: remaining });
+    Outcome { failed, warnings: told(&staying), ..Outcome::default() }
+}
+
+/// How the pods of the node are called when they could not be read.
+pub(super) fn unread(question: &Question<'_>) -> String {
+    format!("the list of Pods on {}", question.request.node)
+}
+
+fn is_guarded(pod: &Pod, guarded: &[OwnerKind]) -> bool {
+    pod.controller().is_some_and(|owner| {
+        guarded.iter().any(|kind| kind.group == owner.group() && kind.kind == owner.kind)
+    })
+}
+
+fn described(pod: &Pod) -> String {
+    let name = pod.full_name();
+    if pod.is_terminating() { format!("{name} (terminating)") } else { name }
+}
+
+/// One warning for each of the first five pods, one for the rest.
+fn told(staying: &[String]) -> Vec<String> {
+    const NAMED: usize = 5;
+    let mut warnings: Vec<String> =
+        staying.iter().take(NAMED).map(|pod| format!("pod {pod} stays on the node: it tolerates the taint")).collect();
+    if let Some(more) = staying.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        warnings.push(format!("and {more} more pods stay on the node: they tolerate the taint"));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{
+        super::testing::{evidence, facts, fails, node, releasing, run, run_with, update},
+        *,
+    };
+    use crate::policy::{facts::Observed, settings::Settings};
+
+    fn pods(pods: &Value) -> Facts {
+        let value = serde_json::from_value(pods.clone()).unwrap();
+        Facts { pods: Some(Observed::Known { at: facts().now, value }), ..facts() }
+    }
+
+    fn pod(owner: &Value, more: &Value) -> Value {
+        let mut pod = json!({
+            "metadata": {"namespace": "prod", "name": "db-0", "ownerReferences": [owner]},
+            "spec": {"nodeName": "n1"},
+        });
+        for (part, fields) in more.as_object().unwrap() {
+            for (field, value) in fields.as_object().unwrap() {
+                pod[part][field] = value.clone();
+            }
+        }
+        pod
+    }
+
+    fn set() -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": true})
+    }
+
+    #[test]
+    fn only_a_guarded_controller_owner_holds_the_taint() {
+        for (owner, expected) in [
+            (set(), true),
+            (json!({"apiVersion": "apps/v1beta2", "kind": "StatefulSet", "controller": true}), true),
+            (json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "controller": false}), false),
+            (json!({"apiVersion": "apps/v1", "kind": "StatefulSet"}), false),
+            (json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "controller": true}), false),
+            (json!({"apiVersion": "apps.kruise.io/v1", "kind": "StatefulSet", "controller": true}), false),
+        ] {
+            assert_eq!(fails(&RULE, &releasing(), &pods(&json!([pod(&owner, &json!({}))]))), expected, "{owner}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_tolerates_the_taint_and_is_not_leaving_is_named_in_a_warning_only() {
+        let tolerant = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
+        let staying = pods(&json!([pod(&set(), &tolerant)]));
+        let outcome = run(&RULE, &releasing(), &staying).unwrap();
+        assert_eq!(outcome.failed, None);
+        assert_eq!(outcome.warnings, ["pod prod/db-0 stays on the node: it tolerates the taint"]);
+
+        let leaving = json!({"spec": tolerant["spec"], "metadata": {"deletionTimestamp": "2026-11-22T10:16:00Z"}});
+        assert!(fails(&RULE, &releasing(), &pods(&json!([pod(&set(), &leaving)]))));
+
+        let settings = Settings { count_tolerating: true, ..Settings::default() };
+        assert!(run_with(&RULE, &releasing(), &staying, &settings).unwrap().failed.is_some());
+    }
+
+    #[test]
+    fn every_entry_on_the_stored_node_must_be_tolerated() {
+        let mut two = node(true, evidence());
+        two.spec.taints.push(two.spec.taints[0].clone());
+        two.spec.taints[1].effect = "NoSchedule".into();
+        let request = update(two, node(false, evidence()));
+        let half = json!({"spec": {"tolerations": [
+            {"key": "node.kubernetes.io/out-of-service", "operator": "Exists", "effect": "NoExecute"}]}});
+        assert!(fails(&RULE, &request, &pods(&json!([pod(&set(), &half)]))));
+    }
+
+    #[test]
+    fn pods_are_named_with_their_state() {
+        let gone = json!({"metadata": {"deletionTimestamp": "2026-11-22T10:16:00Z"}});
+        let failed = run(&RULE, &releasing(), &pods(&json!([pod(&set(), &gone)]))).unwrap().failed.unwrap();
+        assert_eq!(failed.to_string(), "still bound to the node: prod/db-0 (terminating)");
+    }
+
+    #[test]
+    fn pods_that_could_not_be_read_are_not_gone() {
+        assert_eq!(run(&RULE, &releasing(), &facts()).unwrap().unread[0].what, "the list of Pods on n1");
+    }
+}

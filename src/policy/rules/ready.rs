@@ -1,0 +1,70 @@
+//! `NodeStillReady` and `NodeNotRecovered`: what the node's own `Ready` condition says.
+//!
+//! Not ready is necessary for a fence, never sufficient: a stopped kubelet and a dead machine look the same to the API.
+
+use super::{Outcome, Rule, no_facts};
+use crate::policy::{
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+/// A node that reports Ready runs, whatever the evidence says.
+pub(super) const STILL_READY: Rule = Rule {
+    code: Code::NodeStillReady,
+    applies: |question| question.does(Transition::Place),
+    needs: no_facts,
+    check: |question, facts| match question.request.write.condition().ready() {
+        Some(ready) => Outcome::fail(Reason::NodeStillReady {
+            last_heartbeat: ready.last_heartbeat_time.map(|at| facts.now.duration_since(at)),
+        }),
+        None => Outcome::pass(),
+    },
+};
+
+/// A release is the last step of a recovery.
+pub(super) const NOT_RECOVERED: Rule = Rule {
+    code: Code::NodeNotRecovered,
+    applies: |question| question.does(Transition::Release),
+    needs: no_facts,
+    check: |question, _| {
+        let node = question.request.write.condition();
+        Outcome::fail_if(node.ready().is_none(), || Reason::NodeNotRecovered { ready: node.ready_status().to_owned() })
+    },
+};
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::testing::{evidence, facts, fails, node, placing, releasing, update},
+        *,
+    };
+    use crate::policy::node::Node;
+
+    fn with_ready(status: &str, mut node: Node) -> Node {
+        node.status.conditions[0].status = status.into();
+        node
+    }
+
+    #[test]
+    fn only_a_true_ready_condition_of_the_stored_node_contradicts_the_fence() {
+        for (status, expected) in [("True", true), ("False", false), ("Unknown", false)] {
+            let request = update(with_ready(status, node(false, evidence())), node(true, evidence()));
+            assert_eq!(fails(&STILL_READY, &request, &facts()), expected, "{status}");
+        }
+        let claimed = update(node(false, evidence()), with_ready("True", node(true, evidence())));
+        assert!(!fails(&STILL_READY, &claimed, &facts()), "a client's status is not what is stored");
+        let mut silent = node(false, json!({}));
+        silent.status.conditions.clear();
+        assert!(!fails(&STILL_READY, &update(silent, node(true, json!({}))), &facts()));
+    }
+
+    #[test]
+    fn a_release_of_a_node_that_is_not_ready_is_noticed() {
+        assert!(fails(&NOT_RECOVERED, &releasing(), &facts()));
+        let recovered = update(with_ready("True", node(true, evidence())), node(false, evidence()));
+        assert!(!fails(&NOT_RECOVERED, &recovered, &facts()));
+        assert!(!fails(&NOT_RECOVERED, &placing(&evidence()), &facts()), "placing is not releasing");
+    }
+}

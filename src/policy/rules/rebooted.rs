@@ -1,0 +1,50 @@
+//! `NodeNotRebooted`: a node that is Ready in the boot that was fenced may still hold the mounts of then.
+
+use super::{Outcome, Rule, no_facts};
+use crate::policy::{
+    annotation::BOOT_ID,
+    reason::{Code, Reason},
+    transition::Transition,
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::NodeNotRebooted,
+    applies: |question| question.does(Transition::Release),
+    needs: no_facts,
+    check: |question, _| {
+        let node = question.request.write.condition();
+        match (node.ready(), node.boot_id()) {
+            (Some(_), Some(current)) if question.change(BOOT_ID).0 == Some(current) => {
+                Outcome::fail(Reason::NodeNotRebooted { boot_id: current.to_owned() })
+            }
+            _ => Outcome::pass(),
+        }
+    },
+};
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::testing::{evidence, facts, fails, node, update},
+        *,
+    };
+
+    #[test]
+    fn ready_in_the_boot_that_was_fenced_is_noticed() {
+        for (ready, fenced, expected) in [
+            ("True", Some("boot-1"), true),
+            ("True", Some("boot-0"), false),
+            ("True", None, false),
+            ("Unknown", Some("boot-1"), false),
+        ] {
+            let mut annotations = evidence();
+            if let Some(fenced) = fenced {
+                annotations[BOOT_ID] = fenced.into();
+            }
+            let mut old = node(true, annotations.clone());
+            old.status.conditions[0].status = ready.into();
+            let request = update(old, node(false, annotations));
+            assert_eq!(fails(&RULE, &request, &facts()), expected, "Ready={ready}, fenced {fenced:?}");
+        }
+    }
+}

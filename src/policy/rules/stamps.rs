@@ -1,0 +1,247 @@
+//! `StampForged`: who wrote what and when is the gate's to say. A user's write may carry a stamp only as the gate would write it,
+//! which is what the mutating side's own stamps look like when the validating side sees them.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Outcome, Rule, not_authorized::authorized};
+use crate::policy::{
+    annotation::{
+        EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY,
+        SOURCE, STAMPS,
+    },
+    evidence::parse_time,
+    facts::{Fact, Facts, Verb},
+    outage::Outage,
+    question::{Fence, Question, written_out},
+    reason::{Code, Forgery, Reason},
+    transition::Transition,
+};
+
+/// How far a stamped time may lie from the gate's clock.
+const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::StampForged,
+    applies: |question| question.does(Transition::Attest),
+    needs: |question| {
+        if question.writes(OVERRIDDEN) && question.break_glass().is_some() {
+            vec![Fact::Access(Verb::BreakGlass)]
+        } else {
+            Vec::new()
+        }
+    },
+    check,
+};
+
+fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
+    let mut outcome = Outcome::pass();
+    let mut stamps = Vec::new();
+    for key in STAMPS {
+        let judged = match question.change(key) {
+            (before, after) if before == after => Ok(()),
+            (_, None) => removed(question),
+            (_, Some(value)) => written(question, facts, key, value, &mut outcome),
+        };
+        if let Err(why) = judged {
+            stamps.push(Forgery { key, why });
+        }
+    }
+    stamps.extend(miscopied(question, facts));
+    outcome.failed = (!stamps.is_empty()).then_some(Reason::StampForged { stamps });
+    outcome
+}
+
+/// A stamp goes with the evidence that it is about, not before.
+fn removed(question: &Question<'_>) -> Result<(), String> {
+    let evidence_stays = EVIDENCE.iter().any(|key| question.change(key).1.is_some());
+    if evidence_stays { Err("can only be removed together with the evidence".to_owned()) } else { Ok(()) }
+}
+
+/// Whether the gate would write this value for this write.
+fn written(
+    question: &Question<'_>,
+    facts: &Facts,
+    key: &str,
+    value: &str,
+    outcome: &mut Outcome,
+) -> Result<(), String> {
+    let user = question.request.user.name.as_str();
+    let places = question.does(Transition::Place);
+    let records = EVIDENCE.iter().any(|key| question.writes(key));
+    let stamped = match key {
+        RECORDED_BY => records && value == user,
+        RECORDED_AT => records && is_now(value, facts.now),
+        PLACED_BY => places && value == user,
+        PLACED_AT => places && is_now(value, facts.now),
+        SOURCE => places && question.fence.as_ref().is_ok_and(|fence| fence.source.name() == value),
+        OVERRIDDEN => return overridden(question, facts, value, outcome),
+        LAST_OUTAGE => question.does(Transition::Release) && is_the_outage(question, facts, value),
+        _ => false,
+    };
+    if stamped { Ok(()) } else { Err("is written by the gate alone".to_owned()) }
+}
+
+/// The reason of a break-glass that the requester may use with this write.
+fn overridden(question: &Question<'_>, facts: &Facts, value: &str, outcome: &mut Outcome) -> Result<(), String> {
+    if question.break_glass() != Some(value) {
+        return Err("is written by the gate alone".to_owned());
+    }
+    let access = authorized(question, facts, Verb::BreakGlass);
+    outcome.unread.extend(access.unread);
+    if access.failed.is_some() { Err("names a break-glass that the requester may not use".to_owned()) } else { Ok(()) }
+}
+
+fn is_the_outage(question: &Question<'_>, facts: &Facts, value: &str) -> bool {
+    let Some(old) = question.request.write.before() else { return false };
+    let Ok(claimed) = serde_json::from_str::<Outage>(value) else { return false };
+    let actual = Outage::ended(old, &question.request.user.name, facts.now);
+    is_near(claimed.released_at, facts.now)
+        && !value.contains('\n')
+        && Outage { released_at: actual.released_at, ..claimed } == actual
+}
+
+/// Evidence that names another source than the annotations must say what that source says.
+fn miscopied(question: &Question<'_>, facts: &Facts) -> Vec<Forgery> {
+    let Ok(Fence { source, at }) = &question.fence else { return Vec::new() };
+    let Some((method, fenced_by)) = written_out(*source).filter(|_| question.writes(SOURCE)) else {
+        return Vec::new();
+    };
+    let is_copy = |key: &str, value: &str| match key {
+        METHOD => value == method.name(),
+        FENCED_BY => value == fenced_by,
+        _ => at.map_or_else(|| is_now(value, facts.now), |at| parse_time(value) == Some(at)),
+    };
+    [METHOD, FENCED_AT, FENCED_BY]
+        .into_iter()
+        .filter(|key| question.writes(key))
+        .filter(|key| !question.change(key).1.is_some_and(|value| is_copy(key, value)))
+        .map(|key| Forgery { key, why: format!("is not what {} says", source.name()) })
+        .collect()
+}
+
+fn is_now(value: &str, now: Timestamp) -> bool {
+    parse_time(value).is_some_and(|at| is_near(at, now))
+}
+
+fn is_near(at: Timestamp, now: Timestamp) -> bool {
+    at.duration_since(now).abs() <= TOLERANCE
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{
+        super::testing::{NOW, by, evidence, facts, fails, node, run, update},
+        *,
+    };
+    use crate::policy::{
+        facts::{Access, Observed},
+        node::{CLOUD_SHUTDOWN, Taint},
+        request::Write,
+    };
+
+    fn with(mut annotations: Value, more: &[(&str, &str)]) -> Value {
+        for (key, value) in more {
+            annotations[*key] = (*value).into();
+        }
+        annotations
+    }
+
+    #[test]
+    fn a_record_stamp_names_the_requester_and_the_time_of_the_write() {
+        for (key, value, forged) in [
+            (RECORDED_BY, "alice", false),
+            (RECORDED_BY, "bob", true),
+            (RECORDED_AT, "2026-11-22T10:20:30Z", false),
+            (RECORDED_AT, "2026-11-22T10:19:30Z", false),
+            (RECORDED_AT, "2026-11-22T10:20:30.001Z", true),
+            (RECORDED_AT, "just now", true),
+            (PLACED_BY, "alice", true),
+            (SOURCE, "annotations", true),
+            (LAST_OUTAGE, "{}", true),
+            (OVERRIDDEN, "because", true),
+        ] {
+            let request = update(node(false, json!({})), node(false, with(evidence(), &[(key, value)])));
+            assert_eq!(fails(&RULE, &request, &facts()), forged, "{key}={value}");
+        }
+        let alone = update(node(false, evidence()), node(false, with(evidence(), &[(RECORDED_BY, "alice")])));
+        assert!(fails(&RULE, &alone, &facts()), "no evidence was written");
+    }
+
+    #[test]
+    fn a_place_stamp_comes_with_the_taint() {
+        let stamps = [(PLACED_BY, "alice"), (PLACED_AT, NOW), (SOURCE, "annotations")];
+        assert!(!fails(&RULE, &update(node(false, evidence()), node(true, with(evidence(), &stamps))), &facts()));
+        let stamps = [(SOURCE, "cloud-shutdown")];
+        assert!(fails(&RULE, &update(node(false, evidence()), node(true, with(evidence(), &stamps))), &facts()));
+    }
+
+    #[test]
+    fn evidence_written_out_for_the_cloud_says_what_the_cloud_says() {
+        let stopped = |tainted, annotations| {
+            let mut node = node(tainted, annotations);
+            node.spec.taints.push(Taint {
+                key: CLOUD_SHUTDOWN.into(),
+                effect: "NoSchedule".into(),
+                time_added: Some("2026-11-22T10:10:00Z".parse().unwrap()),
+                ..Taint::default()
+            });
+            node
+        };
+        let written_out = with(json!({}), &[
+            (SOURCE, "cloud-shutdown"),
+            (METHOD, "instance-stop"),
+            (FENCED_BY, "cloud-shutdown"),
+            (FENCED_AT, "2026-11-22T10:10:00Z"),
+        ]);
+        let place = |annotations| update(stopped(false, json!({})), stopped(true, annotations));
+        assert!(!fails(&RULE, &place(written_out.clone()), &facts()));
+        for (key, value) in [(METHOD, "power-off"), (FENCED_BY, "bob"), (FENCED_AT, "2026-11-22T10:11:00Z")] {
+            assert!(fails(&RULE, &place(with(written_out.clone(), &[(key, value)])), &facts()), "{key}={value}");
+        }
+    }
+
+    #[test]
+    fn stamps_are_removed_together_with_the_evidence_only() {
+        let stamped = || with(evidence(), &[(RECORDED_BY, "bob")]);
+        assert!(!fails(&RULE, &update(node(false, stamped()), node(false, json!({}))), &facts()));
+        assert!(fails(&RULE, &update(node(false, stamped()), node(false, evidence())), &facts()));
+        assert!(!fails(&RULE, &update(node(false, json!({LAST_OUTAGE: "{}"})), node(false, json!({}))), &facts()));
+    }
+
+    #[test]
+    fn the_outage_is_recorded_as_it_was_and_when_it_ends() {
+        let old = node(true, with(evidence(), &[(PLACED_BY, "bob")]));
+        let release = |outage: &Outage| {
+            let record = serde_json::to_string(outage).unwrap();
+            update(old.clone(), node(false, json!({LAST_OUTAGE: record})))
+        };
+        let outage = Outage::ended(&old, "alice", "2026-11-22T10:20:05Z".parse().unwrap());
+        assert!(!fails(&RULE, &release(&outage), &facts()));
+        assert!(fails(&RULE, &release(&Outage { placed_by: Some("eve".into()), ..outage.clone() }), &facts()));
+        assert!(fails(&RULE, &release(&Outage { released_by: "eve".into(), ..outage.clone() }), &facts()));
+        let late = "2026-11-22T10:21:00Z".parse().unwrap();
+        assert!(fails(&RULE, &release(&Outage { released_at: late, ..outage }), &facts()));
+    }
+
+    #[test]
+    fn an_override_is_stamped_only_for_a_break_glass_that_may_be_used() {
+        let glass = [("fencegate.dev/break-glass", "split brain drill"), (OVERRIDDEN, "split brain drill")];
+        let request = update(node(false, json!({})), node(true, with(json!({}), &glass)));
+        for allowed in [true, false] {
+            let mut facts = facts();
+            facts.access.insert(Verb::BreakGlass, Observed::Known { at: facts.now, value: Access { allowed } });
+            assert_eq!(fails(&RULE, &request, &facts), !allowed);
+        }
+        assert_eq!(run(&RULE, &request, &facts()).unwrap().unread.len(), 1, "unknown is not a forgery, nor a yes");
+        let spent = update(node(false, json!({OVERRIDDEN: "used"})), node(true, with(json!({}), &glass[1..])));
+        assert!(fails(&RULE, &spent, &facts()), "without the break-glass");
+    }
+
+    #[test]
+    fn a_node_is_not_created_with_a_history() {
+        let restored = node(false, with(evidence(), &[(RECORDED_BY, "bob")]));
+        assert!(fails(&RULE, &by("alice", Write::Create { new: restored }), &facts()));
+    }
+}

@@ -1,0 +1,149 @@
+//! `VolumesAttached`: the taint stays until every volume that the outage displaced is detached.
+//!
+//! Taken off before, a detach waits six minutes for the node to say that the volume is unmounted, or for ever. A
+//! VolumeAttachment counts while it exists, whatever its status says.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Outcome, Rule,
+    pods::{lets_go, may_stay, unread},
+};
+use crate::policy::{
+    facts::{Fact, Facts, VolumeAttachment},
+    pod::Pod,
+    question::Question,
+    reason::{Code, Reason, Unread},
+};
+
+pub(super) const RULE: Rule = Rule {
+    code: Code::VolumesAttached,
+    applies: lets_go,
+    needs: |_| vec![Fact::Pods, Fact::VolumeAttachments],
+    check,
+};
+
+fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
+    let attachments = match facts.volume_attachments() {
+        Ok(attachments) => attachments,
+        Err(why) => return Outcome::unknown("the list of VolumeAttachments".to_owned(), why),
+    };
+    let mut outcome = Outcome::pass();
+    let mut attached = Vec::new();
+    for attachment in attachments {
+        match is_kept(question, facts, attachment) {
+            Ok(true) => {}
+            Ok(false) => attached.push(described(attachment)),
+            Err(unread) if outcome.unread.contains(&unread) => {}
+            Err(unread) => outcome.unread.push(unread),
+        }
+    }
+    attached.sort_unstable();
+    outcome.failed = (!attached.is_empty()).then_some(Reason::VolumesAttached { volumes: attached });
+    outcome
+}
+
+/// Whether the volume is claimed by a pod that may stay on the node.
+fn is_kept(question: &Question<'_>, facts: &Facts, attachment: &VolumeAttachment) -> Result<bool, Unread> {
+    let Some(name) = attachment.persistent_volume().filter(|_| !question.settings.count_tolerating) else {
+        return Ok(false);
+    };
+    let pods = facts.pods().map_err(|why| Unread { what: unread(question), why: why.to_owned() })?;
+    let kept: BTreeSet<(&str, String)> = pods.iter().filter(|pod| may_stay(question, pod)).flat_map(claims).collect();
+    if kept.is_empty() {
+        return Ok(false);
+    }
+    let volume = facts
+        .persistent_volume(name)
+        .map_err(|why| Unread { what: format!("PersistentVolume {name}"), why: why.to_owned() })?;
+    let claim = volume.and_then(|volume| volume.spec.claim_ref.as_ref());
+    Ok(claim.is_some_and(|claim| kept.contains(&(claim.namespace.as_str(), claim.name.clone()))))
+}
+
+fn claims(pod: &Pod) -> impl Iterator<Item = (&str, String)> {
+    pod.claims().map(|claim| (pod.metadata.namespace.as_str(), claim))
+}
+
+fn described(attachment: &VolumeAttachment) -> String {
+    let name = &attachment.metadata.name;
+    match attachment.persistent_volume() {
+        Some(volume) => format!("{volume} (VolumeAttachment {name})"),
+        None => format!("an inline volume (VolumeAttachment {name})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{
+        super::testing::{facts, fails, releasing, run, run_with},
+        *,
+    };
+    use crate::policy::{facts::Observed, settings::Settings};
+
+    /// One attached volume, claimed by `data-db-0`, and these pods.
+    fn attached(pods: &Value, volume: Option<Observed<Value>>) -> Facts {
+        let at = facts().now;
+        let attachments = json!([{"metadata": {"name": "csi-1"},
+            "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv-1"}}}]);
+        let mut facts = Facts {
+            pods: Some(Observed::Known { at, value: serde_json::from_value(pods.clone()).unwrap() }),
+            volume_attachments: Some(Observed::Known { at, value: serde_json::from_value(attachments).unwrap() }),
+            ..facts()
+        };
+        if let Some(volume) = volume {
+            let volume = match volume {
+                Observed::Known { value, .. } => Observed::Known { at, value: serde_json::from_value(value).unwrap() },
+                Observed::Unknown { why, .. } => Observed::Unknown { at, why },
+            };
+            facts.persistent_volumes.insert("pv-1".into(), volume);
+        }
+        facts
+    }
+
+    fn claimed(namespace: &str) -> Option<Observed<Value>> {
+        let value = json!({"spec": {"claimRef": {"namespace": namespace, "name": "data-db-0"}}});
+        Some(Observed::Known { at: facts().now, value })
+    }
+
+    fn staying(deleted: Option<&str>) -> Value {
+        json!([{"metadata": {"namespace": "prod", "name": "db-0", "deletionTimestamp": deleted},
+            "spec": {"nodeName": "n1", "tolerations": [{"operator": "Exists"}],
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}]}}])
+    }
+
+    #[test]
+    fn any_attachment_to_the_node_holds_the_taint() {
+        assert!(fails(&RULE, &releasing(), &attached(&json!([]), None)));
+        let message = run(&RULE, &releasing(), &attached(&json!([]), None)).unwrap().failed.unwrap().to_string();
+        assert_eq!(message, "still attached to the node: pv-1 (VolumeAttachment csi-1)");
+    }
+
+    #[test]
+    fn the_volume_of_a_pod_that_may_stay_does_not() {
+        assert!(!fails(&RULE, &releasing(), &attached(&staying(None), claimed("prod"))));
+        assert!(fails(&RULE, &releasing(), &attached(&staying(None), claimed("other"))), "a claim of another namespace");
+        assert!(fails(&RULE, &releasing(), &attached(&staying(Some("2026-11-22T10:16:00Z")), claimed("prod"))));
+        let settings = Settings { count_tolerating: true, ..Settings::default() };
+        let outcome = run_with(&RULE, &releasing(), &attached(&staying(None), claimed("prod")), &settings);
+        assert!(outcome.unwrap().failed.is_some());
+    }
+
+    #[test]
+    fn a_volume_that_does_not_exist_is_claimed_by_nobody_and_an_unread_one_is_unknown() {
+        let none = Some(Observed::Known { at: facts().now, value: Value::Null });
+        assert!(fails(&RULE, &releasing(), &attached(&staying(None), none)));
+        let unread = Some(Observed::Unknown { at: facts().now, why: "forbidden".into() });
+        let outcome = run(&RULE, &releasing(), &attached(&staying(None), unread)).unwrap();
+        assert_eq!(outcome.failed, None);
+        assert_eq!(outcome.unread[0].to_string(), "PersistentVolume pv-1 could not be read: forbidden");
+    }
+
+    #[test]
+    fn nothing_attached_needs_nothing_more_to_be_known() {
+        let none = Facts { volume_attachments: Some(Observed::Known { at: facts().now, value: vec![] }), ..facts() };
+        assert_eq!(run(&RULE, &releasing(), &none), Some(Outcome::pass()));
+        assert_eq!(run(&RULE, &releasing(), &facts()).unwrap().unread[0].what, "the list of VolumeAttachments");
+    }
+}

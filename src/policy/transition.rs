@@ -1,0 +1,113 @@
+//! What a write does to the taint and to the gate's annotations: computed from both sides, from nothing else.
+
+use std::fmt;
+
+use super::{node::Node, request::Write};
+
+/// One thing that a write does (contract section 3). In order of consequence: the first line of a denial names the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transition {
+    /// The key is absent before and present after.
+    Place,
+    /// A Node that has the key is deleted, or its last finalizer is taken while it is being deleted.
+    Delete,
+    /// The key is present before and absent after.
+    Release,
+    /// The key stays, its entries differ.
+    Amend,
+    /// An annotation under the gate's prefix differs.
+    Attest,
+}
+
+impl Transition {
+    pub const ALL: [Self; 5] = [Self::Place, Self::Delete, Self::Release, Self::Amend, Self::Attest];
+
+    /// The name in the contract, in metrics and in the audit log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Place => "Place",
+            Self::Delete => "Delete",
+            Self::Release => "Release",
+            Self::Amend => "Amend",
+            Self::Attest => "Attest",
+        }
+    }
+
+    fn happens(self, write: &Write) -> bool {
+        let (before, after) = (write.before(), write.after());
+        let was = before.is_some_and(Node::is_out_of_service);
+        let stays = after.is_some_and(Node::is_out_of_service);
+        match (self, write) {
+            (Self::Place, _) => !was && stays,
+            (Self::Release, Write::Update { .. }) => was && !stays,
+            (Self::Amend, Write::Update { old, new }) => was && stays && entries(old) != entries(new),
+            (Self::Delete, Write::Delete { .. }) => was,
+            (Self::Delete, Write::Update { old, new }) => was && lets_go(old, new),
+            (Self::Attest, Write::Create { new }) => !new.metadata.annotations.is_empty(),
+            (Self::Attest, Write::Update { old, new }) => old.metadata.annotations != new.metadata.annotations,
+            (Self::Release | Self::Amend | Self::Delete, Write::Create { .. })
+            | (Self::Release | Self::Amend | Self::Attest, Write::Delete { .. }) => false,
+        }
+    }
+}
+
+impl fmt::Display for Transition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// All that one write does. Empty: nothing that the gate guards.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Transitions(Vec<Transition>);
+
+impl Transitions {
+    /// What a write does.
+    pub fn of(write: &Write) -> Self {
+        Self(Transition::ALL.into_iter().filter(|transition| transition.happens(write)).collect())
+    }
+
+    /// Whether the write touches nothing that the gate guards.
+    pub fn is_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn contains(&self, transition: Transition) -> bool {
+        self.0.contains(&transition)
+    }
+
+    /// In order of consequence.
+    pub fn iter(&self) -> impl Iterator<Item = Transition> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The most consequential one.
+    pub fn first(&self) -> Option<Transition> {
+        self.0.first().copied()
+    }
+}
+
+impl fmt::Display for Transitions {
+    /// `Place,Attest`, or `None`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_none() {
+            return formatter.write_str("None");
+        }
+        formatter.write_str(&self.0.iter().map(|transition| transition.name()).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// The guarded entries without regard to their order. `timeAdded` is left out: it says when, not what.
+fn entries(node: &Node) -> Vec<(&str, &str)> {
+    let mut entries: Vec<(&str, &str)> =
+        node.out_of_service().map(|taint| (taint.effect.as_str(), taint.value.as_str())).collect();
+    entries.sort_unstable();
+    entries
+}
+
+/// Whether this update takes the last finalizer from a Node that is being deleted: the Node is gone with it.
+fn lets_go(old: &Node, new: &Node) -> bool {
+    old.metadata.deletion_timestamp.is_some()
+        && !old.metadata.finalizers.is_empty()
+        && new.metadata.finalizers.is_empty()
+}
