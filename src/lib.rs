@@ -1,1 +1,4 @@
 pub mod policy;
+pub mod admission;
+pub mod cluster;
+pub mod clock;

@@ -1,0 +1,339 @@
+//! A cluster that is what a file says: any `kubectl get … -o yaml|json` output, or one line of the audit log.
+//!
+//! From objects, the same facts are read as from an API server. An audit line brings the facts that its decision was made by, so that the
+//! decision can be made again.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use jiff::Timestamp;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+use thiserror::Error;
+
+use super::observed;
+use crate::policy::{
+    facts::{Access, Census, Fact, FactQuery, Facts, Lease, PersistentVolume, VolumeAttachment},
+    node::{Node, null_is_default},
+    pod::Pod,
+    request::{Request, User},
+};
+
+/// The API group and resource that break-glass and attest are rights on.
+pub(super) const VIRTUAL_GROUP: &str = "fencegate.dev";
+pub(super) const VIRTUAL_RESOURCE: &str = "nodes";
+
+/// The example cluster that comes with the program: `worker-2` is dead, a database pod and its volume are still on it.
+const EXAMPLE: &str = include_str!("example.yaml");
+
+/// The state of a cluster.
+#[derive(Clone, Debug)]
+pub enum Snapshot {
+    Objects(Objects),
+    /// Facts as an audit line recorded them.
+    Recorded(Box<Facts>),
+}
+
+/// Objects of the kinds that the gate reads.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    nodes: Vec<Node>,
+    leases: BTreeMap<String, Lease>,
+    pods: Vec<Pod>,
+    volume_attachments: Vec<VolumeAttachment>,
+    persistent_volumes: BTreeMap<String, PersistentVolume>,
+    access_reviews: Vec<AccessReview>,
+}
+
+/// Why a file is no cluster.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    #[error("neither JSON nor YAML: {0}")]
+    Parse(String),
+    #[error("{kind} {name:?}: {source}")]
+    Object {
+        kind: String,
+        name: String,
+        source: serde_json::Error,
+    },
+    #[error("no Kubernetes object in it: every document needs a kind")]
+    NoKind,
+    #[error("the recorded facts cannot be read: {0}")]
+    Recorded(serde_json::Error),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct AccessReview {
+    spec: AccessReviewSpec,
+    #[serde(default, deserialize_with = "null_is_default")]
+    status: AccessReviewStatus,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AccessReviewSpec {
+    #[serde(default, deserialize_with = "null_is_default")]
+    user: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    groups: Vec<String>,
+    resource_attributes: ResourceAttributes,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ResourceAttributes {
+    #[serde(default, deserialize_with = "null_is_default")]
+    group: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    resource: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    name: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    verb: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+struct AccessReviewStatus {
+    #[serde(default, deserialize_with = "null_is_default")]
+    allowed: bool,
+    #[serde(default, deserialize_with = "null_is_default")]
+    denied: bool,
+}
+
+impl Snapshot {
+    /// The example cluster that comes with the program.
+    ///
+    /// # Errors
+    /// Never, as a test holds; it is read like any other file.
+    pub fn example() -> Result<Self, SnapshotError> {
+        Self::parse(EXAMPLE)
+    }
+
+    /// Reads a file's text: JSON or YAML, one document or several, Lists taken apart.
+    ///
+    /// # Errors
+    /// If it is neither, or an object of a kind that the gate reads is malformed. Other kinds are passed over.
+    pub fn parse(text: &str) -> Result<Self, SnapshotError> {
+        let mut objects = Objects::default();
+        let documents = documents(text)?;
+        for document in documents {
+            if document.get("event").and_then(Value::as_str) == Some("decision") {
+                let facts = document.get("facts").cloned().unwrap_or_default();
+                return Ok(Self::Recorded(serde_json::from_value(facts).map_err(SnapshotError::Recorded)?));
+            }
+            objects.take(document, None)?;
+        }
+        Ok(Self::Objects(objects))
+    }
+
+    /// When the facts were recorded, where they come from an audit line.
+    pub fn recorded_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::Objects(_) => None,
+            Self::Recorded(facts) => Some(facts.now),
+        }
+    }
+
+    /// Reads what `query` asks for, at `now`.
+    pub fn read(&self, request: &Request, query: &FactQuery, now: Timestamp) -> Facts {
+        match self {
+            Self::Objects(objects) => objects.read(request, query, now),
+            Self::Recorded(facts) => Facts { now, ..facts.as_ref().clone() },
+        }
+    }
+}
+
+impl Objects {
+    fn read(&self, request: &Request, query: &FactQuery, now: Timestamp) -> Facts {
+        let mut facts = Facts::at(now);
+        let node = &request.node;
+        for fact in query {
+            match fact {
+                Fact::Lease => facts.lease = Some(observed(now, Ok(self.leases.get(node).cloned()))),
+                Fact::Pods => {
+                    let bound = self.pods.iter().filter(|pod| pod.spec.node_name == *node);
+                    facts.pods = Some(observed(now, Ok(bound.cloned().collect())));
+                }
+                Fact::VolumeAttachments => {
+                    let of_node = self.volume_attachments.iter().filter(|volume| volume.spec.node_name == *node);
+                    facts.volume_attachments = Some(observed(now, Ok(of_node.cloned().collect())));
+                }
+                Fact::Nodes => facts.nodes = Some(observed(now, Ok(Census::of(&self.nodes, node)))),
+                Fact::Access(verb) => {
+                    let access = self.access(&request.user, verb.name(), node);
+                    facts.access.insert(*verb, observed(now, Ok(access)));
+                }
+            }
+        }
+        let volumes = facts.volumes_in_question().into_iter().map(|name| {
+            (name.to_owned(), observed(now, Ok(self.persistent_volumes.get(name).cloned())))
+        });
+        facts.persistent_volumes = volumes.collect();
+        facts
+    }
+
+    /// What the recorded SubjectAccessReviews say: one that allows and none that denies, else no.
+    fn access(&self, user: &User, verb: &str, node: &str) -> Access {
+        let mut about = self.access_reviews.iter().filter(|review| review.is_about(user, verb, node)).peekable();
+        let recorded = about.peek().is_some();
+        let (allowed, denied) =
+            about.fold((false, false), |(allowed, denied), review| {
+                (allowed || review.status.allowed, denied || review.status.denied)
+            });
+        Access { allowed: recorded && allowed && !denied }
+    }
+
+    /// Sorts an object in by its kind. Items of a typed list, as the API itself returns them, have no kind of their own.
+    fn take(&mut self, object: Value, kind_in_list: Option<&str>) -> Result<(), SnapshotError> {
+        let text = |field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
+        let kind = match (text("kind"), kind_in_list) {
+            (Some(kind), _) => kind,
+            (None, Some(kind)) => kind.to_owned(),
+            (None, None) if object.is_null() => return Ok(()),
+            (None, None) => return Err(SnapshotError::NoKind),
+        };
+        let metadata = |field: &str| {
+            object.pointer(&format!("/metadata/{field}")).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let (name, namespace) = (metadata("name"), metadata("namespace"));
+        match (kind.as_str(), kind.strip_suffix("List")) {
+            (_, Some(item_kind)) => {
+                let item_kind = Some(item_kind).filter(|kind| !kind.is_empty());
+                let items = object.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
+                items.into_iter().try_for_each(|item| self.take(item, item_kind))?;
+            }
+            ("Node", _) => self.nodes.push(typed(&kind, &name, object)?),
+            ("Lease", _) if namespace == "kube-node-lease" => {
+                self.leases.insert(name.clone(), typed(&kind, &name, object)?);
+            }
+            ("Pod", _) => self.pods.push(typed(&kind, &name, object)?),
+            ("VolumeAttachment", _) => self.volume_attachments.push(typed(&kind, &name, object)?),
+            ("PersistentVolume", _) => {
+                self.persistent_volumes.insert(name.clone(), typed(&kind, &name, object)?);
+            }
+            ("SubjectAccessReview", _) => self.access_reviews.push(typed(&kind, &name, object)?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl AccessReview {
+    /// Whether this answers for that requester, verb and node. What a recorded review leaves open it says about all.
+    fn is_about(&self, user: &User, verb: &str, node: &str) -> bool {
+        let ResourceAttributes { group, resource, name, verb: recorded_verb } = &self.spec.resource_attributes;
+        let matches = |recorded: &str, asked: &str| recorded == "*" || recorded == asked;
+        matches(recorded_verb, verb)
+            && matches(group, VIRTUAL_GROUP)
+            && matches(resource, VIRTUAL_RESOURCE)
+            && (name.is_empty() || matches(name, node))
+            && (self.spec.user.is_empty() || self.spec.user == user.name)
+            && !(self.spec.user.is_empty() && self.spec.groups.is_empty())
+            && self.spec.groups.iter().all(|group| user.groups.contains(group))
+    }
+}
+
+fn typed<T: DeserializeOwned>(kind: &str, name: &str, object: Value) -> Result<T, SnapshotError> {
+    serde_json::from_value(object).map_err(|source| SnapshotError::Object {
+        kind: kind.to_owned(),
+        name: name.to_owned(),
+        source,
+    })
+}
+
+/// JSON first: it is what large dumps come in, and the faster of the two by far.
+fn documents(text: &str) -> Result<Vec<Value>, SnapshotError> {
+    let text = text.strip_prefix('\u{feff}').map_or(Cow::Borrowed(text), Cow::Borrowed);
+    if let Ok(documents) = serde_json::Deserializer::from_str(&text).into_iter().collect() {
+        return Ok(documents);
+    }
+    // A dump of a real cluster is larger than any budget against hostile YAML would allow, and the operator's own.
+    let options = serde_saphyr::options! { budget: None };
+    serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| SnapshotError::Parse(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{
+        facts::{Observed, Verb},
+        request::Write,
+    };
+
+    fn request(user: &str, groups: &[&str]) -> Request {
+        Request {
+            node: "n1".into(),
+            user: User { name: user.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..User::default() },
+            write: Write::Delete { old: Node::default() },
+        }
+    }
+
+    fn read(text: &str, fact: Fact) -> Facts {
+        Snapshot::parse(text).unwrap().read(&request("alice", &["dev"]), &FactQuery::from([fact]), Timestamp::UNIX_EPOCH)
+    }
+
+    fn known<T: Clone>(observed: Option<Observed<T>>) -> T {
+        observed.unwrap().value().unwrap().clone()
+    }
+
+    const POD: &str = r#"{"kind":"Pod","metadata":{"name":"p"},"spec":{"nodeName":"n1"}}"#;
+
+    #[test]
+    fn json_yaml_lists_and_several_documents_are_the_same() {
+        for text in [
+            POD.to_owned(),
+            format!("{POD}\n{POD}").replacen("\"p\"", "\"q\"", 1).replacen("n1", "n2", 1),
+            format!(r#"{{"kind":"List","items":[{POD}]}}"#),
+            r#"{"kind":"PodList","items":[{"metadata":{"name":"p"},"spec":{"nodeName":"n1"}}]}"#.to_owned(),
+            "---\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: n1}\n---\n# nothing\n".to_owned(),
+            "apiVersion: v1\nkind: List\nitems:\n- kind: Pod\n  metadata: {name: p}\n  spec: {nodeName: n1}\n".to_owned(),
+        ] {
+            assert_eq!(known(read(&text, Fact::Pods).pods).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_cluster_says_why() {
+        for (text, why) in [
+            ("hello: [", "neither JSON nor YAML"),
+            ("a: 1", "needs a kind"),
+            ("kind: Pod\nmetadata: {name: p}\nspec: 7", r#"Pod "p": "#),
+        ] {
+            let error = Snapshot::parse(text).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_lease_counts_in_its_own_namespace_only() {
+        let lease = |namespace| format!("kind: Lease\nmetadata: {{name: n1, namespace: {namespace}}}\nspec: {{}}");
+        assert!(known(read(&lease("kube-node-lease"), Fact::Lease).lease).is_some());
+        assert!(known(read(&lease("default"), Fact::Lease).lease).is_none());
+    }
+
+    #[test]
+    fn access_is_what_recorded_reviews_say_else_no() {
+        let review = |who: &str, name: &str, allowed: bool| {
+            format!(
+                "kind: SubjectAccessReview\nspec:\n  {who}\n  resourceAttributes: {{group: fencegate.dev, resource: nodes, \
+                 verb: break-glass, name: \"{name}\"}}\nstatus: {{allowed: {allowed}}}\n"
+            )
+        };
+        for (text, expected) in [
+            (review("user: alice", "n1", true), true),
+            (review("user: alice", "", true), true),
+            (review("groups: [dev]", "n1", true), true),
+            (review("user: alice", "n1", false), false),
+            (review("user: alice", "n2", true), false),
+            (review("user: bob", "n1", true), false),
+            (review("{user: alice, groups: [ops]}", "n1", true).replace("  {user: alice, groups: [ops]}", "  user: alice\n  groups: [ops]"), false),
+            ("kind: List".to_owned(), false),
+        ] {
+            let access = read(&text, Fact::Access(Verb::BreakGlass)).access;
+            assert_eq!(access[&Verb::BreakGlass].value().unwrap().allowed, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_example_is_a_cluster() {
+        assert!(matches!(Snapshot::example().unwrap(), Snapshot::Objects(objects) if objects.nodes.len() == 3));
+    }
+}
