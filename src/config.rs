@@ -1,0 +1,267 @@
+//! The rules' configuration: one YAML file (contract section 8) to [`Settings`].
+//!
+//! Every mistake is an error that names the field: a rule that someone believes to be on must not be off for a typing error.
+
+use std::collections::BTreeMap;
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use thiserror::Error;
+
+use crate::policy::{
+    node::null_is_default,
+    reason::{Code, Mode},
+    settings::{MaxNodes, OwnerKind, Settings, Source},
+};
+
+const API_VERSION: &str = "fencegate.dev/v1";
+const KIND: &str = "GateConfig";
+
+/// Why a configuration is not one.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("not UTF-8: {0}")]
+    Encoding(#[from] std::str::Utf8Error),
+    #[error("{0}")]
+    Parse(#[from] serde_saphyr::Error),
+    #[error("{field}: {why}")]
+    Field { field: String, why: String },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    api_version: Option<String>,
+    kind: Option<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    evidence: EvidenceSection,
+    #[serde(deserialize_with = "null_is_default")]
+    checks: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_default")]
+    release: ReleaseSection,
+    #[serde(deserialize_with = "null_is_default")]
+    place: PlaceSection,
+    #[serde(deserialize_with = "null_is_default")]
+    authorization: AuthorizationSection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct EvidenceSection {
+    max_age: Option<String>,
+    clock_skew: Option<String>,
+    sources: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct ReleaseSection {
+    guarded_owners: Option<Vec<Owner>>,
+    count_tolerating: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Owner {
+    #[serde(default, deserialize_with = "null_is_default")]
+    group: String,
+    kind: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct PlaceSection {
+    #[serde(deserialize_with = "count_or_percentage")]
+    max_nodes: Option<MaxNodes>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct AuthorizationSection {
+    attest: Option<String>,
+}
+
+/// Reads a configuration. An empty file is one that changes nothing.
+///
+/// # Errors
+/// If it is no YAML, has a field that means nothing, or a value that makes no sense.
+pub fn parse(bytes: &[u8]) -> Result<Settings, ConfigError> {
+    let text = std::str::from_utf8(bytes)?;
+    let file: Option<File> = serde_saphyr::from_str(text)?;
+    file.unwrap_or_default().settings()
+}
+
+impl File {
+    fn settings(self) -> Result<Settings, ConfigError> {
+        expect("apiVersion", self.api_version, API_VERSION)?;
+        expect("kind", self.kind, KIND)?;
+        let mut settings = Settings::default();
+        if let Some(text) = self.evidence.max_age {
+            settings.max_age = duration("evidence.maxAge", &text)?;
+        }
+        if let Some(text) = self.evidence.clock_skew {
+            settings.clock_skew = duration("evidence.clockSkew", &text)?;
+        }
+        if let Some(names) = self.evidence.sources {
+            settings.sources = sources(&names)?;
+        }
+        settings.modes =
+            self.checks.into_iter().map(|(name, mode)| check(&name, &mode)).collect::<Result<_, _>>()?;
+        if let Some(owners) = self.release.guarded_owners {
+            settings.guarded_owners =
+                owners.into_iter().map(|Owner { group, kind }| OwnerKind { group, kind }).collect();
+        }
+        settings.count_tolerating = self.release.count_tolerating.unwrap_or(settings.count_tolerating);
+        settings.max_nodes = self.place.max_nodes;
+        settings.attest_needs_rbac = match self.authorization.attest.as_deref() {
+            None | Some("anyone") => false,
+            Some("rbac") => true,
+            Some(other) => return Err(field("authorization.attest", format!("{other:?} is not one of anyone, rbac"))),
+        };
+        Ok(settings)
+    }
+}
+
+fn field(field: impl Into<String>, why: impl Into<String>) -> ConfigError {
+    ConfigError::Field { field: field.into(), why: why.into() }
+}
+
+fn expect(name: &str, given: Option<String>, expected: &str) -> Result<(), ConfigError> {
+    match given {
+        Some(given) if given != expected => Err(field(name, format!("{given:?} is not {expected:?}"))),
+        _ => Ok(()),
+    }
+}
+
+/// A length of time as Kubernetes writes it: `24h`, `10s`, `1h30m`.
+fn duration(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
+    let duration: SignedDuration = text.parse().map_err(|error| field(name, format!("{text:?}: {error}")))?;
+    if duration.is_negative() { Err(field(name, format!("{text:?} is negative"))) } else { Ok(duration) }
+}
+
+fn sources(names: &[String]) -> Result<Vec<Source>, ConfigError> {
+    let name = "evidence.sources";
+    if names.is_empty() {
+        return Err(field(name, "is empty: without a source no node could ever be put out of service"));
+    }
+    let mut sources = Vec::new();
+    for text in names {
+        let known = Source::ALL.map(Source::name).join(", ");
+        let source = Source::parse(text).ok_or_else(|| field(name, format!("{text:?} is not one of {known}")))?;
+        if sources.contains(&source) {
+            return Err(field(name, format!("{text:?} is there twice")));
+        }
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+fn check(name: &str, mode: &str) -> Result<(Code, Mode), ConfigError> {
+    let at = format!("checks.{name}");
+    let code = Code::ALL.iter().find(|code| code.name() == name).ok_or_else(|| field(&at, "there is no such check"))?;
+    let mode = [Mode::Enforce, Mode::Warn, Mode::Off]
+        .into_iter()
+        .find(|known| known.name() == mode)
+        .ok_or_else(|| field(&at, format!("{mode:?} is not one of enforce, warn, off")))?;
+    if mode != Mode::Enforce && !code.can_be_turned_off() {
+        return Err(field(&at, "cannot be turned off"));
+    }
+    Ok((*code, mode))
+}
+
+fn count_or_percentage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MaxNodes>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Limit {
+        Count(usize),
+        Text(String),
+    }
+    let parsed = match Option::deserialize(deserializer)? {
+        None => return Ok(None),
+        Some(Limit::Count(count)) => return Ok(Some(MaxNodes::Count(count))),
+        Some(Limit::Text(text)) => match text.strip_suffix('%') {
+            Some(percent) => percent.parse().ok().filter(|percent| *percent <= 100).map(MaxNodes::Percent).ok_or(text),
+            None => text.parse().map(MaxNodes::Count).map_err(|_| text),
+        },
+    };
+    parsed.map(Some).map_err(|text| D::Error::custom(format_args!("maxNodes: {text:?} is neither a count nor a percentage")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The configuration that the contract shows, which is the default but for one mode.
+    const CONTRACT: &str = "
+apiVersion: fencegate.dev/v1
+kind: GateConfig
+evidence: { maxAge: 24h, clockSkew: 10s, sources: [annotations, cloud-shutdown] }
+checks: { NodeNotRebooted: warn }          # any reason of section 4 with a mode; the rest keep their default
+release: { guardedOwners: [{ group: apps, kind: StatefulSet }], countTolerating: false }
+place: { maxNodes: null }
+authorization: { attest: anyone }          # or rbac
+";
+
+    #[test]
+    fn the_contract_shows_the_defaults() {
+        let settings = parse(CONTRACT.as_bytes()).unwrap();
+        let modes = BTreeMap::from([(Code::NodeNotRebooted, Mode::Warn)]);
+        assert_eq!(settings, Settings { modes, ..Settings::default() });
+        for empty in ["", "# nothing\n", "{}", "evidence:\nchecks:\n"] {
+            assert_eq!(parse(empty.as_bytes()).unwrap(), Settings::default(), "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn every_setting_can_be_set() {
+        let settings = parse(
+            b"evidence: {maxAge: 1h30m, clockSkew: 0s, sources: [cloud-shutdown]}
+checks: {NodeStillReady: off, PodsRemain: warn, NodeNotRecovered: enforce, StampForged: enforce}
+release: {guardedOwners: [{kind: ReplicationController}], countTolerating: true}
+place: {maxNodes: 30%}
+authorization: {attest: rbac}",
+        )
+        .unwrap();
+        assert_eq!(settings.max_age, SignedDuration::from_mins(90));
+        assert_eq!(settings.sources, [Source::CloudShutdown]);
+        assert_eq!(settings.mode(Code::NodeStillReady), Mode::Off);
+        assert_eq!(settings.mode(Code::PodsRemain), Mode::Warn);
+        assert_eq!(settings.guarded_owners, [OwnerKind { group: String::new(), kind: "ReplicationController".into() }]);
+        assert_eq!(settings.max_nodes, Some(MaxNodes::Percent(30)));
+        assert!(settings.attest_needs_rbac && settings.count_tolerating);
+        assert_eq!(parse(b"place: {maxNodes: 2}").unwrap().max_nodes, Some(MaxNodes::Count(2)));
+        assert_eq!(parse(b"place: {maxNodes: \"100%\"}").unwrap().max_nodes, Some(MaxNodes::Percent(100)));
+    }
+
+    #[test]
+    fn a_mistake_is_named() {
+        for (text, named) in [
+            ("evidense: {}", "evidense"),
+            ("evidence: {maxage: 1h}", "maxage"),
+            ("evidence: {maxAge: yesterday}", "evidence.maxAge"),
+            ("evidence: {maxAge: -1h}", "evidence.maxAge"),
+            ("evidence: {sources: [anotations]}", "evidence.sources"),
+            ("evidence: {sources: []}", "evidence.sources"),
+            ("evidence: {sources: [annotations, annotations]}", "evidence.sources"),
+            ("checks: {NodeStillRedy: warn}", "checks.NodeStillRedy"),
+            ("checks: {NodeStillReady: maybe}", "checks.NodeStillReady"),
+            ("checks: {StampForged: off}", "checks.StampForged"),
+            ("checks: {EvidenceFrozen: warn}", "checks.EvidenceFrozen"),
+            ("checks: {FactsUnavailable: off}", "checks.FactsUnavailable"),
+            ("checks: {ReviewMalformed: off}", "checks.ReviewMalformed"),
+            ("release: {guardedOwners: [{group: apps}]}", "kind"),
+            ("place: {maxNodes: many}", "maxNodes"),
+            ("place: {maxNodes: 101%}", "maxNodes"),
+            ("place: {maxNodes: -1}", "maxNodes"),
+            ("authorization: {attest: everyone}", "authorization.attest"),
+            ("apiVersion: fencegate.dev/v2", "apiVersion"),
+            ("kind: Pod", "kind"),
+            ("checks: {PodsRemain: off, PodsRemain: enforce}", "PodsRemain"),
+            ("a: [", ""),
+        ] {
+            let error = parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        assert!(parse(b"\xff").is_err());
+    }
+}

@@ -1,0 +1,169 @@
+//! What is counted and timed (contract section 12). No label is unbounded: never a node's or a user's name.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+use crate::{cluster::Timing, policy::{Decision, decision::BreakGlass}};
+
+/// All metrics of one server.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    decisions: Family<DecisionLabels, Counter>,
+    decision_duration: Histogram,
+    fact_read_duration: Family<FactLabels, Histogram>,
+    break_glass: Counter,
+    certificate_not_after: Gauge<f64, AtomicU64>,
+    config_last_reload_success: Gauge,
+    overloaded: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DecisionLabels {
+    webhook: &'static str,
+    /// The most consequential one, or `None`.
+    transition: &'static str,
+    decision: &'static str,
+    /// The check that decided; empty where none failed.
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FactLabels {
+    fact: &'static str,
+    outcome: &'static str,
+}
+
+/// From 0.1 ms, a decision without facts, to 6.5 s, past every deadline.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 17))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("fencegate");
+        let metrics = Self {
+            decisions: Family::default(),
+            decision_duration: durations(),
+            fact_read_duration: Family::new_with_constructor(durations as fn() -> Histogram),
+            break_glass: Counter::default(),
+            certificate_not_after: Gauge::default(),
+            config_last_reload_success: Gauge::default(),
+            overloaded: Counter::default(),
+            registry: Registry::default(),
+        };
+        registry.register("decisions", "Decisions, by the check that decided", metrics.decisions.clone());
+        registry.register_with_unit(
+            "decision_duration",
+            "From the first byte of a review to its answer",
+            Unit::Seconds,
+            metrics.decision_duration.clone(),
+        );
+        registry.register_with_unit(
+            "fact_read_duration",
+            "How long facts take to read",
+            Unit::Seconds,
+            metrics.fact_read_duration.clone(),
+        );
+        registry.register("break_glass", "Denials turned into warnings by a break-glass", metrics.break_glass.clone());
+        registry.register_with_unit(
+            "certificate_not_after",
+            "End of the serving certificate, seconds since the epoch",
+            Unit::Seconds,
+            metrics.certificate_not_after.clone(),
+        );
+        registry.register(
+            "config_last_reload_success",
+            "1 if the configuration file as it is now is in force, 0 if an older one is",
+            metrics.config_last_reload_success.clone(),
+        );
+        registry.register("overloaded", "Requests refused because too many were in flight", metrics.overloaded.clone());
+        let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "What is running", version);
+        metrics.config_last_reload_success.set(1);
+        Self { registry, ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Counts a decision and times it, with the reads it took.
+    pub fn decided(&self, webhook: &'static str, decision: &Decision, timings: &[Timing], seconds: f64) {
+        let labels = DecisionLabels {
+            webhook,
+            transition: decision.transitions.first().map_or("None", |transition| transition.name()),
+            decision: decision.verdict(),
+            reason: decision.leading_code().map_or("", |code| code.name()),
+        };
+        self.decisions.get_or_create(&labels).inc();
+        self.decision_duration.observe(seconds);
+        for timing in timings {
+            let outcome = if timing.known { "known" } else { "unknown" };
+            let labels = FactLabels { fact: timing.fact, outcome };
+            self.fact_read_duration.get_or_create(&labels).observe(timing.took.as_secs_f64());
+        }
+        if matches!(decision.break_glass, BreakGlass::Used(_)) {
+            self.break_glass.inc();
+        }
+    }
+
+    /// A request was turned away for want of capacity.
+    pub fn turned_away(&self) {
+        self.overloaded.inc();
+    }
+
+    /// The serving certificate in force ends then.
+    pub fn certificate_ends(&self, not_after: jiff::Timestamp) {
+        self.certificate_not_after.set(not_after.as_duration().as_secs_f64());
+    }
+
+    /// Whether the configuration file as it is now is in force.
+    pub fn config_reloaded(&self, success: bool) {
+        self.config_last_reload_success.set(i64::from(success));
+    }
+
+    /// The OpenMetrics text that Prometheus scrapes.
+    ///
+    /// # Errors
+    /// If a metric cannot be written as text.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_contract() {
+        let metrics = Metrics::default();
+        let timing = Timing { fact: "lease", known: true, took: std::time::Duration::from_millis(3) };
+        metrics.decided("validate", &Decision::malformed(String::new(), "why".into()), &[timing], 0.004);
+        metrics.certificate_ends("2026-11-22T10:15:00Z".parse().unwrap());
+        let text = metrics.encode().unwrap();
+        for line in [
+            r#"fencegate_decisions_total{webhook="validate",transition="None",decision="deny",reason="ReviewMalformed"} 1"#,
+            "fencegate_decision_duration_seconds_count 1",
+            r#"fencegate_fact_read_duration_seconds_count{fact="lease",outcome="known"} 1"#,
+            "fencegate_break_glass_total 0",
+            "fencegate_certificate_not_after_seconds 1795342500.0",
+            "fencegate_config_last_reload_success 1",
+            r#"fencegate_build_info{version=""#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}
