@@ -1,8 +1,12 @@
 pub mod policy;
-pub mod admission;
-pub mod cluster;
 pub mod clock;
 pub mod config;
 pub mod reload;
+pub mod cluster;
+pub mod admission;
 pub mod audit;
 pub mod metrics;
+pub mod admin;
+pub mod tls;
+pub mod telemetry;
+pub mod server;

@@ -63,17 +63,23 @@ pub enum BreakGlass {
 pub const WARNING_LENGTH: usize = 120;
 
 impl Decision {
-    /// A request with a `uid` that could not be understood.
-    pub fn malformed(node: String, why: String) -> Self {
+    /// Nothing that the gate guards: allowed.
+    pub fn nothing() -> Self {
         Self {
-            node,
+            node: String::new(),
             transitions: Transitions::default(),
-            allowed: false,
-            findings: vec![Finding::new(Reason::ReviewMalformed { why }, Mode::Enforce)],
+            allowed: true,
+            findings: Vec::new(),
             source: None,
             break_glass: BreakGlass::Unused,
             warnings: Vec::new(),
         }
+    }
+
+    /// A request with a `uid` that could not be understood.
+    pub fn malformed(node: String, why: String) -> Self {
+        let finding = Finding::new(Reason::ReviewMalformed { why }, Mode::Enforce);
+        Self { node, allowed: false, findings: vec![finding], ..Self::nothing() }
     }
 
     /// Draws the sum of what the rules found.

@@ -1,0 +1,88 @@
+//! The one way through the house: review, facts, decision, record. The server and the command line both go it.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::review::{Asks, Review};
+use crate::{
+    audit::{Audit, Line},
+    clock::Clock,
+    cluster::{Cluster, Reading},
+    metrics::Metrics,
+    policy::{self, Decision, decision::BreakGlass, facts::Facts, settings::Settings},
+};
+
+/// The webhook that is asked, as the audit log and the metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    Validate,
+}
+
+impl Webhook {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Validate => "validate",
+        }
+    }
+}
+
+/// Everything that a decision is made with.
+#[derive(Clone)]
+pub struct Gate {
+    pub cluster: Cluster,
+    pub settings: Arc<ArcSwap<Settings>>,
+    pub clock: Clock,
+    pub audit: Audit,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Gate {
+    /// Decides about a review, and puts the decision on record. Reads end by `deadline`.
+    pub async fn decide(&self, webhook: Webhook, review: &Review, deadline: Instant) -> Decision {
+        let start = Instant::now();
+        let settings = self.settings.load_full();
+        let (decision, Reading { facts, timings }) = match &review.asks {
+            Asks::About(request) => {
+                let query = policy::facts_needed(request, &settings);
+                let reading = if query.is_empty() {
+                    self.nothing_to_read()
+                } else {
+                    self.cluster.read(request, &query, &self.clock, deadline).await
+                };
+                (policy::decide(request, &reading.facts, &settings), reading)
+            }
+            Asks::Nothing => (Decision::nothing(), self.nothing_to_read()),
+            Asks::Garbled { node, why } => {
+                (Decision::malformed(node.clone(), why.clone()), self.nothing_to_read())
+            }
+        };
+        self.metrics.decided(webhook.name(), &decision, &timings, start.elapsed().as_secs_f64());
+        if decision.is_on_record() {
+            self.put_on_record(webhook, review, &decision, &facts, start.elapsed()).await;
+        }
+        decision
+    }
+
+    fn nothing_to_read(&self) -> Reading {
+        Reading { facts: Facts::at(self.clock.now()), timings: Vec::new() }
+    }
+
+    async fn put_on_record(
+        &self,
+        webhook: Webhook,
+        review: &Review,
+        decision: &Decision,
+        facts: &Facts,
+        took: Duration,
+    ) {
+        if let BreakGlass::Used(reason) = &decision.break_glass {
+            tracing::warn!(node = decision.node, user = review.user.name, reason, "break-glass used");
+        }
+        let line = Line::new(webhook.name(), review, decision, facts, took.as_secs_f64() * 1000.0);
+        if let Err(error) = self.audit.write(&line).await {
+            tracing::error!(uid = review.uid, node = decision.node, %error, "a decision could not be put on record");
+        }
+    }
+}

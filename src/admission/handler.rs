@@ -1,0 +1,109 @@
+//! The HTTP side: bounded bodies, bounded concurrency, a deadline that is the caller's own.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{RawQuery, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::post,
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    gate::{Gate, Webhook},
+    review::{Answer, Review},
+};
+
+/// Two objects of 3 MiB, etcd's own limit doubled, and the rest of the review.
+pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
+/// For a call that brings no timeout of its own.
+const DEFAULT_TIME: Duration = Duration::from_secs(4);
+/// The longest that Kubernetes lets a webhook take.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Kept back from the caller's timeout to answer in; never more than a quarter of it.
+const MARGIN: Duration = Duration::from_millis(500);
+
+#[derive(Clone)]
+struct Endpoint {
+    gate: Gate,
+    /// Requests in flight: each may hold a body of [`BODY_LIMIT`].
+    capacity: Arc<Semaphore>,
+}
+
+/// The webhook's endpoints. Over `in_flight` requests at once, the next are turned away with 503.
+pub fn router(gate: Gate, in_flight: usize) -> Router {
+    let endpoint = Endpoint { gate, capacity: Arc::new(Semaphore::new(in_flight)) };
+    Router::new().route("/validate", post(validate)).with_state(endpoint)
+}
+
+async fn validate(State(endpoint): State<Endpoint>, RawQuery(query): RawQuery, body: Body) -> Response {
+    let Ok(_permit) = endpoint.capacity.try_acquire() else {
+        endpoint.gate.metrics.turned_away();
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
+    };
+    let deadline = Instant::now() + time_for(query.as_deref());
+    let body = match timeout_at(deadline, Limited::new(body, BODY_LIMIT).collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 7 MiB");
+        }
+        Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")),
+        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+    };
+    let review = match Review::read(&body) {
+        Ok(review) => review,
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    drop(body);
+    let decision = endpoint.gate.decide(Webhook::Validate, &review, deadline).await;
+    Json(Answer::new(&review, &decision)).into_response()
+}
+
+/// Says no to the caller rather than to the write, and closes a connection whose body was not read to its end.
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, [(header::CONNECTION, "close")], format!("{why}\n")).into_response()
+}
+
+/// How long a call may take: its `timeout` parameter, which the API server appends from its own deadline, less a margin.
+fn time_for(query: Option<&str>) -> Duration {
+    let parameter = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
+    // Go's own notation for a length of time, which jiff reads.
+    let given = parameter.and_then(|text| text.parse::<jiff::SignedDuration>().ok());
+    match given.and_then(|given| Duration::try_from(given).ok()).filter(|given| !given.is_zero()) {
+        Some(given) => {
+            let given = given.min(LONGEST_TIMEOUT);
+            given.saturating_sub(MARGIN.min(given / 4))
+        }
+        None => DEFAULT_TIME,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_the_callers_less_a_margin() {
+        for (query, milliseconds) in [
+            (None, 4000),
+            (Some("timeout=5s"), 4500),
+            (Some("a=b&timeout=10s"), 9500),
+            (Some("timeout=1s"), 750),
+            (Some("timeout=1m0s"), 29_500),
+            (Some("timeout=500ms"), 375),
+            (Some("timeout=0s"), 4000),
+            (Some("timeout=-5s"), 4000),
+            (Some("timeout=soon"), 4000),
+            (Some("timeout="), 4000),
+        ] {
+            assert_eq!(time_for(query), Duration::from_millis(milliseconds), "{query:?}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The composition root of `serve`: builds the parts, owns their tasks, and takes them down in order.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    time::{interval, sleep},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::{self, Readiness},
+    admission::{self, Gate},
+    audit::Audit,
+    clock::Clock,
+    cluster::Cluster,
+    config::{self, ConfigError},
+    metrics::Metrics,
+    policy::settings::Settings,
+    reload::{Change, ReloadError, Reloading},
+    tls::{
+        Serving, TlsError,
+        accept::{self, Limits, Shutdown},
+    },
+};
+
+/// What a server is made of.
+pub struct Options {
+    pub listen: SocketAddr,
+    /// `None`: no telemetry port.
+    pub telemetry_listen: Option<SocketAddr>,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+    pub cluster: Cluster,
+    pub clock: Clock,
+    pub audit: Audit,
+    pub limits: Limits,
+    /// Reviews in flight at once.
+    pub in_flight: usize,
+    /// How long to serve on after being told to end: until every API server has noticed.
+    pub drain: Duration,
+    /// How often files are looked at.
+    pub reload_interval: Duration,
+}
+
+/// Reviews in flight at once, by default: each may hold a body of 7 MiB, and guarded writes are rare.
+pub const IN_FLIGHT: usize = 64;
+/// How long to serve on after SIGTERM, by default: an endpoint's removal reaches every API server within seconds.
+pub const DRAIN: Duration = Duration::from_secs(15);
+/// How long to wait for what is in flight after that: the longest that Kubernetes lets a webhook take.
+const LAST_CALLS: Duration = Duration::from_secs(30);
+/// How long to wait before trying again to reach the cluster for the first time.
+const REACH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Why a server could not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("certificate: {0}")]
+    Tls(#[from] ReloadError<TlsError>),
+    #[error("configuration: {0}")]
+    Config(#[from] ReloadError<ConfigError>),
+}
+
+/// A server that is bound and accepts connections once it is [`run`](Server::run).
+pub struct Server {
+    listener: TcpListener,
+    telemetry: Option<TcpListener>,
+    serving: Reloading<Serving, TlsError>,
+    rules: Option<Reloading<Settings, ConfigError>>,
+    gate: Gate,
+    limits: Limits,
+    in_flight: usize,
+    drain: Duration,
+    reload_interval: Duration,
+    shutdown: Shutdown,
+}
+
+impl Server {
+    /// Reads the files and binds the ports.
+    ///
+    /// # Errors
+    /// If a file cannot be used, or a port not be bound.
+    pub async fn bind(options: Options) -> Result<Self, StartError> {
+        let files = [options.certificate, options.key].into_iter().chain(options.client_ca).collect();
+        let serving = Reloading::load(files, Serving::parse)?;
+        let rules = match options.config {
+            Some(path) => Some(Reloading::load(vec![path], |files| {
+                config::parse(files.first().map_or(&[], Vec::as_slice))
+            })?),
+            None => None,
+        };
+        let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::default()), Reloading::current);
+        let metrics = Arc::new(Metrics::default());
+        metrics.certificate_ends(serving.current().load().not_after);
+        let gate = Gate { cluster: options.cluster, settings, clock: options.clock, audit: options.audit, metrics };
+        let telemetry = match options.telemetry_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        Ok(Self {
+            listener: listen(options.listen).await?,
+            telemetry,
+            serving,
+            rules,
+            gate,
+            limits: options.limits,
+            in_flight: options.in_flight,
+            drain: options.drain,
+            reload_interval: options.reload_interval,
+            shutdown: Shutdown::default(),
+        })
+    }
+
+    /// The port that reviews come to.
+    ///
+    /// # Errors
+    /// If the operating system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The telemetry port.
+    ///
+    /// # Errors
+    /// If the operating system does not say.
+    pub fn telemetry_address(&self) -> io::Result<Option<SocketAddr>> {
+        self.telemetry.as_ref().map(TcpListener::local_addr).transpose()
+    }
+
+    /// Serves until `end` resolves, then drains and finishes what is in flight.
+    pub async fn run(self, end: impl Future<Output = ()>) {
+        let Self { listener, telemetry, serving, rules, gate, limits, shutdown, .. } = self;
+        let background = TaskTracker::new();
+        let done = CancellationToken::new();
+        let readiness = Readiness {
+            serving: serving.current(),
+            clock: gate.clock.clone(),
+            reached: Arc::new(OnceLock::new()),
+            draining: shutdown.draining.clone(),
+        };
+        let in_force = serving.current();
+        let (certificates, configuration) = (Arc::clone(&gate.metrics), Arc::clone(&gate.metrics));
+        background.spawn(done.clone().run_until_cancelled_owned(reach(gate.cluster.clone(), Arc::clone(&readiness.reached))));
+        background.spawn(done.clone().run_until_cancelled_owned(watch(serving, self.reload_interval, move |taken| {
+            taken.inspect(|serving| certificates.certificate_ends(serving.not_after));
+        })));
+        if let Some(rules) = rules {
+            background.spawn(done.clone().run_until_cancelled_owned(watch(rules, self.reload_interval, move |taken| {
+                configuration.config_reloaded(taken.is_some());
+            })));
+        }
+        if let Some(telemetry) = telemetry {
+            let router = admin::router(readiness, Arc::clone(&gate.metrics));
+            background.spawn(done.clone().run_until_cancelled_owned(serve_telemetry(telemetry, router)));
+        }
+        let router = admission::handler::router(gate, self.in_flight);
+        let reviews = accept::serve(listener, in_force, router, limits, shutdown.clone());
+        tokio::join!(go_away(end, shutdown.clone(), self.drain), bounded(reviews, shutdown.stopping));
+        done.cancel();
+        background.close();
+        background.wait().await;
+        tracing::info!("ended");
+    }
+}
+
+/// Takes the two steps of going away, when it is time.
+async fn go_away(end: impl Future<Output = ()>, shutdown: Shutdown, drain: Duration) {
+    end.await;
+    tracing::info!(?drain, "told to end: not ready any more, serving on until others have noticed");
+    shutdown.draining.cancel();
+    sleep(drain).await;
+    shutdown.stopping.cancel();
+}
+
+/// Waits for open connections, but not for ever once they were told to go.
+async fn bounded(reviews: impl Future<Output = ()>, stopping: CancellationToken) {
+    let overdue = async {
+        stopping.cancelled().await;
+        sleep(LAST_CALLS).await;
+    };
+    // Dropping the reviews' future leaves only connections that did not end when they should have.
+    tokio::select! {
+        () = reviews => {}
+        () = overdue => tracing::warn!(after = ?LAST_CALLS, "connections were left open"),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+async fn serve_telemetry(listener: TcpListener, router: Router) {
+    if let Err(error) = axum::serve(listener, router).await {
+        tracing::error!(%error, "the telemetry port ended");
+    }
+}
+
+/// Tries until the cluster has answered once.
+async fn reach(cluster: Cluster, reached: Arc<OnceLock<()>>) {
+    let mut attempts = interval(REACH_INTERVAL);
+    loop {
+        attempts.tick().await;
+        match cluster.reach().await {
+            Ok(()) => {
+                let _ = reached.set(());
+                return tracing::info!("the cluster answers");
+            }
+            Err(why) => tracing::warn!(why, "the cluster was not reached yet"),
+        }
+    }
+}
+
+/// Looks at files again and again, and tells what came of every change: the new value, or none.
+async fn watch<T, E: std::error::Error>(
+    mut reloading: Reloading<T, E>,
+    every: Duration,
+    tell: impl Fn(Option<&T>),
+) {
+    let current = reloading.current();
+    let mut looks = interval(every);
+    loop {
+        looks.tick().await;
+        match reloading.look() {
+            Change::None => {}
+            Change::Taken => {
+                tracing::info!(files = reloading.files(), "taken over");
+                tell(Some(&current.load()));
+            }
+            Change::Refused(error) => {
+                tracing::error!(%error, "not taken over, what was in force stays");
+                tell(None);
+            }
+        }
+    }
+}

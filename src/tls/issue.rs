@@ -1,0 +1,77 @@
+//! Development certificates: a CA of its own, and a serving certificate that it signed.
+
+use jiff::{SignedDuration, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use thiserror::Error;
+
+/// A CA certificate, a serving certificate and its key, all PEM. The CA's own key is thrown away: nothing more can be signed
+/// with it, so trusting it trusts these certificates and no others.
+#[derive(Clone)]
+pub struct Development {
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+    pub not_after: Timestamp,
+}
+
+/// Why certificates could not be made.
+#[derive(Debug, Error)]
+pub enum IssueError {
+    #[error("{host:?} is neither a DNS name nor an IP address: {source}")]
+    Host { host: String, source: rcgen::Error },
+    #[error("the certificate would not end within the calendar")]
+    Validity,
+    #[error(transparent)]
+    Sign(#[from] rcgen::Error),
+}
+
+/// Certificates are valid a little before they are made: clocks disagree.
+const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
+
+impl Development {
+    /// Makes a serving certificate for these DNS names and IP addresses, valid for `days` from `now`.
+    ///
+    /// # Errors
+    /// If a host is no host, or the validity leaves the calendar.
+    pub fn make(hosts: &[String], days: u32, now: Timestamp) -> Result<Self, IssueError> {
+        let lifetime = SignedDuration::from_hours(24 * i64::from(days));
+        let not_after = now.checked_add(lifetime).map_err(|_| IssueError::Validity)?;
+        let valid = |params: &mut CertificateParams| -> Result<(), IssueError> {
+            params.not_before = asn1(now.checked_sub(BACKDATED).map_err(|_| IssueError::Validity)?)?;
+            params.not_after = asn1(not_after)?;
+            Ok(())
+        };
+
+        let mut ca = CertificateParams::default();
+        ca.distinguished_name.push(DnType::CommonName, "fencegate development CA");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        valid(&mut ca)?;
+        let issuer = Issuer::new(ca.clone(), KeyPair::generate()?);
+
+        for host in hosts {
+            CertificateParams::new([host.clone()])
+                .map_err(|source| IssueError::Host { host: host.clone(), source })?;
+        }
+        let mut leaf = CertificateParams::new(hosts)?;
+        leaf.distinguished_name.push(DnType::CommonName, "fencegate");
+        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        leaf.use_authority_key_identifier_extension = true;
+        valid(&mut leaf)?;
+        let key = KeyPair::generate()?;
+        Ok(Self {
+            ca: ca.self_signed(issuer.key())?.pem(),
+            certificate: leaf.signed_by(&key, &issuer)?.pem(),
+            key: key.serialize_pem(),
+            // Certificates know whole seconds.
+            not_after: Timestamp::from_second(not_after.as_second()).map_err(|_| IssueError::Validity)?,
+        })
+    }
+}
+
+fn asn1(at: Timestamp) -> Result<time::OffsetDateTime, IssueError> {
+    time::OffsetDateTime::from_unix_timestamp(at.as_second()).map_err(|_| IssueError::Validity)
+}
