@@ -1,12 +1,22 @@
+//! fencegate: the admission webhook that guards the Kubernetes taint `node.kubernetes.io/out-of-service`.
+//!
+//! The modules in reading order. Bytes become a request, the request says which facts it needs, the facts make a
+//! decision, the decision becomes an answer: one way, no step back. `ARCHITECTURE.md` draws the picture.
+
 pub mod policy;
+
 pub mod clock;
-pub mod config;
-pub mod reload;
 pub mod cluster;
+pub mod config;
+
 pub mod admission;
 pub mod audit;
 pub mod metrics;
+
 pub mod admin;
-pub mod tls;
-pub mod telemetry;
+pub mod reload;
 pub mod server;
+pub mod telemetry;
+pub mod tls;
+
+pub mod cli;

@@ -1,0 +1,168 @@
+//! `fencegate demo`: the whole story on the built-in example cluster.
+//!
+//! Every step is an AdmissionReview as an API server would send it, POSTed over TLS to the real server on a loopback port; only
+//! the cluster and the clock are the story's. A step that ends otherwise than it should fails the demo.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail};
+use arc_swap::ArcSwap;
+use clap::Args as ClapArgs;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+
+use self::{client::Caller, story::Step};
+use crate::{
+    audit::Audit,
+    clock::Clock,
+    cluster::{Cluster, Snapshot},
+    reload,
+    server::{IN_FLIGHT, Options, Server},
+    tls::{accept::Limits, issue::Development},
+};
+
+mod client;
+mod story;
+
+/// Tell the whole story, served over real TLS, against the built-in example cluster.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Example:
+  fencegate demo")]
+pub struct Args {
+    /// Show the audit log's line for each decision as well
+    #[arg(long)]
+    audit: bool,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let steps = story::steps()?;
+    let stage = Stage::set().await?;
+    let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "A database runs on worker-2. At 10:10:00 the machine loses power; its kubelet says nothing.\n")?;
+    let mut failed = None;
+    let (end, ended) = oneshot::channel::<()>();
+    let Stage { server, mut caller, cluster, clock, mut audit } = stage;
+    let telling = async {
+        for step in &steps {
+            clock.store(Arc::new(step.at));
+            cluster.store(Arc::new(step.cluster.clone()));
+            let answer = caller.post(&step.review).await?;
+            tell(&mut out, &paint, step, &answer)?;
+            while let Ok(line) = audit.try_recv() {
+                if args.audit {
+                    writeln!(out, "  {}", paint.dim(&line))?;
+                }
+            }
+            if answer.response.allowed != step.allowed {
+                failed = Some(step.command.clone());
+                break;
+            }
+        }
+        drop(caller);
+        let _ = end.send(());
+        anyhow::Ok(())
+    };
+    let (told, ()) = tokio::join!(telling, server.run(async { drop(ended.await) }));
+    told?;
+    if let Some(command) = failed {
+        bail!("the story went wrong at: {command}");
+    }
+    writeln!(out, "The database never had two writers. Every decision above is a line of JSON in the audit log (--audit).")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The server and what the story turns.
+struct Stage {
+    server: Server,
+    caller: Caller,
+    cluster: Arc<ArcSwap<Snapshot>>,
+    clock: Arc<ArcSwap<Timestamp>>,
+    audit: mpsc::UnboundedReceiver<String>,
+}
+
+impl Stage {
+    async fn set() -> anyhow::Result<Self> {
+        let certificates = Development::make(&["localhost".to_owned()], 1, Timestamp::now())?;
+        let folder = tempfile::tempdir().context("cannot make a folder for the certificates")?;
+        let file = |name: &str, content: &str| -> anyhow::Result<_> {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content)?;
+            Ok(path)
+        };
+        let cluster = Arc::new(ArcSwap::from_pointee(Snapshot::example()?));
+        let clock = Arc::new(ArcSwap::from_pointee(Timestamp::UNIX_EPOCH));
+        let (sender, audit) = mpsc::unbounded_channel();
+        let server = Server::bind(Options {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            telemetry_listen: None,
+            certificate: file("tls.crt", &certificates.certificate)?,
+            key: file("tls.key", &certificates.key)?,
+            client_ca: None,
+            config: None,
+            cluster: Cluster::File(Arc::clone(&cluster)),
+            clock: Clock::Set(Arc::clone(&clock)),
+            audit: Audit::Channel(sender),
+            limits: Limits::default(),
+            in_flight: IN_FLIGHT,
+            drain: Duration::ZERO,
+            // The files are read once, above; the folder goes with this function.
+            reload_interval: reload::INTERVAL * 720,
+        })
+        .await?;
+        let caller = Caller::new(server.address()?, &certificates.ca)?;
+        Ok(Self { server, caller, cluster, clock, audit })
+    }
+}
+
+/// Prints a step as its user would see it.
+fn tell(
+    out: &mut impl std::io::Write,
+    paint: &Paint,
+    step: &Step,
+    answer: &client::Answer,
+) -> std::io::Result<()> {
+    if let Some(meanwhile) = step.meanwhile {
+        writeln!(out, "{meanwhile}\n")?;
+    }
+    writeln!(out, "{} {} {}", paint.dim(step.time), paint.dim("$"), paint.bold(&step.command))?;
+    for warning in &answer.response.warnings {
+        writeln!(out, "{} {warning}", paint.yellow("Warning:"))?;
+    }
+    if let Some(status) = &answer.response.status {
+        let who = "Error from server (Forbidden): admission webhook \"out-of-service.fencegate.dev\" denied the request:";
+        writeln!(out, "{} {}\n", paint.red(who), status.message)
+    } else {
+        writeln!(out, "{}\n", paint.green(step.done))
+    }
+}
+
+/// Colour, only on a terminal.
+struct Paint(bool);
+
+impl Paint {
+    fn with(&self, code: &str, text: &str) -> String {
+        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
+    fn bold(&self, text: &str) -> String {
+        self.with("1", text)
+    }
+    fn dim(&self, text: &str) -> String {
+        self.with("2", text)
+    }
+    fn red(&self, text: &str) -> String {
+        self.with("31", text)
+    }
+    fn green(&self, text: &str) -> String {
+        self.with("32", text)
+    }
+    fn yellow(&self, text: &str) -> String {
+        self.with("33", text)
+    }
+}

@@ -1,0 +1,130 @@
+//! The command line: one file per subcommand. Results go to standard output, progress and hints to standard error.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use kube::{Client, Config};
+
+use crate::cluster::{Cluster, Live, Snapshot};
+
+mod certs;
+mod demo;
+mod review;
+mod serve;
+
+/// Guards the Kubernetes out-of-service taint: no taint without a fence, no release while bound.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    max_term_width = 110,
+    after_help = "Examples:
+  fencegate demo                                           the whole story in a minute
+  fencegate review review.json --cluster cluster.yaml      what would the gate say, and why?
+  fencegate serve --tls-cert tls.crt --tls-key tls.key     be the webhook
+
+Exit codes: 0 allowed or done, 1 denied, 2 could not run."
+)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Review(review::Args),
+    Certs(certs::Args),
+    Demo(demo::Args),
+}
+
+/// Could not run: also what clap ends with when the arguments make no sense.
+const COULD_NOT_RUN: u8 = 2;
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Serve(args) => block_on(serve::run(args)),
+        Command::Review(args) => block_on(review::run(args)),
+        Command::Certs(args) => certs::run(&args),
+        Command::Demo(args) => block_on(demo::run(args)),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("fencegate: {error:#}");
+        ExitCode::from(COULD_NOT_RUN)
+    })
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let result = runtime.block_on(work);
+    // Nothing that is left is worth waiting for: a blocked read of standard input, at most.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+/// Where facts come from, as `--cluster` says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ClusterArg {
+    Live,
+    File(PathBuf),
+}
+
+impl From<&str> for ClusterArg {
+    fn from(text: &str) -> Self {
+        if text == "live" { Self::Live } else { Self::File(text.into()) }
+    }
+}
+
+impl ClusterArg {
+    async fn open(&self) -> anyhow::Result<Cluster> {
+        match self {
+            Self::Live => live().await,
+            Self::File(path) => {
+                let text =
+                    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let snapshot = Snapshot::parse(&text).with_context(|| path.display().to_string())?;
+                Ok(Cluster::of(snapshot))
+            }
+        }
+    }
+}
+
+/// The cluster of the kubeconfig, or the one that this program runs in.
+async fn live() -> anyhow::Result<Cluster> {
+    let config = Config::infer().await.context("no cluster: neither a kubeconfig nor a service account")?;
+    Ok(Cluster::Live(Live::new(Client::try_from(config).context("cannot make a client for the cluster")?)))
+}
+
+/// A length of time as Kubernetes writes it: `15s`, `1m30s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    Duration::try_from(duration).map_err(|_| "is negative".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_shows_an_example() {
+        for command in Args::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{} has none", command.get_name());
+        }
+    }
+
+    #[test]
+    fn a_length_of_time_is_written_as_in_kubernetes() {
+        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert!(duration("-1s").is_err());
+        assert!(duration("soon").is_err());
+    }
+}
