@@ -105,8 +105,7 @@ impl File {
         if let Some(names) = self.evidence.sources {
             settings.sources = sources(&names)?;
         }
-        settings.modes =
-            self.checks.into_iter().map(|(name, mode)| check(&name, &mode)).collect::<Result<_, _>>()?;
+        settings.modes = self.checks.into_iter().map(|(name, mode)| check(&name, &mode)).collect::<Result<_, _>>()?;
         if let Some(owners) = self.release.guarded_owners {
             settings.guarded_owners =
                 owners.into_iter().map(|Owner { group, kind }| OwnerKind { group, kind }).collect();
@@ -184,7 +183,9 @@ fn count_or_percentage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
             None => text.parse().map(MaxNodes::Count).map_err(|_| text),
         },
     };
-    parsed.map(Some).map_err(|text| D::Error::custom(format_args!("maxNodes: {text:?} is neither a count nor a percentage")))
+    parsed
+        .map(Some)
+        .map_err(|text| D::Error::custom(format_args!("maxNodes: {text:?} is neither a count nor a percentage")))
 }
 
 #[cfg(test)]

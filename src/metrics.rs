@@ -14,7 +14,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{cluster::Timing, policy::{Decision, decision::BreakGlass}};
+use crate::{
+    cluster::Timing,
+    policy::{Decision, decision::BreakGlass},
+};
 
 /// All metrics of one server.
 #[derive(Debug)]

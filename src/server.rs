@@ -98,9 +98,9 @@ impl Server {
         let files = [options.certificate, options.key].into_iter().chain(options.client_ca).collect();
         let serving = Reloading::load(files, Serving::parse)?;
         let rules = match options.config {
-            Some(path) => Some(Reloading::load(vec![path], |files| {
-                config::parse(files.first().map_or(&[], Vec::as_slice))
-            })?),
+            Some(path) => {
+                Some(Reloading::load(vec![path], |files| config::parse(files.first().map_or(&[], Vec::as_slice)))?)
+            }
             None => None,
         };
         let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::default()), Reloading::current);
@@ -154,14 +154,19 @@ impl Server {
         };
         let in_force = serving.current();
         let (certificates, configuration) = (Arc::clone(&gate.metrics), Arc::clone(&gate.metrics));
-        background.spawn(done.clone().run_until_cancelled_owned(reach(gate.cluster.clone(), Arc::clone(&readiness.reached))));
+        background
+            .spawn(done.clone().run_until_cancelled_owned(reach(gate.cluster.clone(), Arc::clone(&readiness.reached))));
         background.spawn(done.clone().run_until_cancelled_owned(watch(serving, self.reload_interval, move |taken| {
             taken.inspect(|serving| certificates.certificate_ends(serving.not_after));
         })));
         if let Some(rules) = rules {
-            background.spawn(done.clone().run_until_cancelled_owned(watch(rules, self.reload_interval, move |taken| {
-                configuration.config_reloaded(taken.is_some());
-            })));
+            background.spawn(done.clone().run_until_cancelled_owned(watch(
+                rules,
+                self.reload_interval,
+                move |taken| {
+                    configuration.config_reloaded(taken.is_some());
+                },
+            )));
         }
         if let Some(telemetry) = telemetry {
             let router = admin::router(readiness, Arc::clone(&gate.metrics));
@@ -225,11 +230,7 @@ async fn reach(cluster: Cluster, reached: Arc<OnceLock<()>>) {
 }
 
 /// Looks at files again and again, and tells what came of every change: the new value, or none.
-async fn watch<T, E: std::error::Error>(
-    mut reloading: Reloading<T, E>,
-    every: Duration,
-    tell: impl Fn(Option<&T>),
-) {
+async fn watch<T, E: std::error::Error>(mut reloading: Reloading<T, E>, every: Duration, tell: impl Fn(Option<&T>)) {
     let current = reloading.current();
     let mut looks = interval(every);
     loop {

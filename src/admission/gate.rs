@@ -54,9 +54,7 @@ impl Gate {
                 (policy::decide(request, &reading.facts, &settings), reading)
             }
             Asks::Nothing => (Decision::nothing(), self.nothing_to_read()),
-            Asks::Garbled { node, why } => {
-                (Decision::malformed(node.clone(), why.clone()), self.nothing_to_read())
-            }
+            Asks::Garbled { node, why } => (Decision::malformed(node.clone(), why.clone()), self.nothing_to_read()),
         };
         self.metrics.decided(webhook.name(), &decision, &timings, start.elapsed().as_secs_f64());
         if decision.is_on_record() {

@@ -8,8 +8,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::policy::{
-    Decision,
-    message,
+    Decision, message,
     node::{Node, null_is_default},
     request::{Request, User, Write},
 };
@@ -299,7 +298,9 @@ mod tests {
 
     #[test]
     fn without_a_uid_there_is_nothing_to_answer() {
-        for body in ["", "{}", "null", "[]", r#"{"request":{}}"#, r#"{"request":{"uid":7}}"#, r#"{"request":{"uid":"u""#] {
+        for body in
+            ["", "{}", "null", "[]", r#"{"request":{}}"#, r#"{"request":{"uid":7}}"#, r#"{"request":{"uid":"u""#]
+        {
             assert!(Review::read(body.as_bytes()).is_err(), "{body}");
         }
         assert!(Review::read(b"\xff\xfe").is_err());
@@ -322,7 +323,9 @@ mod tests {
             assert_eq!(review.uid, "u");
             assert!(garbled(&review).contains(why), "{:?}", review.asks);
         }
-        let other = Review::read(br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"u"}}"#);
+        let other = Review::read(
+            br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"u"}}"#,
+        );
         assert!(garbled(&other.unwrap()).contains("v1beta1"));
     }
 
@@ -330,7 +333,9 @@ mod tests {
     fn a_bomb_of_nested_arrays_is_garbled_and_nothing_worse() {
         let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let review = |object: &str| {
-            format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{object}}}}}"#)
+            format!(
+                r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{object}}}}}"#
+            )
         };
         garbled(&Review::read(review(&bomb).as_bytes()).unwrap());
         let hidden = review(&format!(r#"{{"metadata":{{"name":"n"}},"status":{{"images":{bomb}}}}}"#));
@@ -339,17 +344,23 @@ mod tests {
 
     #[test]
     fn a_key_that_is_there_twice_is_refused() {
-        let twice = format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{{"metadata":{{"name":"n"}},"metadata":{{"name":"n"}}}}}}}}"#);
+        let twice = format!(
+            r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{{"metadata":{{"name":"n"}},"metadata":{{"name":"n"}}}}}}}}"#
+        );
         assert!(garbled(&Review::read(twice.as_bytes()).unwrap()).contains("duplicate field"));
-        let operation = format!(r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","operation":"DELETE"}}}}"#);
+        let operation = format!(
+            r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","operation":"DELETE"}}}}"#
+        );
         assert!(garbled(&Review::read(operation.as_bytes()).unwrap()).contains("duplicate field"));
     }
 
     #[test]
     fn what_is_no_write_to_a_node_is_nothing() {
         let pods = json!({"uid": "u", "operation": "CREATE", "object": {"spec": 5}, "resource": {"version": "v1", "resource": "pods"}});
-        let metrics = json!({"uid": "u", "operation": "CREATE", "resource": {"group": "metrics.k8s.io", "resource": "nodes"}});
-        let connect = json!({"uid": "u", "operation": "CONNECT", "subResource": "proxy", "resource": {"resource": "nodes"}});
+        let metrics =
+            json!({"uid": "u", "operation": "CREATE", "resource": {"group": "metrics.k8s.io", "resource": "nodes"}});
+        let connect =
+            json!({"uid": "u", "operation": "CONNECT", "subResource": "proxy", "resource": {"resource": "nodes"}});
         for request in [pods, metrics, connect] {
             assert_eq!(read(request).asks, Asks::Nothing);
         }

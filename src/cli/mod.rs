@@ -81,8 +81,7 @@ impl ClusterArg {
         match self {
             Self::Live => live().await,
             Self::File(path) => {
-                let text =
-                    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
                 let snapshot = Snapshot::parse(&text).with_context(|| path.display().to_string())?;
                 Ok(Cluster::of(snapshot))
             }

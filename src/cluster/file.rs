@@ -50,11 +50,7 @@ pub enum SnapshotError {
     #[error("neither JSON nor YAML: {0}")]
     Parse(String),
     #[error("{kind} {name:?}: {source}")]
-    Object {
-        kind: String,
-        name: String,
-        source: serde_json::Error,
-    },
+    Object { kind: String, name: String, source: serde_json::Error },
     #[error("no Kubernetes object in it: every document needs a kind")]
     NoKind,
     #[error("the recorded facts cannot be read: {0}")]
@@ -163,9 +159,10 @@ impl Objects {
                 }
             }
         }
-        let volumes = facts.volumes_in_question().into_iter().map(|name| {
-            (name.to_owned(), observed(now, Ok(self.persistent_volumes.get(name).cloned())))
-        });
+        let volumes = facts
+            .volumes_in_question()
+            .into_iter()
+            .map(|name| (name.to_owned(), observed(now, Ok(self.persistent_volumes.get(name).cloned()))));
         facts.persistent_volumes = volumes.collect();
         facts
     }
@@ -174,10 +171,9 @@ impl Objects {
     fn access(&self, user: &User, verb: &str, node: &str) -> Access {
         let mut about = self.access_reviews.iter().filter(|review| review.is_about(user, verb, node)).peekable();
         let recorded = about.peek().is_some();
-        let (allowed, denied) =
-            about.fold((false, false), |(allowed, denied), review| {
-                (allowed || review.status.allowed, denied || review.status.denied)
-            });
+        let (allowed, denied) = about.fold((false, false), |(allowed, denied), review| {
+            (allowed || review.status.allowed, denied || review.status.denied)
+        });
         Access { allowed: recorded && allowed && !denied }
     }
 
@@ -267,7 +263,11 @@ mod tests {
     }
 
     fn read(text: &str, fact: Fact) -> Facts {
-        Snapshot::parse(text).unwrap().read(&request("alice", &["dev"]), &FactQuery::from([fact]), Timestamp::UNIX_EPOCH)
+        Snapshot::parse(text).unwrap().read(
+            &request("alice", &["dev"]),
+            &FactQuery::from([fact]),
+            Timestamp::UNIX_EPOCH,
+        )
     }
 
     fn known<T: Clone>(observed: Option<Observed<T>>) -> T {
@@ -284,7 +284,8 @@ mod tests {
             format!(r#"{{"kind":"List","items":[{POD}]}}"#),
             r#"{"kind":"PodList","items":[{"metadata":{"name":"p"},"spec":{"nodeName":"n1"}}]}"#.to_owned(),
             "---\nkind: Pod\nmetadata: {name: p}\nspec: {nodeName: n1}\n---\n# nothing\n".to_owned(),
-            "apiVersion: v1\nkind: List\nitems:\n- kind: Pod\n  metadata: {name: p}\n  spec: {nodeName: n1}\n".to_owned(),
+            "apiVersion: v1\nkind: List\nitems:\n- kind: Pod\n  metadata: {name: p}\n  spec: {nodeName: n1}\n"
+                .to_owned(),
         ] {
             assert_eq!(known(read(&text, Fact::Pods).pods).len(), 1, "{text}");
         }
@@ -324,7 +325,11 @@ mod tests {
             (review("user: alice", "n1", false), false),
             (review("user: alice", "n2", true), false),
             (review("user: bob", "n1", true), false),
-            (review("{user: alice, groups: [ops]}", "n1", true).replace("  {user: alice, groups: [ops]}", "  user: alice\n  groups: [ops]"), false),
+            (
+                review("{user: alice, groups: [ops]}", "n1", true)
+                    .replace("  {user: alice, groups: [ops]}", "  user: alice\n  groups: [ops]"),
+                false,
+            ),
             ("kind: List".to_owned(), false),
         ] {
             let access = read(&text, Fact::Access(Verb::BreakGlass)).access;

@@ -1,11 +1,6 @@
 //! Live reads: consistent, concurrent, paged, each under the call's deadline.
 
-use std::{
-    collections::BTreeMap,
-    error::Error as _,
-    future::Future,
-    time::Duration,
-};
+use std::{collections::BTreeMap, error::Error as _, future::Future, time::Duration};
 
 use futures_util::future::join_all;
 use http::StatusCode;
@@ -35,9 +30,7 @@ use super::{Reading, Timing, observed};
 use crate::{
     clock::Clock,
     policy::{
-        facts::{
-            Access, Census, Fact, FactQuery, Facts, Lease, Observed, PersistentVolume, Verb, VolumeAttachment,
-        },
+        facts::{Access, Census, Fact, FactQuery, Facts, Lease, Observed, PersistentVolume, Verb, VolumeAttachment},
         node::{Node, null_is_default},
         pod::Pod,
         request::{Request, User},
@@ -112,7 +105,8 @@ impl Live {
         facts.pods = timed(pods, &mut timings);
         facts.volume_attachments = timed(attachments, &mut timings);
         facts.nodes = timed(nodes, &mut timings);
-        let access = [(Verb::Attest, timed(attest, &mut timings)), (Verb::BreakGlass, timed(break_glass, &mut timings))];
+        let access =
+            [(Verb::Attest, timed(attest, &mut timings)), (Verb::BreakGlass, timed(break_glass, &mut timings))];
         facts.access = access.into_iter().filter_map(|(verb, access)| Some((verb, access?))).collect();
         facts.persistent_volumes = self.persistent_volumes(&facts, &bound, &mut timings).await;
         facts.now = clock.now();

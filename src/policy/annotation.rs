@@ -37,15 +37,7 @@ pub const REQUIRED_EVIDENCE: [&str; 3] = [METHOD, FENCED_AT, FENCED_BY];
 /// All evidence keys.
 pub const EVIDENCE: [&str; 5] = [METHOD, FENCED_AT, FENCED_BY, PROOF, BOOT_ID];
 /// All stamps: written by the gate, never by a user.
-pub const STAMPS: [&str; 7] = [
-    RECORDED_BY,
-    RECORDED_AT,
-    PLACED_BY,
-    PLACED_AT,
-    SOURCE,
-    OVERRIDDEN,
-    LAST_OUTAGE,
-];
+pub const STAMPS: [&str; 7] = [RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE, OVERRIDDEN, LAST_OUTAGE];
 
 /// Every key the gate knows.
 pub fn known() -> impl Iterator<Item = &'static str> {
@@ -54,9 +46,7 @@ pub fn known() -> impl Iterator<Item = &'static str> {
 
 /// The known key that `key` most resembles: fewest single-character edits, the first in contract order when several tie.
 pub fn closest_known(key: &str) -> &'static str {
-    known()
-        .min_by_key(|candidate| edit_distance(key, candidate))
-        .unwrap_or(METHOD)
+    known().min_by_key(|candidate| edit_distance(key, candidate)).unwrap_or(METHOD)
 }
 
 /// Levenshtein distance in characters. A key has at most 317 characters (Kubernetes' limit for annotation keys), and no

@@ -83,11 +83,7 @@ impl Decision {
     }
 
     /// Draws the sum of what the rules found.
-    pub(super) fn of(
-        question: &Question<'_>,
-        facts: &Facts,
-        outcomes: impl Iterator<Item = (Mode, Outcome)>,
-    ) -> Self {
+    pub(super) fn of(question: &Question<'_>, facts: &Facts, outcomes: impl Iterator<Item = (Mode, Outcome)>) -> Self {
         let mut notices = Vec::new();
         let mut findings = gathered(outcomes, &mut notices);
         let break_glass = break_glass(question, facts, &mut findings);
@@ -96,7 +92,8 @@ impl Decision {
         if let BreakGlass::Used(reason) = &break_glass {
             warnings.push(format!("break-glass used, this is on record: {}", quoted(reason)));
         }
-        let told = |finding: &Finding| (!finding.denies()).then(|| format!("{}: {}", finding.reason.code(), finding.reason));
+        let told =
+            |finding: &Finding| (!finding.denies()).then(|| format!("{}: {}", finding.reason.code(), finding.reason));
         warnings.extend(findings.iter().filter_map(told));
         warnings.extend(notices);
         warnings.extend(unknown_keys(question));
@@ -153,7 +150,12 @@ fn gathered(outcomes: impl Iterator<Item = (Mode, Outcome)>, notices: &mut Vec<S
 
 fn unavailable(mut unread: Vec<Unread>, mode: Mode) -> Option<Finding> {
     let mut seen: Vec<Unread> = Vec::new();
-    unread.retain(|fact| !seen.contains(fact) && { seen.push(fact.clone()); true });
+    unread.retain(|fact| {
+        !seen.contains(fact) && {
+            seen.push(fact.clone());
+            true
+        }
+    });
     (!unread.is_empty()).then(|| Finding::new(Reason::FactsUnavailable { unread }, mode))
 }
 

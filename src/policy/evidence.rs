@@ -17,13 +17,8 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Self; 5] = [
-        Self::PowerOff,
-        Self::InstanceStop,
-        Self::NetworkIsolation,
-        Self::StorageIsolation,
-        Self::HardwareRemoval,
-    ];
+    pub const ALL: [Self; 5] =
+        [Self::PowerOff, Self::InstanceStop, Self::NetworkIsolation, Self::StorageIsolation, Self::HardwareRemoval];
 
     /// The annotation's value.
     pub fn name(self) -> &'static str {
@@ -156,11 +151,15 @@ pub fn quoted(value: &str) -> String {
     let mut shown: String = value
         .chars()
         .take(SHOWN)
-        .flat_map(|character| match character {
-            '"' | '\\' => format!("\\{character}"),
-            _ if is_printable(character) => character.to_string(),
-            _ => character.escape_unicode().to_string(),
-        }.chars().collect::<Vec<_>>())
+        .flat_map(|character| {
+            match character {
+                '"' | '\\' => format!("\\{character}"),
+                _ if is_printable(character) => character.to_string(),
+                _ => character.escape_unicode().to_string(),
+            }
+            .chars()
+            .collect::<Vec<_>>()
+        })
         .collect();
     if value.chars().nth(SHOWN).is_some() {
         shown.push('…');
@@ -219,10 +218,25 @@ mod tests {
             assert_eq!(parse_time(same), Some(quarter_past_ten), "{same}");
         }
         for not in [
-            "", "now", "2026-11-22", "2026-11-22T10:15Z", "2026-11-22T10:15:00", "2026-11-22 10:15:00Z", "1763806500",
-            "2026-11-22T10:15:00+01", "2026-11-22T10:15:00+0100", "2026-11-22T10:15:00+24:00", "2026-11-22T10:15:00.Z",
-            "2026-11-22T10:15:00Z[UTC]", "2026-13-22T10:15:00Z", "2026-11-22T24:15:00Z", "2026-02-29T10:15:00Z",
-            "2026-11-22T10:15:00Z ", "+02026-11-22T10:15:00Z", "2026-11-22T10:15:00é", "20é6-11-22T10:15:00Z",
+            "",
+            "now",
+            "2026-11-22",
+            "2026-11-22T10:15Z",
+            "2026-11-22T10:15:00",
+            "2026-11-22 10:15:00Z",
+            "1763806500",
+            "2026-11-22T10:15:00+01",
+            "2026-11-22T10:15:00+0100",
+            "2026-11-22T10:15:00+24:00",
+            "2026-11-22T10:15:00.Z",
+            "2026-11-22T10:15:00Z[UTC]",
+            "2026-13-22T10:15:00Z",
+            "2026-11-22T24:15:00Z",
+            "2026-02-29T10:15:00Z",
+            "2026-11-22T10:15:00Z ",
+            "+02026-11-22T10:15:00Z",
+            "2026-11-22T10:15:00é",
+            "20é6-11-22T10:15:00Z",
         ] {
             assert_eq!(parse_time(not), None, "{not}");
         }
@@ -261,7 +275,9 @@ mod tests {
         let flaws = Evidence::parse(&annotations).unwrap_err();
         assert_eq!(flaws.missing, [FENCED_AT, FENCED_BY]);
         assert_eq!(flaws.malformed.len(), 1);
-        assert!(flaws.malformed[0].to_string().starts_with(r#"fencegate.dev/method="shouted-at" is not one of power-off,"#));
+        assert!(
+            flaws.malformed[0].to_string().starts_with(r#"fencegate.dev/method="shouted-at" is not one of power-off,"#)
+        );
     }
 
     #[test]

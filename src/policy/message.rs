@@ -91,25 +91,33 @@ impl Advice<'_> {
             Code::EvidenceForOtherBoot,
         ];
         let places = self.decision.transitions.contains(Transition::Place);
-        let only_bad_values = self.denied(&[Code::EvidenceMalformed]) && !self.denied(&NOT_SHOWN) && !self.evidence_lacks_keys();
+        let only_bad_values =
+            self.denied(&[Code::EvidenceMalformed]) && !self.denied(&NOT_SHOWN) && !self.evidence_lacks_keys();
         if self.denied(&[Code::EvidenceMalformed]) && (only_bad_values || !places) {
             say("correct the record and try again", &[self.annotate(&self.malformed)]);
         } else if places && (self.denied(&NOT_SHOWN) || self.denied(&[Code::EvidenceMissing])) {
-            say("power the machine off, then record it and try again", &[self.annotate(&[METHOD, FENCED_BY, FENCED_AT])]);
+            say(
+                "power the machine off, then record it and try again",
+                &[self.annotate(&[METHOD, FENCED_BY, FENCED_AT])],
+            );
         }
         if self.denied(&[Code::EffectUndocumented]) {
-            say("use the effect that the procedure knows", &[format!(
-                "kubectl taint node {} {OUT_OF_SERVICE}=nodeshutdown:NoExecute",
-                self.node()
-            )]);
+            say(
+                "use the effect that the procedure knows",
+                &[format!("kubectl taint node {} {OUT_OF_SERVICE}=nodeshutdown:NoExecute", self.node())],
+            );
         }
         if self.denied(&[Code::TooManyOutOfService]) {
-            say("bring other nodes back first; these are out of service", &[format!(
-                "kubectl get nodes -o custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key | grep {OUT_OF_SERVICE}"
-            )]);
+            say(
+                "bring other nodes back first; these are out of service",
+                &[format!(
+                    "kubectl get nodes -o custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key | grep {OUT_OF_SERVICE}"
+                )],
+            );
         }
         if self.denied(&[Code::EvidenceFrozen]) || (self.denied(&[Code::EvidenceMissing]) && !places) {
-            say("the record can change again once the node is back in service", &[self.untaint()]);
+            let read = format!("kubectl get node {} -o jsonpath='{{.metadata.annotations}}'", self.node());
+            say("the record stays as it is until the node is back in service; read it with", &[read]);
         }
     }
 
@@ -120,7 +128,10 @@ impl Advice<'_> {
         }
         let mut commands = Vec::new();
         if self.denied(&[Code::PodsRemain]) {
-            commands.push(format!("kubectl get pods --all-namespaces --field-selector spec.nodeName={} -o wide", self.node()));
+            commands.push(format!(
+                "kubectl get pods --all-namespaces --field-selector spec.nodeName={} -o wide",
+                self.node()
+            ));
         }
         if self.denied(&[Code::VolumesAttached]) {
             commands.push(format!("kubectl get volumeattachments | grep -F {}", self.node()));
@@ -149,11 +160,10 @@ impl Advice<'_> {
         }
         for finding in self.decision.findings.iter().filter(|finding| finding.denies()) {
             if let Reason::NotAuthorized { verb, .. } = &finding.reason {
-                say("ask for the right, and see whether you have it with", &[format!(
-                    "kubectl auth can-i {} nodes.fencegate.dev/{}",
-                    verb.name(),
-                    self.node()
-                )]);
+                say(
+                    "ask for the right, and see whether you have it with",
+                    &[format!("kubectl auth can-i {} nodes.fencegate.dev/{}", verb.name(), self.node())],
+                );
             }
         }
     }

@@ -32,8 +32,7 @@ use settings::Settings;
 /// The facts that deciding about this request takes. None for a write that touches nothing the gate guards.
 pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
     let question = Question::new(request, settings);
-    let mut query: FactQuery =
-        applicable(&question).flat_map(|(rule, _)| (rule.needs)(&question)).collect();
+    let mut query: FactQuery = applicable(&question).flat_map(|(rule, _)| (rule.needs)(&question)).collect();
     if !question.transitions.is_none() && question.break_glass().is_some() {
         query.insert(Fact::Access(Verb::BreakGlass));
     }

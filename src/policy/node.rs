@@ -225,7 +225,10 @@ mod tests {
         let (nulls, missing): (Node, Node) =
             (serde_json::from_str(nulls).unwrap(), serde_json::from_str(missing).unwrap());
         assert_eq!(nulls, missing);
-        assert_eq!(serde_json::from_str::<Node>(r#"{"metadata":{"name":"n"},"spec":null,"status":null}"#).unwrap(), missing);
+        assert_eq!(
+            serde_json::from_str::<Node>(r#"{"metadata":{"name":"n"},"spec":null,"status":null}"#).unwrap(),
+            missing
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::{
     annotation::{self, BREAK_GLASS, FENCED_AT, OVERRIDDEN},
     evidence::{self, Evidence, Flaws, Method},
-    node::Node,
+    node::{CLOUD_SHUTDOWN, Node},
     reason::{Code, Mode, Refusal},
     request::{Request, Write},
     settings::{Settings, Source},
@@ -133,7 +133,7 @@ fn ask(source: Source, write: &Write) -> Result<Option<Timestamp>, String> {
         }
         Source::CloudShutdown => match write.before().and_then(Node::cloud_shutdown) {
             Some(taint) => Ok(taint.time_added),
-            None => Err(format!("the stored node does not have taint {}", super::node::CLOUD_SHUTDOWN)),
+            None => Err(format!("taint {CLOUD_SHUTDOWN} is not on the stored node")),
         },
     }
 }

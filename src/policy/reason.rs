@@ -229,12 +229,9 @@ impl fmt::Display for Reason {
                 Span(*ahead),
                 Span(*clock_skew)
             ),
-            Self::EvidenceForOtherBoot { fenced, current: Some(current) } => write!(
-                formatter,
-                "boot {} was fenced, the node now runs boot {}",
-                quoted(fenced),
-                quoted(current)
-            ),
+            Self::EvidenceForOtherBoot { fenced, current: Some(current) } => {
+                write!(formatter, "boot {} was fenced, the node now runs boot {}", quoted(fenced), quoted(current))
+            }
             Self::EvidenceForOtherBoot { fenced, current: None } => {
                 write!(formatter, "boot {} was fenced, the node reports no boot ID to compare it with", quoted(fenced))
             }
@@ -245,12 +242,9 @@ impl fmt::Display for Reason {
             Self::SelfAttested { user } => {
                 write!(formatter, "{} speaks from a node, and no node can vouch for a fence", quoted(user))
             }
-            Self::NotAuthorized { user, verb, node } => write!(
-                formatter,
-                "{} may not {} nodes.fencegate.dev/{node}",
-                quoted(user),
-                verb.name()
-            ),
+            Self::NotAuthorized { user, verb, node } => {
+                write!(formatter, "{} may not {} nodes.fencegate.dev/{node}", quoted(user), verb.name())
+            }
             Self::PlacedWithoutEviction => formatter.write_str(
                 "NoSchedule alone evicts nothing: pods leave only after their unreachable toleration, 300s by default",
             ),
@@ -367,9 +361,16 @@ mod tests {
 
     #[test]
     fn spans_read_as_people_say_them() {
-        for (seconds, text) in
-            [(0, "0s"), (4, "4s"), (60, "1m"), (192, "3m12s"), (86_400, "24h"), (90_060, "25h1m"), (183_600, "2d3h"), (-7, "7s")]
-        {
+        for (seconds, text) in [
+            (0, "0s"),
+            (4, "4s"),
+            (60, "1m"),
+            (192, "3m12s"),
+            (86_400, "24h"),
+            (90_060, "25h1m"),
+            (183_600, "2d3h"),
+            (-7, "7s"),
+        ] {
             assert_eq!(Span(SignedDuration::from_secs(seconds)).to_string(), text);
         }
         assert_eq!(Ago(SignedDuration::from_secs(-7)).to_string(), "7s ahead of the gate's clock");
@@ -384,7 +385,8 @@ mod tests {
 
     #[test]
     fn the_four_that_hold_the_rest_up_cannot_be_turned_off() {
-        let fixed: Vec<&str> = Code::ALL.iter().filter(|code| !code.can_be_turned_off()).map(|code| code.name()).collect();
+        let fixed: Vec<&str> =
+            Code::ALL.iter().filter(|code| !code.can_be_turned_off()).map(|code| code.name()).collect();
         assert_eq!(fixed, ["EvidenceFrozen", "StampForged", "FactsUnavailable", "ReviewMalformed"]);
     }
 }

@@ -95,7 +95,8 @@ pub async fn serve(
                     continue;
                 };
                 let config = Arc::clone(&serving.load().config);
-                let connection = connection(stream, TlsAcceptor::from(config), router.clone(), limits, shutdown.clone());
+                let connection =
+                    connection(stream, TlsAcceptor::from(config), router.clone(), limits, shutdown.clone());
                 tasks.spawn(async move {
                     connection.await;
                     drop(permit);

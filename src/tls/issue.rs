@@ -52,8 +52,7 @@ impl Development {
         let issuer = Issuer::new(ca.clone(), KeyPair::generate()?);
 
         for host in hosts {
-            CertificateParams::new([host.clone()])
-                .map_err(|source| IssueError::Host { host: host.clone(), source })?;
+            CertificateParams::new([host.clone()]).map_err(|source| IssueError::Host { host: host.clone(), source })?;
         }
         let mut leaf = CertificateParams::new(hosts)?;
         leaf.distinguished_name.push(DnType::CommonName, "fencegate");

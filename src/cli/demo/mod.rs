@@ -74,7 +74,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(command) = failed {
         bail!("the story went wrong at: {command}");
     }
-    writeln!(out, "The database never had two writers. Every decision above is a line of JSON in the audit log (--audit).")?;
+    writeln!(
+        out,
+        "The database never had two writers. Every decision above is a line of JSON in the audit log (--audit)."
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,12 +125,7 @@ impl Stage {
 }
 
 /// Prints a step as its user would see it.
-fn tell(
-    out: &mut impl std::io::Write,
-    paint: &Paint,
-    step: &Step,
-    answer: &client::Answer,
-) -> std::io::Result<()> {
+fn tell(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer: &client::Answer) -> std::io::Result<()> {
     if let Some(meanwhile) = step.meanwhile {
         writeln!(out, "{meanwhile}\n")?;
     }
@@ -136,7 +134,8 @@ fn tell(
         writeln!(out, "{} {warning}", paint.yellow("Warning:"))?;
     }
     if let Some(status) = &answer.response.status {
-        let who = "Error from server (Forbidden): admission webhook \"out-of-service.fencegate.dev\" denied the request:";
+        let who =
+            "Error from server (Forbidden): admission webhook \"out-of-service.fencegate.dev\" denied the request:";
         writeln!(out, "{} {}\n", paint.red(who), status.message)
     } else {
         writeln!(out, "{}\n", paint.green(step.done))

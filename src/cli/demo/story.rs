@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::cluster::{Snapshot, file::SnapshotError};
+use crate::cluster::Snapshot;
 
 const TAINT: &str = "node.kubernetes.io/out-of-service";
 
@@ -33,8 +33,8 @@ struct World {
 /// All steps in order.
 ///
 /// # Errors
-/// If the cluster of a step cannot be read.
-pub fn steps() -> Result<Vec<Step>, SnapshotError> {
+/// If a step's time or cluster cannot be read.
+pub fn steps() -> anyhow::Result<Vec<Step>> {
     let mut world = World { node: worker_2("True"), bound: true, steps: Vec::new() };
 
     world.type_in(
@@ -119,7 +119,7 @@ impl World {
         (user, operation): (&str, &str),
         change: impl FnOnce(&mut Value),
         done: Option<&'static str>,
-    ) -> Result<(), SnapshotError> {
+    ) -> anyhow::Result<()> {
         let mut changed = self.node.clone();
         change(&mut changed);
         let object = if operation == "DELETE" { Value::Null } else { changed.clone() };
@@ -140,7 +140,7 @@ impl World {
         });
         self.steps.push(Step {
             meanwhile,
-            at: format!("2026-11-22T{time}Z").parse().unwrap_or(Timestamp::UNIX_EPOCH),
+            at: format!("2026-11-22T{time}Z").parse()?,
             time,
             command: command.to_owned(),
             review,
@@ -154,9 +154,10 @@ impl World {
         Ok(())
     }
 
-    /// The example cluster while the database is bound to worker-2; worker-2's Lease alone afterwards.
-    fn cluster(&self) -> Result<Snapshot, SnapshotError> {
-        if self.bound { Snapshot::example() } else { Snapshot::parse("kind: List\nitems: []\n") }
+    /// The example cluster while the database is bound to worker-2; afterwards one where nothing is.
+    fn cluster(&self) -> anyhow::Result<Snapshot> {
+        let nothing_bound = "kind: List\nitems: []\n";
+        Ok(if self.bound { Snapshot::example()? } else { Snapshot::parse(nothing_bound)? })
     }
 }
 

@@ -24,7 +24,11 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
     let others: Vec<String> =
         census.out_of_service.iter().filter(|name| **name != question.request.node).cloned().collect();
     let total = census.total + usize::from(!census.counts_node);
-    Outcome::fail_if(!allowed.allows(others.len() + 1, total), || Reason::TooManyOutOfService { others, total, allowed })
+    Outcome::fail_if(!allowed.allows(others.len() + 1, total), || Reason::TooManyOutOfService {
+        others,
+        total,
+        allowed,
+    })
 }
 
 #[cfg(test)]
@@ -39,11 +43,8 @@ mod tests {
     };
 
     fn too_many(out: &[&str], limit: MaxNodes) -> bool {
-        let value = Census {
-            total: 4,
-            out_of_service: out.iter().map(|name| (*name).to_owned()).collect(),
-            counts_node: true,
-        };
+        let value =
+            Census { total: 4, out_of_service: out.iter().map(|name| (*name).to_owned()).collect(), counts_node: true };
         let facts = Facts { nodes: Some(Observed::Known { at: facts().now, value }), ..facts() };
         let settings = Settings { max_nodes: Some(limit), ..Settings::default() };
         run_with(&RULE, &placing(&evidence()), &facts, &settings).unwrap().failed.is_some()

@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(
             told_by(&placing(&json!({}))),
             "annotations: fencegate.dev/method, fencegate.dev/fenced-at, fencegate.dev/fenced-by are not set; \
-             cloud-shutdown: the stored node does not have taint node.cloudprovider.kubernetes.io/shutdown"
+             cloud-shutdown: taint node.cloudprovider.kubernetes.io/shutdown is not on the stored node"
         );
         let only_by = json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": "2026-11-22T10:15:00Z"});
         assert!(told_by(&placing(&only_by)).starts_with("annotations: fencegate.dev/fenced-by is not set; "));

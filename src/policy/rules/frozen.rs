@@ -46,7 +46,10 @@ mod tests {
             (json!({"fencegate.dev/placed-by": "a"}), json!({"fencegate.dev/placed-by": "b"})),
             (json!({}), json!({"fencegate.dev/proof": "late"})),
         ] {
-            assert!(fails(&RULE, &update(node(true, old.clone()), node(true, new.clone())), &facts()), "{old} to {new}");
+            assert!(
+                fails(&RULE, &update(node(true, old.clone()), node(true, new.clone())), &facts()),
+                "{old} to {new}"
+            );
             assert!(!fails(&RULE, &update(node(false, old.clone()), node(false, new.clone())), &facts()));
             assert!(!fails(&RULE, &update(node(true, old), node(false, new)), &facts()), "it goes with the taint");
         }

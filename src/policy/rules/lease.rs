@@ -51,7 +51,8 @@ mod tests {
 
     fn lease(renew_time: &str) -> Facts {
         let facts = facts();
-        let value = serde_json::from_value(json!({"spec": {"renewTime": renew_time, "leaseDurationSeconds": 40}})).unwrap();
+        let value =
+            serde_json::from_value(json!({"spec": {"renewTime": renew_time, "leaseDurationSeconds": 40}})).unwrap();
         Facts { lease: Some(Observed::Known { at: facts.now, value: Some(value) }), ..facts }
     }
 
@@ -71,7 +72,8 @@ mod tests {
     fn without_a_time_of_the_fence_the_lease_must_have_run_out() {
         let mut stopped = node(false, json!({}));
         stopped.spec.taints.push(
-            serde_json::from_value(json!({"key": crate::policy::node::CLOUD_SHUTDOWN, "effect": "NoSchedule"})).unwrap(),
+            serde_json::from_value(json!({"key": crate::policy::node::CLOUD_SHUTDOWN, "effect": "NoSchedule"}))
+                .unwrap(),
         );
         let request = update(stopped, node(true, json!({})));
         for (renew_time, expected) in

@@ -11,8 +11,7 @@ use crate::policy::{
 pub(super) const RULE: Rule = Rule {
     code: Code::NotAuthorized,
     applies: |question| {
-        question.settings.attest_needs_rbac
-            && (question.does(Transition::Place) || question.does(Transition::Attest))
+        question.settings.attest_needs_rbac && (question.does(Transition::Place) || question.does(Transition::Attest))
     },
     needs: |_| vec![Fact::Access(Verb::Attest)],
     check: |question, facts| authorized(question, facts, Verb::Attest),
@@ -23,11 +22,9 @@ pub(in crate::policy) fn authorized(question: &Question<'_>, facts: &Facts, verb
     let user = &question.request.user.name;
     let node = &question.request.node;
     match facts.access(verb) {
-        Ok(access) => Outcome::fail_if(!access.allowed, || Reason::NotAuthorized {
-            user: user.clone(),
-            verb,
-            node: node.clone(),
-        }),
+        Ok(access) => {
+            Outcome::fail_if(!access.allowed, || Reason::NotAuthorized { user: user.clone(), verb, node: node.clone() })
+        }
         Err(why) => Outcome::unknown(format!("SubjectAccessReview {} nodes.fencegate.dev/{node}", verb.name()), why),
     }
 }

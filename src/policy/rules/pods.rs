@@ -13,12 +13,7 @@ use crate::policy::{
     transition::Transition,
 };
 
-pub(super) const RULE: Rule = Rule {
-    code: Code::PodsRemain,
-    applies: lets_go,
-    needs: |_| vec![Fact::Pods],
-    check,
-};
+pub(super) const RULE: Rule = Rule { code: Code::PodsRemain, applies: lets_go, needs: |_| vec![Fact::Pods], check };
 
 /// Whether the taint leaves with this write.
 pub(super) fn lets_go(question: &Question<'_>) -> bool {
@@ -54,9 +49,8 @@ pub(super) fn unread(question: &Question<'_>) -> String {
 }
 
 fn is_guarded(pod: &Pod, guarded: &[OwnerKind]) -> bool {
-    pod.controller().is_some_and(|owner| {
-        guarded.iter().any(|kind| kind.group == owner.group() && kind.kind == owner.kind)
-    })
+    pod.controller()
+        .is_some_and(|owner| guarded.iter().any(|kind| kind.group == owner.group() && kind.kind == owner.kind))
 }
 
 fn described(pod: &Pod) -> String {

@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
     annotation::{
-        EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY,
-        SOURCE, STAMPS,
+        EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, RECORDED_AT,
+        RECORDED_BY, SOURCE, STAMPS,
     },
     evidence::parse_time,
     facts::{Fact, Facts, Verb},
@@ -189,12 +189,15 @@ mod tests {
             });
             node
         };
-        let written_out = with(json!({}), &[
-            (SOURCE, "cloud-shutdown"),
-            (METHOD, "instance-stop"),
-            (FENCED_BY, "cloud-shutdown"),
-            (FENCED_AT, "2026-11-22T10:10:00Z"),
-        ]);
+        let written_out = with(
+            json!({}),
+            &[
+                (SOURCE, "cloud-shutdown"),
+                (METHOD, "instance-stop"),
+                (FENCED_BY, "cloud-shutdown"),
+                (FENCED_AT, "2026-11-22T10:10:00Z"),
+            ],
+        );
         let place = |annotations| update(stopped(false, json!({})), stopped(true, annotations));
         assert!(!fails(&RULE, &place(written_out.clone()), &facts()));
         for (key, value) in [(METHOD, "power-off"), (FENCED_BY, "bob"), (FENCED_AT, "2026-11-22T10:11:00Z")] {

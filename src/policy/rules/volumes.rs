@@ -16,12 +16,8 @@ use crate::policy::{
     reason::{Code, Reason, Unread},
 };
 
-pub(super) const RULE: Rule = Rule {
-    code: Code::VolumesAttached,
-    applies: lets_go,
-    needs: |_| vec![Fact::Pods, Fact::VolumeAttachments],
-    check,
-};
+pub(super) const RULE: Rule =
+    Rule { code: Code::VolumesAttached, applies: lets_go, needs: |_| vec![Fact::Pods, Fact::VolumeAttachments], check };
 
 fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
     let attachments = match facts.volume_attachments() {
@@ -123,7 +119,10 @@ mod tests {
     #[test]
     fn the_volume_of_a_pod_that_may_stay_does_not() {
         assert!(!fails(&RULE, &releasing(), &attached(&staying(None), claimed("prod"))));
-        assert!(fails(&RULE, &releasing(), &attached(&staying(None), claimed("other"))), "a claim of another namespace");
+        assert!(
+            fails(&RULE, &releasing(), &attached(&staying(None), claimed("other"))),
+            "a claim of another namespace"
+        );
         assert!(fails(&RULE, &releasing(), &attached(&staying(Some("2026-11-22T10:16:00Z")), claimed("prod"))));
         let settings = Settings { count_tolerating: true, ..Settings::default() };
         let outcome = run_with(&RULE, &releasing(), &attached(&staying(None), claimed("prod")), &settings);

@@ -1,0 +1,328 @@
+//! The table of cases: each a request, a cluster and a configuration, with the answer that the contract gives.
+//!
+//! `tests/cases/README.md` says how a case is written. Every case is also decided a second time from its line in the audit log alone.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot run fails")]
+
+use std::{fs, path::Path, sync::Arc};
+
+use arc_swap::ArcSwap;
+use fencegate::{
+    admission::{
+        Gate,
+        gate::Webhook,
+        review::{Answer, Review},
+    },
+    audit::Audit,
+    clock::Clock,
+    cluster::{Cluster, Snapshot},
+    config,
+    metrics::Metrics,
+    policy::{
+        self,
+        facts::{Fact, Facts, Observed, Verb},
+        settings::Settings,
+    },
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, time::Instant};
+
+#[derive(Deserialize)]
+struct File {
+    cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    name: String,
+    request: Request,
+    #[serde(default)]
+    cluster: Vec<Value>,
+    #[serde(default)]
+    unreadable: Vec<String>,
+    #[serde(default)]
+    config: Value,
+    #[serde(default = "default_now")]
+    now: String,
+    expect: Expect,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    #[serde(default = "default_operation")]
+    operation: String,
+    #[serde(default)]
+    subresource: String,
+    #[serde(default = "default_user")]
+    user: Value,
+    /// Merged into the base Node.
+    #[serde(default)]
+    old: Value,
+    /// Merged into the old Node; on CREATE into the base Node.
+    #[serde(default)]
+    new: Value,
+    /// Merged into the finished request: for what the fields above cannot say.
+    #[serde(default)]
+    raw: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expect {
+    allowed: bool,
+    /// Every failed check, denied or warned, in any order.
+    #[serde(default)]
+    reasons: Vec<String>,
+    #[serde(default)]
+    transition: Option<String>,
+    #[serde(default)]
+    source: Option<String>,
+    /// Each must be in the message.
+    #[serde(default)]
+    message: Vec<String>,
+    /// Each must be in a warning.
+    #[serde(default)]
+    warnings: Vec<String>,
+}
+
+fn default_now() -> String {
+    "2026-11-22T10:20:00Z".to_owned()
+}
+
+fn default_operation() -> String {
+    "UPDATE".to_owned()
+}
+
+fn default_user() -> Value {
+    json!({"username": "alice", "groups": ["system:authenticated"]})
+}
+
+/// A Node that is not ready, without taint or annotation.
+fn base_node() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "n1", "uid": "3f0c", "labels": {"kubernetes.io/hostname": "n1"}},
+        "spec": {"podCIDR": "10.1.0.0/24"},
+        "status": {
+            "conditions": [
+                {"type": "MemoryPressure", "status": "Unknown"},
+                {"type": "Ready", "status": "Unknown", "lastHeartbeatTime": "2026-11-22T10:14:00Z"},
+            ],
+            "nodeInfo": {"bootID": "boot-1", "kubeletVersion": "v1.37.2"},
+        },
+    })
+}
+
+/// RFC 7386: objects are merged, `null` removes, everything else replaces.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(fields) = patch else {
+        *target = patch.clone();
+        return;
+    };
+    if !target.is_object() {
+        *target = json!({});
+    }
+    let object = target.as_object_mut().unwrap();
+    for (key, value) in fields {
+        if value.is_null() {
+            object.remove(key);
+        } else {
+            merge(object.entry(key.clone()).or_insert(Value::Null), value);
+        }
+    }
+}
+
+impl Case {
+    fn review(&self) -> Value {
+        let merged = |mut base: Value, patch: &Value| {
+            if !patch.is_null() {
+                merge(&mut base, patch);
+            }
+            base
+        };
+        let old = merged(base_node(), &self.request.old);
+        let (old, new) = match self.request.operation.as_str() {
+            "CREATE" => (Value::Null, merged(base_node(), &self.request.new)),
+            "DELETE" => (old, Value::Null),
+            _ => (old.clone(), merged(old, &self.request.new)),
+        };
+        let mut request = json!({
+            "uid": "0df28fbd-5f5f-11e8-bc74-36e6bb280816",
+            "kind": {"group": "", "version": "v1", "kind": "Node"},
+            "resource": {"group": "", "version": "v1", "resource": "nodes"},
+            "name": "n1",
+            "operation": self.request.operation,
+            "userInfo": self.request.user,
+            "object": new,
+            "oldObject": old,
+            "dryRun": false,
+            "options": {"apiVersion": "meta.k8s.io/v1", "kind": "UpdateOptions"},
+        });
+        if !self.request.subresource.is_empty() {
+            request["subResource"] = json!(self.request.subresource);
+        }
+        if !self.request.raw.is_null() {
+            merge(&mut request, &self.request.raw);
+        }
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request})
+    }
+
+    fn settings(&self) -> Settings {
+        if self.config.is_null() {
+            return Settings::default();
+        }
+        config::parse(self.config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// The cluster as the case says, with the unreadable facts made so.
+    fn snapshot(&self, review: &Review, settings: &Settings) -> Snapshot {
+        let list = json!({"kind": "List", "items": self.cluster});
+        let snapshot = Snapshot::parse(&list.to_string()).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let (Some(request), false) = (review.request(), self.unreadable.is_empty()) else { return snapshot };
+        let query = policy::facts_needed(request, settings);
+        let mut facts = snapshot.read(request, &query, self.now());
+        for fact in &self.unreadable {
+            make_unreadable(&mut facts, fact, query.contains(&Fact::Access(Verb::Attest)));
+        }
+        Snapshot::Recorded(Box::new(facts))
+    }
+
+    fn now(&self) -> jiff::Timestamp {
+        self.now.parse().unwrap()
+    }
+}
+
+fn make_unreadable(facts: &mut Facts, fact: &str, attest: bool) {
+    let at = facts.now;
+    let why = || "forbidden: no".to_owned();
+    match fact {
+        "lease" => facts.lease = Some(Observed::Unknown { at, why: why() }),
+        "pods" => facts.pods = Some(Observed::Unknown { at, why: why() }),
+        "volumeAttachments" => facts.volume_attachments = Some(Observed::Unknown { at, why: why() }),
+        "persistentVolumes" => {
+            for volume in facts.persistent_volumes.values_mut() {
+                *volume = Observed::Unknown { at, why: why() };
+            }
+        }
+        "nodes" => facts.nodes = Some(Observed::Unknown { at, why: why() }),
+        "access" => {
+            let verb = if attest { Verb::Attest } else { Verb::BreakGlass };
+            facts.access.insert(verb, Observed::Unknown { at, why: why() });
+        }
+        other => panic!("unreadable: {other:?} is no fact"),
+    }
+}
+
+/// What the gate answers, and its line in the audit log, if any.
+async fn answer(
+    review: &Review,
+    snapshot: Snapshot,
+    settings: &Settings,
+    now: jiff::Timestamp,
+) -> (Value, Option<String>) {
+    let (sender, mut lines) = mpsc::unbounded_channel();
+    let gate = Gate {
+        cluster: Cluster::of(snapshot),
+        settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
+        clock: Clock::at(now),
+        audit: Audit::Channel(sender),
+        metrics: Arc::new(Metrics::default()),
+    };
+    let decision = gate.decide(Webhook::Validate, review, Instant::now()).await;
+    (serde_json::to_value(Answer::new(review, &decision)).unwrap(), lines.try_recv().ok())
+}
+
+/// What is wrong with the answer to a case, if anything.
+fn judge(case: &Case, answer: &Value) -> Vec<String> {
+    let response = &answer["response"];
+    let annotation = |key: &str| response["auditAnnotations"][key].as_str().unwrap_or_default().to_owned();
+    let mut wrong = Vec::new();
+    if response["allowed"] != json!(case.expect.allowed) {
+        wrong.push(format!("allowed is {}", response["allowed"]));
+    }
+    let mut reasons: Vec<String> =
+        annotation("reasons").split(',').filter(|code| !code.is_empty()).map(str::to_owned).collect();
+    let mut expected = case.expect.reasons.clone();
+    reasons.sort();
+    expected.sort();
+    if reasons != expected {
+        wrong.push(format!("reasons are {reasons:?}, not {expected:?}"));
+    }
+    for (key, expected) in [("transition", &case.expect.transition), ("source", &case.expect.source)] {
+        if expected.as_ref().is_some_and(|expected| *expected != annotation(key)) {
+            wrong.push(format!("{key} is {:?}", annotation(key)));
+        }
+    }
+    let message = response["status"]["message"].as_str().unwrap_or_default();
+    for part in case.expect.message.iter().filter(|part| !message.contains(*part)) {
+        wrong.push(format!("{part:?} is not in the message:\n{message}"));
+    }
+    let warnings = response["warnings"].to_string();
+    for part in case.expect.warnings.iter().filter(|part| !warnings.contains(*part)) {
+        wrong.push(format!("{part:?} is not in {warnings}"));
+    }
+    let expected_code = if case.expect.allowed { Value::Null } else { json!(403) };
+    if response["status"]["code"] != expected_code || response["uid"] != json!("0df28fbd-5f5f-11e8-bc74-36e6bb280816") {
+        wrong.push(format!("code or uid: {response}"));
+    }
+    wrong
+}
+
+fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    files.sort();
+    let read = |path: &std::path::PathBuf| -> Vec<Case> {
+        let file: Result<File, _> = serde_saphyr::from_str(&fs::read_to_string(path).unwrap());
+        file.unwrap_or_else(|error| panic!("{}: {error}", path.display())).cases
+    };
+    files.iter().flat_map(read).collect()
+}
+
+#[tokio::test]
+async fn every_case_is_answered_as_the_contract_says() {
+    let mut wrong = Vec::new();
+    let cases = cases();
+    for case in &cases {
+        let review = Review::read(case.review().to_string().as_bytes()).unwrap();
+        let settings = case.settings();
+        let (answer, _) = answer(&review, case.snapshot(&review, &settings), &settings, case.now()).await;
+        wrong.extend(judge(case, &answer).into_iter().map(|what| format!("{}: {what}", case.name)));
+    }
+    assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
+    assert!(cases.len() >= 120, "the table has {} cases", cases.len());
+}
+
+#[tokio::test]
+async fn every_case_is_decided_again_from_its_audit_line() {
+    let mut replayed = 0;
+    for case in &cases() {
+        let review = Review::read(case.review().to_string().as_bytes()).unwrap();
+        let settings = case.settings();
+        let (first, line) = answer(&review, case.snapshot(&review, &settings), &settings, case.now()).await;
+        let Some(line) = line else {
+            assert_eq!(first["response"]["auditAnnotations"]["transition"], "None", "{} left no line", case.name);
+            continue;
+        };
+        let recorded = Snapshot::parse(&line).unwrap();
+        let now = recorded.recorded_at().unwrap();
+        let (second, _) = answer(&review, recorded, &settings, now).await;
+        assert_eq!(first, second, "{}", case.name);
+        replayed += 1;
+    }
+    assert!(replayed > 0);
+}
+
+#[test]
+fn no_two_cases_have_the_same_name() {
+    let mut names: Vec<String> = cases().into_iter().map(|case| case.name).collect();
+    names.sort();
+    let all = names.len();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
