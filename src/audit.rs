@@ -18,6 +18,8 @@ use crate::{
         facts::Facts,
         node::Node,
         request::Request,
+        settings::Source,
+        transition::Transition,
     },
 };
 
@@ -91,12 +93,12 @@ impl<'a> Line<'a> {
             operation: &review.operation,
             subresource: &review.subresource,
             webhook,
-            transitions: decision.transitions.iter().map(|transition| transition.name()).collect(),
+            transitions: decision.transitions.iter().map(Transition::name).collect(),
             decision: decision.verdict(),
             reasons: decision.findings.iter().map(LoggedReason::from).collect(),
             user: LoggedUser { name: &review.user.name, groups: &review.user.groups },
             dry_run: review.dry_run,
-            source: decision.source.map(|source| source.name()),
+            source: decision.source.map(Source::name),
             evidence: review.request().map(LoggedEvidence::of).unwrap_or_default(),
             facts,
             break_glass,

@@ -2,7 +2,7 @@
 //!
 //! `tests/cases/README.md` says how a case is written. Every case is also decided a second time from its line in the audit log alone.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot run fails")]
+#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 use std::{fs, path::Path, sync::Arc};
 

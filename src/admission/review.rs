@@ -10,7 +10,9 @@ use thiserror::Error;
 use crate::policy::{
     Decision, message,
     node::{Node, null_is_default},
+    reason::Code,
     request::{Request, User, Write},
+    settings::Source,
 };
 
 const API_VERSION: &str = "admission.k8s.io/v1";
@@ -227,6 +229,7 @@ struct Response<'a> {
 
 /// The part of `metav1.Status` that the API server hands on. 403 and `Forbidden`: clients retry 409 and 429.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the field's name is Kubernetes' own")]
 struct Status {
     status: &'static str,
     code: u16,
@@ -253,7 +256,7 @@ impl<'a> Answer<'a> {
             reason: "Forbidden",
             message: message::denial(decision, review.request()),
         });
-        let reasons: Vec<&str> = decision.codes().into_iter().map(|code| code.name()).collect();
+        let reasons: Vec<&str> = decision.codes().into_iter().map(Code::name).collect();
         Self {
             api_version: API_VERSION,
             kind: KIND,
@@ -266,7 +269,7 @@ impl<'a> Answer<'a> {
                     decision: decision.verdict(),
                     transition: decision.transitions.to_string(),
                     reasons: reasons.join(","),
-                    source: decision.source.map(|source| source.name()),
+                    source: decision.source.map(Source::name),
                 },
             },
         }
@@ -284,7 +287,7 @@ mod tests {
 
     use super::*;
 
-    fn read(request: serde_json::Value) -> Review {
+    fn read(request: &serde_json::Value) -> Review {
         let review = json!({"apiVersion": API_VERSION, "kind": KIND, "request": request});
         Review::read(review.to_string().as_bytes()).unwrap()
     }
@@ -319,7 +322,7 @@ mod tests {
             (json!({"uid": "u"}), "is not one of"),
             (json!({"uid": "u", "userInfo": "root"}), "could not be read"),
         ] {
-            let review = read(request);
+            let review = read(&request);
             assert_eq!(review.uid, "u");
             assert!(garbled(&review).contains(why), "{:?}", review.asks);
         }
@@ -362,14 +365,14 @@ mod tests {
         let connect =
             json!({"uid": "u", "operation": "CONNECT", "subResource": "proxy", "resource": {"resource": "nodes"}});
         for request in [pods, metrics, connect] {
-            assert_eq!(read(request).asks, Asks::Nothing);
+            assert_eq!(read(&request).asks, Asks::Nothing);
         }
     }
 
     #[test]
     fn a_status_update_cannot_change_the_taints() {
         let taints = json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]);
-        let review = read(json!({"uid": "u", "operation": "UPDATE", "subResource": "status",
+        let review = read(&json!({"uid": "u", "operation": "UPDATE", "subResource": "status",
             "oldObject": {"metadata": {"name": "n"}, "spec": {"taints": taints}},
             "object": {"metadata": {"name": "n"}, "spec": {}}}));
         let request = review.request().unwrap();
@@ -378,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_delete_collection_names_the_node_in_the_old_object() {
-        let review = read(json!({"uid": "u", "operation": "DELETE", "name": "", "object": null,
+        let review = read(&json!({"uid": "u", "operation": "DELETE", "name": "", "object": null,
             "oldObject": {"metadata": {"name": "n7"}}}));
         assert_eq!(review.request().unwrap().node, "n7");
     }

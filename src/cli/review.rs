@@ -129,16 +129,12 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// The cluster that kubectl would speak to, or the example where there is none.
 async fn at_hand() -> anyhow::Result<Cluster> {
-    match live().await {
-        Ok(cluster) => {
-            eprintln!("facts are read from the cluster of your kubeconfig; --cluster FILE reads them from a file");
-            Ok(cluster)
-        }
-        Err(_) => {
-            eprintln!("no cluster at hand: facts are those of the built-in example; --cluster FILE reads your own");
-            Ok(Cluster::of(Snapshot::example()?))
-        }
+    if let Ok(cluster) = live().await {
+        eprintln!("facts are read from the cluster of your kubeconfig; --cluster FILE reads them from a file");
+        return Ok(cluster);
     }
+    eprintln!("no cluster at hand: facts are those of the built-in example; --cluster FILE reads your own");
+    Ok(Cluster::of(Snapshot::example()?))
 }
 
 /// The given time, else the one at which recorded facts were true, else the machine's.

@@ -59,7 +59,7 @@ impl Cluster {
     /// Reads what `query` asks for. Ends by `deadline`: what is not there by then is not known.
     pub async fn read(&self, request: &Request, query: &FactQuery, clock: &Clock, deadline: Instant) -> Reading {
         match self {
-            Self::Live(live) => live.read(request, query, clock, deadline).await,
+            Self::Live(live) => Box::pin(live.read(request, query, clock, deadline)).await,
             Self::File(snapshot) => {
                 Reading { facts: snapshot.load().read(request, query, clock.now()), timings: Vec::new() }
             }

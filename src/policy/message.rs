@@ -182,9 +182,9 @@ impl Advice<'_> {
     fn annotate(&self, keys: &[&str]) -> String {
         let stored: Option<&Node> = self.request.write.before();
         let overwrites = keys.iter().any(|key| stored.is_some_and(|node| node.annotation(key).is_some()));
-        let values: String = keys.iter().map(|key| format!(" {key}={}", example(key))).collect();
+        let values: Vec<String> = keys.iter().map(|key| format!("{key}={}", example(key))).collect();
         let overwrite = if overwrites { " --overwrite" } else { "" };
-        format!("kubectl annotate node {}{values}{overwrite}", self.node())
+        format!("kubectl annotate node {} {}{overwrite}", self.node(), values.join(" "))
     }
 
     fn untaint(&self) -> String {
@@ -214,13 +214,13 @@ fn example(key: &str) -> &'static str {
 
 /// Every check with its default mode and its summary, as the table of `docs/reasons.md`.
 pub fn reference() -> String {
-    let mut table = String::from("| reason | default | fails when |\n| --- | --- | --- |\n");
-    for code in Code::ALL {
+    let row = |code: &Code| {
         let default = match (code.default_mode(), code.can_be_turned_off()) {
             (Mode::Enforce, false) => "enforce, always",
             (mode, _) => mode.name(),
         };
-        table.push_str(&format!("| `{code}` | {default} | {} |\n", code.summary()));
-    }
-    table
+        format!("| `{code}` | {default} | {} |", code.summary())
+    };
+    let head = ["| reason | default | fails when |".to_owned(), "| --- | --- | --- |".to_owned()];
+    head.into_iter().chain(Code::ALL.iter().map(row)).collect::<Vec<_>>().join("\n")
 }

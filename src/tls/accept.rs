@@ -44,7 +44,7 @@ impl Default for Limits {
             connections: 1024,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
-            idle: Duration::from_secs(120),
+            idle: Duration::from_mins(2),
         }
     }
 }

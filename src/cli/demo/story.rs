@@ -22,9 +22,18 @@ pub struct Step {
     pub done: &'static str,
 }
 
+/// What the story changes about worker-2.
+#[derive(Clone)]
+struct Worker {
+    ready: &'static str,
+    boot_id: &'static str,
+    is_tainted: bool,
+    annotations: Value,
+}
+
 /// The stored Node and the rest of the cluster, as the story moves on.
 struct World {
-    node: Value,
+    node: Worker,
     /// Whether the dead database pod and its volume are still on the node.
     bound: bool,
     steps: Vec<Step>,
@@ -35,23 +44,23 @@ struct World {
 /// # Errors
 /// If a step's time or cluster cannot be read.
 pub fn steps() -> anyhow::Result<Vec<Step>> {
-    let mut world = World { node: worker_2("True"), bound: true, steps: Vec::new() };
+    let mut world = World { node: Worker::default(), bound: true, steps: Vec::new() };
 
     world.type_in(
         None,
         "10:10:20",
         &format!("kubectl taint node worker-2 {TAINT}=nodeshutdown:NoExecute"),
         ("alice", "UPDATE"),
-        |node| node["spec"]["taints"] = taint(),
+        |node| node.is_tainted = true,
         None,
     )?;
-    world.node = worker_2("Unknown");
+    world.node.ready = "Unknown";
     world.type_in(
         Some("Kubernetes notices. The pod hangs in Terminating; nobody knows whether the machine still writes."),
         "10:12:00",
         &format!("kubectl taint node worker-2 {TAINT}=nodeshutdown:NoExecute"),
         ("alice", "UPDATE"),
-        |node| node["spec"]["taints"] = taint(),
+        |node| node.is_tainted = true,
         None,
     )?;
     world.type_in(
@@ -59,7 +68,7 @@ pub fn steps() -> anyhow::Result<Vec<Step>> {
         "10:15:30",
         "kubectl annotate node worker-2 fencegate.dev/method=unplugged",
         ("alice", "UPDATE"),
-        |node| node["metadata"]["annotations"] = json!({"fencegate.dev/method": "unplugged"}),
+        |node| node.annotations = json!({"fencegate.dev/method": "unplugged"}),
         None,
     )?;
     world.type_in(
@@ -68,7 +77,7 @@ pub fn steps() -> anyhow::Result<Vec<Step>> {
         "kubectl annotate node worker-2 fencegate.dev/method=power-off fencegate.dev/fenced-by=alice \
          fencegate.dev/fenced-at=2026-11-22T10:15:00Z",
         ("alice", "UPDATE"),
-        |node| node["metadata"]["annotations"] = evidence(),
+        |node| node.annotations = evidence("alice"),
         Some("node/worker-2 annotated"),
     )?;
     world.type_in(
@@ -76,7 +85,7 @@ pub fn steps() -> anyhow::Result<Vec<Step>> {
         "10:16:05",
         &format!("kubectl taint node worker-2 {TAINT}=nodeshutdown:NoExecute"),
         ("alice", "UPDATE"),
-        |node| node["spec"]["taints"] = taint(),
+        |node| node.is_tainted = true,
         Some("node/worker-2 tainted"),
     )?;
     world.type_in(
@@ -84,7 +93,7 @@ pub fn steps() -> anyhow::Result<Vec<Step>> {
         "10:16:10",
         &format!("kubectl taint node worker-2 {TAINT}-"),
         ("bob", "UPDATE"),
-        |node| node["spec"]["taints"] = json!([]),
+        |node| node.is_tainted = false,
         None,
     )?;
     world.type_in(
@@ -92,18 +101,19 @@ pub fn steps() -> anyhow::Result<Vec<Step>> {
         "10:16:20",
         "kubectl annotate node worker-2 --overwrite fencegate.dev/fenced-by=bob",
         ("bob", "UPDATE"),
-        |node| node["metadata"]["annotations"]["fencegate.dev/fenced-by"] = json!("bob"),
+        |node| node.annotations = evidence("bob"),
         None,
     )?;
     world.type_in(None, "10:16:30", "kubectl delete node worker-2", ("bob", "DELETE"), |_| {}, None)?;
     world.bound = false;
-    world.node["status"] = status("True", "c1f7be02-6f1b-4f0e-8a29-7d1e0b8a4f04");
+    world.node.ready = "True";
+    world.node.boot_id = "c1f7be02-6f1b-4f0e-8a29-7d1e0b8a4f04";
     world.type_in(
         Some("db-0 runs on worker-3, its volume is attached there. worker-2 is repaired and boots."),
         "10:40:00",
         &format!("kubectl taint node worker-2 {TAINT}-"),
         ("bob", "UPDATE"),
-        |node| node["spec"]["taints"] = json!([]),
+        |node| node.is_tainted = false,
         Some("node/worker-2 untainted"),
     )?;
     Ok(world.steps)
@@ -117,12 +127,12 @@ impl World {
         time: &'static str,
         command: &str,
         (user, operation): (&str, &str),
-        change: impl FnOnce(&mut Value),
+        change: impl FnOnce(&mut Worker),
         done: Option<&'static str>,
     ) -> anyhow::Result<()> {
         let mut changed = self.node.clone();
         change(&mut changed);
-        let object = if operation == "DELETE" { Value::Null } else { changed.clone() };
+        let object = if operation == "DELETE" { Value::Null } else { changed.object() };
         let review = json!({
             "apiVersion": "admission.k8s.io/v1",
             "kind": "AdmissionReview",
@@ -134,7 +144,7 @@ impl World {
                 "operation": operation,
                 "userInfo": {"username": user, "groups": ["system:authenticated"]},
                 "object": object,
-                "oldObject": self.node,
+                "oldObject": self.node.object(),
                 "dryRun": false,
             },
         });
@@ -161,31 +171,42 @@ impl World {
     }
 }
 
-fn worker_2(ready: &str) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": {"name": "worker-2", "uid": "a0b4b7ee-0b57-4d0e-a2a5-5be9c2a55d02"},
-        "spec": {"taints": []},
-        "status": status(ready, "2b9d4c11-83f0-4f57-a5b5-5b7c0e2f9d02"),
-    })
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            ready: "True",
+            boot_id: "2b9d4c11-83f0-4f57-a5b5-5b7c0e2f9d02",
+            is_tainted: false,
+            annotations: Value::Null,
+        }
+    }
 }
 
-fn status(ready: &str, boot_id: &str) -> Value {
-    json!({
-        "conditions": [{"type": "Ready", "status": ready, "lastHeartbeatTime": "2026-11-22T10:09:58Z"}],
-        "nodeInfo": {"bootID": boot_id},
-    })
+impl Worker {
+    /// The Node as the API server would send it.
+    fn object(&self) -> Value {
+        let taint = json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"});
+        json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {
+                "name": "worker-2",
+                "uid": "a0b4b7ee-0b57-4d0e-a2a5-5be9c2a55d02",
+                "annotations": self.annotations,
+            },
+            "spec": {"taints": if self.is_tainted { vec![taint] } else { vec![] }},
+            "status": {
+                "conditions": [{"type": "Ready", "status": self.ready, "lastHeartbeatTime": "2026-11-22T10:09:58Z"}],
+                "nodeInfo": {"bootID": self.boot_id},
+            },
+        })
+    }
 }
 
-fn taint() -> Value {
-    json!([{"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"}])
-}
-
-fn evidence() -> Value {
+fn evidence(fenced_by: &str) -> Value {
     json!({
         "fencegate.dev/method": "power-off",
-        "fencegate.dev/fenced-by": "alice",
+        "fencegate.dev/fenced-by": fenced_by,
         "fencegate.dev/fenced-at": "2026-11-22T10:15:00Z",
     })
 }

@@ -3,6 +3,7 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     evidence::quoted,
+    node::Node,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -17,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
             .write
             .after()
             .into_iter()
-            .flat_map(|node| node.out_of_service())
+            .flat_map(Node::out_of_service)
             .map(|taint| taint.effect.as_str())
             .filter(|effect| !matches!(*effect, "NoExecute" | "NoSchedule"))
             .map(|effect| if effect == "PreferNoSchedule" { effect.to_owned() } else { quoted(effect) })

@@ -29,12 +29,11 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
         return Outcome::pass();
     };
     let renewed = facts.now.duration_since(renew_time);
-    let (contradicted, fenced_at) = match question.fence_time() {
-        Some(FenceTime::At(at)) => (renew_time.duration_since(at) > question.settings.clock_skew, Some(at)),
-        _ => {
-            let duration = spec.lease_duration_seconds.unwrap_or(DEFAULT_DURATION);
-            (renewed < SignedDuration::from_secs(duration.into()), None)
-        }
+    let (contradicted, fenced_at) = if let Some(FenceTime::At(at)) = question.fence_time() {
+        (renew_time.duration_since(at) > question.settings.clock_skew, Some(at))
+    } else {
+        let duration = spec.lease_duration_seconds.unwrap_or(DEFAULT_DURATION);
+        (renewed < SignedDuration::from_secs(duration.into()), None)
     };
     Outcome::fail_if(contradicted, || Reason::LeaseStillRenewed { renewed, fenced_at })
 }

@@ -99,6 +99,7 @@ fn no_facts(_: &Question<'_>) -> Vec<Fact> {
 #[cfg(test)]
 pub(super) mod testing {
     //! Minimal objects for the rules' own tests.
+    #![expect(clippy::needless_pass_by_value, reason = "literals read better without an ampersand")]
 
     use serde_json::{Value, json};
 

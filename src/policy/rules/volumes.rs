@@ -98,9 +98,9 @@ mod tests {
         facts
     }
 
-    fn claimed(namespace: &str) -> Option<Observed<Value>> {
+    fn claimed(namespace: &str) -> Observed<Value> {
         let value = json!({"spec": {"claimRef": {"namespace": namespace, "name": "data-db-0"}}});
-        Some(Observed::Known { at: facts().now, value })
+        Observed::Known { at: facts().now, value }
     }
 
     fn staying(deleted: Option<&str>) -> Value {
@@ -118,14 +118,14 @@ mod tests {
 
     #[test]
     fn the_volume_of_a_pod_that_may_stay_does_not() {
-        assert!(!fails(&RULE, &releasing(), &attached(&staying(None), claimed("prod"))));
+        assert!(!fails(&RULE, &releasing(), &attached(&staying(None), Some(claimed("prod")))));
         assert!(
-            fails(&RULE, &releasing(), &attached(&staying(None), claimed("other"))),
+            fails(&RULE, &releasing(), &attached(&staying(None), Some(claimed("other")))),
             "a claim of another namespace"
         );
-        assert!(fails(&RULE, &releasing(), &attached(&staying(Some("2026-11-22T10:16:00Z")), claimed("prod"))));
+        assert!(fails(&RULE, &releasing(), &attached(&staying(Some("2026-11-22T10:16:00Z")), Some(claimed("prod")))));
         let settings = Settings { count_tolerating: true, ..Settings::default() };
-        let outcome = run_with(&RULE, &releasing(), &attached(&staying(None), claimed("prod")), &settings);
+        let outcome = run_with(&RULE, &releasing(), &attached(&staying(None), Some(claimed("prod"))), &settings);
         assert!(outcome.unwrap().failed.is_some());
     }
 
