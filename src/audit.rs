@@ -9,18 +9,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::{
-    admission::review::Review,
-    policy::{
-        Decision,
-        annotation::{BOOT_ID, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF},
-        decision::BreakGlass,
-        facts::Facts,
-        node::Node,
-        request::Request,
-        settings::Source,
-        transition::Transition,
-    },
+use crate::policy::{
+    Decision,
+    annotation::{BOOT_ID, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF},
+    decision::BreakGlass,
+    facts::Facts,
+    node::Node,
+    request::Request,
+    review::Review,
+    settings::Source,
+    transition::Transition,
 };
 
 /// One decision (contract section 12).

@@ -15,8 +15,10 @@ pub mod metrics;
 
 pub mod admin;
 pub mod reload;
-pub mod server;
 pub mod telemetry;
 pub mod tls;
+
+pub mod gate;
+pub mod server;
 
 pub mod cli;

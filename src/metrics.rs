@@ -14,10 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{
-    cluster::Timing,
-    policy::{Decision, decision::BreakGlass},
-};
+use crate::policy::{Decision, decision::BreakGlass, facts::Timing};
 
 /// All metrics of one server.
 #[derive(Debug)]

@@ -19,12 +19,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin::{self, Readiness},
-    admission::{self, Gate},
+    admin::{self, Condition},
+    admission,
     audit::Audit,
     clock::Clock,
     cluster::Cluster,
     config::{self, ConfigError},
+    gate::Gate,
     metrics::Metrics,
     policy::settings::Settings,
     reload::{Change, ReloadError, Reloading},
@@ -169,7 +170,8 @@ impl Server {
             )));
         }
         if let Some(telemetry) = telemetry {
-            let router = admin::router(readiness, Arc::clone(&gate.metrics));
+            let metrics = Arc::clone(&gate.metrics);
+            let router = admin::router(move || readiness.conditions(), move || metrics.encode());
             background.spawn(done.clone().run_until_cancelled_owned(serve_telemetry(telemetry, router)));
         }
         let router = admission::handler::router(gate, self.in_flight);
@@ -179,6 +181,27 @@ impl Server {
         background.close();
         background.wait().await;
         tracing::info!("ended");
+    }
+}
+
+/// What has to be true for the API server to be sent here. Each part is owned by whoever makes it true.
+struct Readiness {
+    /// The certificate in force.
+    serving: Arc<ArcSwap<Serving>>,
+    clock: Clock,
+    /// Set when the cluster answered for the first time. One that is away later is no reason to send the API server
+    /// elsewhere.
+    reached: Arc<OnceLock<()>>,
+    /// Cancelled when the program was told to end.
+    draining: CancellationToken,
+}
+
+impl Readiness {
+    fn conditions(&self) -> Vec<Condition> {
+        let reached = self.reached.get().ok_or_else(|| "not reached yet".to_owned()).copied();
+        let draining = if self.draining.is_cancelled() { Err("draining".to_owned()) } else { Ok(()) };
+        let certificate = self.serving.load().check(self.clock.now());
+        vec![("certificate", certificate), ("cluster", reached), ("shutdown", draining)]
     }
 }
 

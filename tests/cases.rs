@@ -9,18 +9,19 @@ use std::{fs, path::Path, sync::Arc};
 use arc_swap::ArcSwap;
 use fencegate::{
     admission::{
-        Gate,
-        gate::Webhook,
-        review::{Answer, Review},
+        handler::{Judge as _, Webhook},
+        review::{self, Answer},
     },
     audit::Audit,
     clock::Clock,
     cluster::{Cluster, Snapshot},
     config,
+    gate::Gate,
     metrics::Metrics,
     policy::{
         self,
         facts::{Fact, Facts, Observed, Verb},
+        review::Review,
         settings::Settings,
     },
 };
@@ -232,7 +233,7 @@ async fn answer(
         audit: Audit::Channel(sender),
         metrics: Arc::new(Metrics::default()),
     };
-    let decision = gate.decide(Webhook::Validate, review, Instant::now()).await;
+    let decision = gate.judge(Webhook::Validate, review, Instant::now()).await;
     (serde_json::to_value(Answer::new(review, &decision)).unwrap(), lines.try_recv().ok())
 }
 
@@ -289,7 +290,7 @@ async fn every_case_is_answered_as_the_contract_says() {
     let mut wrong = Vec::new();
     let cases = cases();
     for case in &cases {
-        let review = Review::read(case.review().to_string().as_bytes()).unwrap();
+        let review = review::read(case.review().to_string().as_bytes()).unwrap();
         let settings = case.settings();
         let (answer, _) = answer(&review, case.snapshot(&review, &settings), &settings, case.now()).await;
         wrong.extend(judge(case, &answer).into_iter().map(|what| format!("{}: {what}", case.name)));
@@ -302,7 +303,7 @@ async fn every_case_is_answered_as_the_contract_says() {
 async fn every_case_is_decided_again_from_its_audit_line() {
     let mut replayed = 0;
     for case in &cases() {
-        let review = Review::read(case.review().to_string().as_bytes()).unwrap();
+        let review = review::read(case.review().to_string().as_bytes()).unwrap();
         let settings = case.settings();
         let (first, line) = answer(&review, case.snapshot(&review, &settings), &settings, case.now()).await;
         let Some(line) = line else {

@@ -1,6 +1,6 @@
 //! The HTTP side: bounded bodies, bounded concurrency, a deadline that is the caller's own.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -16,10 +16,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    gate::{Gate, Webhook},
-    review::{Answer, Review},
-};
+use super::review::{self, Answer};
+use crate::policy::{Decision, review::Review};
 
 /// Two objects of 3 MiB, etcd's own limit doubled, and the rest of the review.
 pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
@@ -30,22 +28,45 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Kept back from the caller's timeout to answer in; never more than a quarter of it.
 const MARGIN: Duration = Duration::from_millis(500);
 
+/// The webhook that is asked, as the audit log and the metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    Validate,
+}
+
+impl Webhook {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Validate => "validate",
+        }
+    }
+}
+
+/// Whoever decides about reviews.
+pub trait Judge: Clone + Send + Sync + 'static {
+    /// Decides about a review, and puts the decision on record. Reads end by `deadline`.
+    fn judge(&self, webhook: Webhook, review: &Review, deadline: Instant) -> impl Future<Output = Decision> + Send;
+
+    /// A review was not even read, for want of capacity.
+    fn turned_away(&self);
+}
+
 #[derive(Clone)]
-struct Endpoint {
-    gate: Gate,
+struct Endpoint<J> {
+    judge: J,
     /// Requests in flight: each may hold a body of [`BODY_LIMIT`].
     capacity: Arc<Semaphore>,
 }
 
 /// The webhook's endpoints. Over `in_flight` requests at once, the next are turned away with 503.
-pub fn router(gate: Gate, in_flight: usize) -> Router {
-    let endpoint = Endpoint { gate, capacity: Arc::new(Semaphore::new(in_flight)) };
-    Router::new().route("/validate", post(validate)).with_state(endpoint)
+pub fn router<J: Judge>(judge: J, in_flight: usize) -> Router {
+    let endpoint = Endpoint { judge, capacity: Arc::new(Semaphore::new(in_flight)) };
+    Router::new().route("/validate", post(validate::<J>)).with_state(endpoint)
 }
 
-async fn validate(State(endpoint): State<Endpoint>, RawQuery(query): RawQuery, body: Body) -> Response {
+async fn validate<J: Judge>(State(endpoint): State<Endpoint<J>>, RawQuery(query): RawQuery, body: Body) -> Response {
     let Ok(_permit) = endpoint.capacity.try_acquire() else {
-        endpoint.gate.metrics.turned_away();
+        endpoint.judge.turned_away();
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
     };
     let deadline = Instant::now() + time_for(query.as_deref());
@@ -57,12 +78,12 @@ async fn validate(State(endpoint): State<Endpoint>, RawQuery(query): RawQuery, b
         Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")),
         Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
     };
-    let review = match Review::read(&body) {
+    let review = match review::read(&body) {
         Ok(review) => review,
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     drop(body);
-    let decision = endpoint.gate.decide(Webhook::Validate, &review, deadline).await;
+    let decision = endpoint.judge.judge(Webhook::Validate, &review, deadline).await;
     Json(Answer::new(&review, &decision)).into_response()
 }
 

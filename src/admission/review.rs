@@ -12,36 +12,12 @@ use crate::policy::{
     node::{Node, null_is_default},
     reason::Code,
     request::{Request, User, Write},
+    review::{Asks, Review},
     settings::Source,
 };
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
-
-/// An AdmissionReview whose `uid` is known.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Review {
-    pub uid: String,
-    pub dry_run: bool,
-    pub operation: String,
-    pub subresource: String,
-    pub user: User,
-    pub asks: Asks,
-}
-
-/// What the review is about.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Asks {
-    /// Something that is not a write to a Node.
-    Nothing,
-    About(Box<Request>),
-    /// The `uid` could be read, the rest not.
-    Garbled {
-        /// Empty where not even that could be read.
-        node: String,
-        why: String,
-    },
-}
 
 /// There is nothing that an answer could be addressed to.
 #[derive(Debug, Error)]
@@ -100,57 +76,36 @@ struct Uid {
     uid: String,
 }
 
-impl Review {
-    /// Reads a review.
-    ///
-    /// # Errors
-    /// If the body is no JSON object with a string at `request.uid`. Whatever else is wrong is told in [`Asks::Garbled`].
-    pub fn read(body: &[u8]) -> Result<Self, NoEnvelope> {
-        let envelope: Envelope<'_> = match serde_json::from_slice(body) {
-            Ok(envelope) => envelope,
-            Err(error) => {
-                let UidAlone { request: Uid { uid } } = serde_json::from_slice(body)?;
-                return Ok(Self::garbled(uid, format!("the request could not be read: {error}")));
-            }
-        };
-        let Envelope { api_version, kind, request } = envelope;
-        if api_version != API_VERSION || kind != KIND {
-            let why = format!("this is a {kind:?} of {api_version:?}, not an {KIND} of {API_VERSION}");
-            return Ok(Self::garbled(request.uid, why));
+/// Reads a review.
+///
+/// # Errors
+/// If the body is no JSON object with a string at `request.uid`. Whatever else is wrong is told in [`Asks::Garbled`].
+pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
+    let envelope: Envelope<'_> = match serde_json::from_slice(body) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            let UidAlone { request: Uid { uid } } = serde_json::from_slice(body)?;
+            return Ok(Review::garbled(uid, format!("the request could not be read: {error}")));
         }
-        let asks = match request.asks() {
-            Ok(None) => Asks::Nothing,
-            Ok(Some(asked)) => Asks::About(Box::new(asked)),
-            Err(why) => Asks::Garbled { node: request.name, why },
-        };
-        Ok(Self {
-            uid: request.uid,
-            dry_run: request.dry_run,
-            operation: request.operation,
-            subresource: request.sub_resource,
-            user: request.user_info,
-            asks,
-        })
+    };
+    let Envelope { api_version, kind, request } = envelope;
+    if api_version != API_VERSION || kind != KIND {
+        let why = format!("this is a {kind:?} of {api_version:?}, not an {KIND} of {API_VERSION}");
+        return Ok(Review::garbled(request.uid, why));
     }
-
-    fn garbled(uid: String, why: String) -> Self {
-        Self {
-            uid,
-            dry_run: false,
-            operation: String::new(),
-            subresource: String::new(),
-            user: User::default(),
-            asks: Asks::Garbled { node: String::new(), why },
-        }
-    }
-
-    /// The request, where there is one that could be understood.
-    pub fn request(&self) -> Option<&Request> {
-        match &self.asks {
-            Asks::About(request) => Some(request),
-            Asks::Nothing | Asks::Garbled { .. } => None,
-        }
-    }
+    let asks = match request.asks() {
+        Ok(None) => Asks::Nothing,
+        Ok(Some(asked)) => Asks::About(Box::new(asked)),
+        Err(why) => Asks::Garbled { node: request.name, why },
+    };
+    Ok(Review {
+        uid: request.uid,
+        dry_run: request.dry_run,
+        operation: request.operation,
+        subresource: request.sub_resource,
+        user: request.user_info,
+        asks,
+    })
 }
 
 impl RawRequest<'_> {
@@ -289,7 +244,7 @@ mod tests {
 
     fn read(request: &serde_json::Value) -> Review {
         let review = json!({"apiVersion": API_VERSION, "kind": KIND, "request": request});
-        Review::read(review.to_string().as_bytes()).unwrap()
+        super::read(review.to_string().as_bytes()).unwrap()
     }
 
     fn garbled(review: &Review) -> &str {
@@ -304,9 +259,9 @@ mod tests {
         for body in
             ["", "{}", "null", "[]", r#"{"request":{}}"#, r#"{"request":{"uid":7}}"#, r#"{"request":{"uid":"u""#]
         {
-            assert!(Review::read(body.as_bytes()).is_err(), "{body}");
+            assert!(super::read(body.as_bytes()).is_err(), "{body}");
         }
-        assert!(Review::read(b"\xff\xfe").is_err());
+        assert!(super::read(b"\xff\xfe").is_err());
     }
 
     #[test]
@@ -326,9 +281,8 @@ mod tests {
             assert_eq!(review.uid, "u");
             assert!(garbled(&review).contains(why), "{:?}", review.asks);
         }
-        let other = Review::read(
-            br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"u"}}"#,
-        );
+        let other =
+            super::read(br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"u"}}"#);
         assert!(garbled(&other.unwrap()).contains("v1beta1"));
     }
 
@@ -340,9 +294,9 @@ mod tests {
                 r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{object}}}}}"#
             )
         };
-        garbled(&Review::read(review(&bomb).as_bytes()).unwrap());
+        garbled(&super::read(review(&bomb).as_bytes()).unwrap());
         let hidden = review(&format!(r#"{{"metadata":{{"name":"n"}},"status":{{"images":{bomb}}}}}"#));
-        assert!(Review::read(hidden.as_bytes()).unwrap().request().is_some(), "skipped without recursion");
+        assert!(super::read(hidden.as_bytes()).unwrap().request().is_some(), "skipped without recursion");
     }
 
     #[test]
@@ -350,11 +304,11 @@ mod tests {
         let twice = format!(
             r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{{"metadata":{{"name":"n"}},"metadata":{{"name":"n"}}}}}}}}"#
         );
-        assert!(garbled(&Review::read(twice.as_bytes()).unwrap()).contains("duplicate field"));
+        assert!(garbled(&super::read(twice.as_bytes()).unwrap()).contains("duplicate field"));
         let operation = format!(
             r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","operation":"DELETE"}}}}"#
         );
-        assert!(garbled(&Review::read(operation.as_bytes()).unwrap()).contains("duplicate field"));
+        assert!(garbled(&super::read(operation.as_bytes()).unwrap()).contains("duplicate field"));
     }
 
     #[test]

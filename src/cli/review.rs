@@ -18,15 +18,14 @@ use tokio::time::Instant;
 use super::{ClusterArg, live};
 use crate::{
     admission::{
-        Gate,
-        gate::Webhook,
-        handler::BODY_LIMIT,
-        review::{Answer, Review},
+        handler::{BODY_LIMIT, Judge as _, Webhook},
+        review::{self, Answer},
     },
     audit::Audit,
     clock::Clock,
     cluster::{Cluster, Snapshot},
     config,
+    gate::Gate,
     metrics::Metrics,
     policy::{evidence::parse_time, settings::Settings},
 };
@@ -84,7 +83,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => Settings::default(),
     };
-    let review = Review::read(&body)?;
+    let review = review::read(&body)?;
     let cluster = match &args.cluster {
         Some(cluster) => cluster.open().await?,
         None => at_hand().await?,
@@ -97,7 +96,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         metrics: Arc::new(Metrics::default()),
     };
     let WebhookArg::Validate = args.webhook;
-    let decision = gate.decide(Webhook::Validate, &review, Instant::now() + TIME).await;
+    let decision = gate.judge(Webhook::Validate, &review, Instant::now() + TIME).await;
     let answer = Answer::new(&review, &decision);
     match args.output {
         Output::Json => println!("{}", serde_json::to_string(&answer)?),

@@ -26,11 +26,14 @@ use serde::{Deserialize, de::DeserializeOwned};
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Reading, Timing, observed};
+use super::observed;
 use crate::{
     clock::Clock,
     policy::{
-        facts::{Access, Census, Fact, FactQuery, Facts, Lease, Observed, PersistentVolume, Verb, VolumeAttachment},
+        facts::{
+            Access, Census, Fact, FactQuery, Facts, Lease, Observed, PersistentVolume, Reading, Timing, Verb,
+            VolumeAttachment,
+        },
         node::{Node, null_is_default},
         pod::Pod,
         request::{Request, User},

@@ -4,7 +4,7 @@
 //! [`facts_needed`](crate::policy::facts_needed), and whatever cannot be read becomes [`Observed::Unknown`] with a reason for people,
 //! never an error. Nothing is cached: the controllers that act on the taint work from stale caches, so the gate must not.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     clock::Clock,
     policy::{
-        facts::{FactQuery, Facts, Observed},
+        facts::{FactQuery, Observed, Reading},
         request::Request,
     },
 };
@@ -31,23 +31,6 @@ pub enum Cluster {
     Live(Live),
     /// What a file says the cluster is.
     File(Arc<ArcSwap<Snapshot>>),
-}
-
-/// Facts, and how long each took to read.
-#[derive(Debug)]
-pub struct Reading {
-    pub facts: Facts,
-    pub timings: Vec<Timing>,
-}
-
-/// How one read went.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// One of a few fixed names.
-    pub fact: &'static str,
-    /// Whether it became known.
-    pub known: bool,
-    pub took: Duration,
 }
 
 impl Cluster {

@@ -4,7 +4,10 @@
 //! not known, so forgetting to read one can only deny. The types read and write the JSON shape of the Kubernetes objects
 //! they stand for, less what the gate does not judge: an audit line holds them whole, and can be replayed from it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -92,6 +95,23 @@ pub struct Facts {
     pub nodes: Option<Observed<Census>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub access: BTreeMap<Verb, Observed<Access>>,
+}
+
+/// Facts, and how long each took to read.
+#[derive(Debug)]
+pub struct Reading {
+    pub facts: Facts,
+    pub timings: Vec<Timing>,
+}
+
+/// How one read went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// One of a few fixed names.
+    pub fact: &'static str,
+    /// Whether it became known.
+    pub known: bool,
+    pub took: Duration,
 }
 
 /// Why a fact is not known that nobody read.

@@ -17,6 +17,7 @@ pub mod pod;
 pub mod question;
 pub mod reason;
 pub mod request;
+pub mod review;
 mod rules;
 pub mod settings;
 pub mod transition;

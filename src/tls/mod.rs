@@ -76,6 +76,20 @@ impl Serving {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { config: Arc::new(config), not_before, not_after })
     }
+
+    /// Whether the certificate is valid at `now`.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub fn check(&self, now: Timestamp) -> Result<(), String> {
+        if now < self.not_before {
+            Err(format!("not valid before {}", self.not_before))
+        } else if now > self.not_after {
+            Err(format!("expired at {}", self.not_after))
+        } else {
+            Ok(())
+        }
+    }
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -5,28 +5,20 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::review::{Asks, Review};
 use crate::{
+    admission::handler::{Judge, Webhook},
     audit::{Audit, Line},
     clock::Clock,
-    cluster::{Cluster, Reading},
+    cluster::Cluster,
     metrics::Metrics,
-    policy::{self, Decision, decision::BreakGlass, facts::Facts, settings::Settings},
+    policy::{
+        self, Decision,
+        decision::BreakGlass,
+        facts::{Facts, Reading},
+        review::{Asks, Review},
+        settings::Settings,
+    },
 };
-
-/// The webhook that is asked, as the audit log and the metrics name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Webhook {
-    Validate,
-}
-
-impl Webhook {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Validate => "validate",
-        }
-    }
-}
 
 /// Everything that a decision is made with.
 #[derive(Clone)]
@@ -38,9 +30,8 @@ pub struct Gate {
     pub metrics: Arc<Metrics>,
 }
 
-impl Gate {
-    /// Decides about a review, and puts the decision on record. Reads end by `deadline`.
-    pub async fn decide(&self, webhook: Webhook, review: &Review, deadline: Instant) -> Decision {
+impl Judge for Gate {
+    async fn judge(&self, webhook: Webhook, review: &Review, deadline: Instant) -> Decision {
         let start = Instant::now();
         let settings = self.settings.load_full();
         let (decision, Reading { facts, timings }) = match &review.asks {
@@ -63,6 +54,12 @@ impl Gate {
         decision
     }
 
+    fn turned_away(&self) {
+        self.metrics.turned_away();
+    }
+}
+
+impl Gate {
     fn nothing_to_read(&self) -> Reading {
         Reading { facts: Facts::at(self.clock.now()), timings: Vec::new() }
     }
