@@ -20,6 +20,8 @@ const KIND: &str = "GateConfig";
 /// Why a configuration is not one.
 #[derive(Debug, Error)]
 pub enum ConfigError {
+    #[error("is empty; {{}} keeps all defaults")]
+    Empty,
     #[error("not UTF-8: {0}")]
     Encoding(#[from] std::str::Utf8Error),
     #[error("{0}")]
@@ -81,12 +83,16 @@ struct AuthorizationSection {
     attest: Option<String>,
 }
 
-/// Reads a configuration. An empty file is one that changes nothing.
+/// Reads a configuration. `{}` is one that changes nothing; an empty file is none: it is what a file looks like that is
+/// being written.
 ///
 /// # Errors
 /// If it is no YAML, has a field that means nothing, or a value that makes no sense.
 pub fn parse(bytes: &[u8]) -> Result<Settings, ConfigError> {
     let text = std::str::from_utf8(bytes)?;
+    if text.trim().is_empty() {
+        return Err(ConfigError::Empty);
+    }
     let file: Option<File> = serde_saphyr::from_str(text)?;
     file.unwrap_or_default().settings()
 }
@@ -208,7 +214,7 @@ authorization: { attest: anyone }          # or rbac
         let settings = parse(CONTRACT.as_bytes()).unwrap();
         let modes = BTreeMap::from([(Code::NodeNotRebooted, Mode::Warn)]);
         assert_eq!(settings, Settings { modes, ..Settings::default() });
-        for empty in ["", "# nothing\n", "{}", "evidence:\nchecks:\n"] {
+        for empty in ["# nothing\n", "{}", "evidence:\nchecks:\n"] {
             assert_eq!(parse(empty.as_bytes()).unwrap(), Settings::default(), "{empty:?}");
         }
     }
@@ -264,5 +270,6 @@ authorization: {attest: rbac}",
             assert!(error.contains(named), "{text}: {error}");
         }
         assert!(parse(b"\xff").is_err());
+        assert!(parse(b" \n").unwrap_err().to_string().contains("is empty"));
     }
 }

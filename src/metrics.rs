@@ -85,7 +85,7 @@ impl Default for Metrics {
         );
         registry.register(
             "config_last_reload_success",
-            "1 if the configuration file as it is now is in force, 0 if an older one is",
+            "Whether the configuration file as it is now is in force (1) or an older one (0)",
             metrics.config_last_reload_success.clone(),
         );
         registry.register("overloaded", "Requests refused because too many were in flight", metrics.overloaded.clone());

@@ -1,0 +1,142 @@
+//! Which module may use which: layers, from the ground up. Nothing uses its own layer or one above.
+
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Modules of one layer do not know of each other.
+const LAYERS: &[&[&str]] = &[
+    &["policy", "clock", "reload"],
+    &["admin", "admission", "audit", "cluster", "config", "metrics", "telemetry", "tls"],
+    &["gate"],
+    &["server"],
+    &["cli"],
+    &["main"],
+];
+
+/// All that `policy` may name from outside.
+const POLICY_CRATES: &[&str] = &["std", "core", "serde", "serde_json", "jiff", "crate", "super", "self"];
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|layer| layer.contains(&module))
+        .unwrap_or_else(|| panic!("{module} has no layer: give it one above all that it uses"))
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] })
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+/// Every source file with the top-level module that it belongs to and its code, without comments.
+fn modules() -> Vec<(PathBuf, String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let read = |path: PathBuf| {
+        let inside = path.strip_prefix(&root).unwrap();
+        let top = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+        let text = fs::read_to_string(&path).unwrap();
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        (path, top, code.join("\n"))
+    };
+    sources(&root).into_iter().map(read).filter(|(_, module, _)| module != "lib").collect()
+}
+
+/// The first segments of the paths that follow `prefix`, also within braces.
+fn used(code: &str, prefix: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in code.match_indices(prefix) {
+        let rest = code.get(at + prefix.len()..).unwrap();
+        let Some(list) = rest.strip_prefix('{') else {
+            found.push(rest);
+            continue;
+        };
+        let mut depth = 0;
+        let mut start = 0;
+        for (index, character) in list.char_indices() {
+            match character {
+                '{' => depth += 1,
+                '}' if depth == 0 => {
+                    found.push(list.get(start..index).unwrap());
+                    break;
+                }
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    found.push(list.get(start..index).unwrap());
+                    start = index + 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    let name = |path: &str| -> String {
+        path.trim_start().chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect()
+    };
+    found.into_iter().map(name).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn no_module_uses_its_own_layer_or_one_above() {
+    for (path, module, code) in modules() {
+        let crate_name = if module == "main" { "fencegate::" } else { "crate::" };
+        for used in used(&code, crate_name) {
+            let allowed = used == module || layer(&used) < layer(&module);
+            assert!(allowed, "{}: {module} may not use {used}", path.display());
+        }
+    }
+}
+
+#[test]
+fn policy_names_nothing_that_reads_waits_or_serves() {
+    for (path, module, code) in modules() {
+        if module != "policy" {
+            continue;
+        }
+        for line in code.lines().filter(|line| line.trim_start().starts_with("use ")) {
+            let first = line.trim_start().trim_start_matches("use ");
+            let name: String = first.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let is_own = ["facts", "question", "reason", "request", "rules", "settings"].contains(&name.as_str());
+            assert!(is_own || POLICY_CRATES.contains(&name.as_str()), "{}: {line}", path.display());
+        }
+        for word in ["async fn", ".await", "tokio::", "kube::", "axum::", "k8s_openapi::", "println!"] {
+            assert!(!code.contains(word), "{} has {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn only_cluster_and_the_command_line_name_the_client() {
+    for (path, module, code) in modules() {
+        let names_it = code.contains("kube::");
+        assert!(!names_it || module == "cluster" || module == "cli", "{}", path.display());
+    }
+}
+
+#[test]
+fn files_stay_short() {
+    for (path, _, _) in modules() {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 420, "{} has {lines} lines: would you like to live in it?", path.display());
+    }
+    let main = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs")).unwrap();
+    assert!(main.lines().count() <= 40);
+}
+
+#[test]
+fn uses_are_found_also_within_braces() {
+    let code = "use crate::{\n    a::{b, c},\n    d,\n    e::f,\n};\ncrate::g::h();\n";
+    assert_eq!(used(code, "crate::"), ["a", "d", "e", "g"]);
+}
+
+#[test]
+fn the_reference_of_reasons_is_what_the_program_knows() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reasons.md")).unwrap();
+    let table = fencegate::policy::message::reference();
+    assert!(page.contains(&table), "docs/reasons.md should hold this table:\n{table}");
+}

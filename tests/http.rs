@@ -1,0 +1,132 @@
+//! The HTTP layer through the router: what is answered to bodies that are no reviews, and how large they may be.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+mod support;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use axum::{Router, body::Body};
+use fencegate::{
+    admission::handler::{BODY_LIMIT, router},
+    audit::Audit,
+    clock::Clock,
+    cluster::{Cluster, Snapshot},
+    gate::Gate,
+    metrics::Metrics,
+    policy::settings::Settings,
+};
+use http::{Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use support::bare_taint;
+use tower::ServiceExt;
+
+fn webhook() -> Router {
+    let gate = Gate {
+        cluster: Cluster::of(Snapshot::example().unwrap()),
+        settings: Arc::new(ArcSwap::from_pointee(Settings::default())),
+        clock: Clock::at("2026-11-22T10:12:00Z".parse().unwrap()),
+        audit: Audit::Discard,
+        metrics: Arc::new(Metrics::default()),
+    };
+    router(gate, 1)
+}
+
+async fn send(method: Method, path: &str, body: Body) -> (StatusCode, String) {
+    let request = Request::builder().method(method).uri(path).body(body).unwrap();
+    let response = webhook().oneshot(request).await.unwrap();
+    let status = response.status();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+async fn post(body: impl Into<Body>) -> (StatusCode, String) {
+    send(Method::POST, "/validate?timeout=5s", body.into()).await
+}
+
+#[tokio::test]
+async fn a_review_is_answered_with_its_own_uid_and_never_a_patch() {
+    let (status, text) = post(bare_taint().to_string()).await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    let response = answer.get("response").unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(answer.get("apiVersion").unwrap(), "admission.k8s.io/v1");
+    assert_eq!(answer.get("kind").unwrap(), "AdmissionReview");
+    assert_eq!(response.get("uid"), bare_taint().pointer("/request/uid"));
+    assert_eq!(response.pointer("/status/reason").unwrap(), "Forbidden");
+    assert_eq!((response.get("patch"), response.get("patchType")), (None, None));
+    let annotations = response.get("auditAnnotations").unwrap().as_object().unwrap();
+    assert!(annotations.iter().all(|(key, value)| !key.contains('/') && value.is_string()), "{annotations:?}");
+}
+
+#[tokio::test]
+async fn a_denial_reads_as_the_contract_shows_it() {
+    let mut review = bare_taint();
+    *review.pointer_mut("/request/oldObject/status/conditions").unwrap() =
+        json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-11-22T10:11:56Z"}]);
+    let (_, text) = post(review.to_string()).await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        answer.pointer("/response/status/message").unwrap(),
+        "node \"worker-2\" may not be put out of service:\n  \
+         NodeStillReady: the node reports Ready=True, last heartbeat 4s ago\n  \
+         EvidenceMissing: annotations: fencegate.dev/method, fencegate.dev/fenced-at, fencegate.dev/fenced-by are not \
+         set; cloud-shutdown: taint node.cloudprovider.kubernetes.io/shutdown is not on the stored node\n\
+         power the machine off, then record it and try again:\n  \
+         kubectl annotate node worker-2 fencegate.dev/method=power-off fencegate.dev/fenced-by=<who> \
+         fencegate.dev/fenced-at=$(date -u +%FT%TZ)"
+    );
+}
+
+#[tokio::test]
+async fn what_has_no_envelope_is_a_bad_request() {
+    for body in ["", "{", "[]", "\u{0}", r#"{"request":null}"#, r#"{"request":{"uid":null}}"#] {
+        assert_eq!(post(body).await.0, StatusCode::BAD_REQUEST, "{body:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_a_uid_is_denied_with_it() {
+    let (status, text) = post(r#"{"request":{"uid":"u-1","object":[[[["#.to_owned() + &"]".repeat(4) + "}}").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(text.contains(r#""uid":"u-1","allowed":false"#) && text.contains("ReviewMalformed"), "{text}");
+}
+
+#[tokio::test]
+async fn a_bomb_of_nested_arrays_is_an_error_and_no_crash() {
+    let bomb = "[".repeat(100_000) + &"]".repeat(100_000);
+    assert_eq!(post(bomb.clone()).await.0, StatusCode::BAD_REQUEST);
+    let review = format!(
+        r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"u","operation":"CREATE","object":{bomb}}}}}"#
+    );
+    assert!(post(review).await.1.contains("ReviewMalformed"));
+}
+
+#[tokio::test]
+async fn seven_mebibytes_are_read_and_not_one_byte_more() {
+    let mut review = bare_taint().to_string();
+    review.push_str(&" ".repeat(BODY_LIMIT - review.len()));
+    assert_eq!(post(review.clone()).await.0, StatusCode::OK);
+    review.push(' ');
+    assert_eq!(post(review).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_too_large() {
+    let endless = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
+    assert_eq!(post(Body::from_stream(endless)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_comes_is_timed_out() {
+    let silent = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
+    assert_eq!(post(Body::from_stream(silent)).await.0, StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test]
+async fn other_paths_and_methods_are_not_there() {
+    assert_eq!(send(Method::GET, "/validate", Body::empty()).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    assert_eq!(send(Method::POST, "/", Body::empty()).await.0, StatusCode::NOT_FOUND);
+}

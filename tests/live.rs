@@ -1,0 +1,263 @@
+//! Live reads against a scripted API server: every way an answer can fall short, and what the gate makes of it.
+
+#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use fencegate::{
+    clock::Clock,
+    cluster::{Cluster, Live},
+    policy::{
+        decide,
+        facts::{Fact, FactQuery, Facts, Observed, Verb},
+        node::Node,
+        request::{Request, User, Write},
+        settings::Settings,
+    },
+};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use kube::{Client, client::Body};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+/// What the API server is asked: `GET /path?query`, or `POST /path body`.
+type Asked = Arc<Mutex<Vec<String>>>;
+
+enum Says {
+    Json(u16, Value),
+    Text(u16, &'static str),
+    Nothing,
+}
+
+fn status(code: u16, reason: &str) -> Says {
+    let message = format!("scripted {reason}");
+    Says::Json(code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}))
+}
+
+fn list(items: Value) -> Says {
+    Says::Json(200, json!({"kind": "List", "metadata": {}, "items": items}))
+}
+
+/// A cluster whose API server answers as `script` says.
+fn scripted(script: impl Fn(&str) -> Says + Send + Sync + 'static) -> (Cluster, Asked) {
+    let asked = Asked::default();
+    let log = Arc::clone(&asked);
+    let script = Arc::new(script);
+    let service = tower::service_fn(move |request: http::Request<Body>| {
+        let (log, script) = (Arc::clone(&log), Arc::clone(&script));
+        async move {
+            let line = format!("{} {}", request.method(), request.uri());
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let line = if body.is_empty() { line } else { format!("{line} {}", String::from_utf8_lossy(&body)) };
+            log.lock().unwrap().push(line.clone());
+            let (code, text) = match script(&line) {
+                Says::Json(code, value) => (code, value.to_string()),
+                Says::Text(code, text) => (code, text.to_owned()),
+                Says::Nothing => std::future::pending().await,
+            };
+            let response = Response::builder().status(StatusCode::from_u16(code).unwrap());
+            Ok::<_, Infallible>(response.body(Full::new(Bytes::from(text))).unwrap())
+        }
+    });
+    (Cluster::Live(Live::new(Client::new(service, "default"))), asked)
+}
+
+fn release() -> Request {
+    let node = |taints: Value| -> Node {
+        serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"taints": taints}})).unwrap()
+    };
+    let taint = json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]);
+    let extra = [("authentication.kubernetes.io/credential-id".to_owned(), vec!["x".to_owned()])].into();
+    let user = User { name: "alice".into(), uid: "7".into(), groups: vec!["ops".into()], extra };
+    Request { node: "n1".into(), user, write: Write::Update { old: node(taint), new: node(json!([])) } }
+}
+
+async fn read(cluster: &Cluster, facts: &[Fact]) -> Facts {
+    let query: FactQuery = facts.iter().copied().collect();
+    let deadline = Instant::now() + Duration::from_secs(4);
+    cluster.read(&release(), &query, &Clock::System, deadline).await.facts
+}
+
+fn why<T: std::fmt::Debug>(observed: Option<Observed<T>>) -> String {
+    match observed.unwrap() {
+        Observed::Unknown { why, .. } => why,
+        known @ Observed::Known { .. } => panic!("{known:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_does_not_exist_is_known() {
+    let (cluster, asked) = scripted(|_| status(404, "NotFound"));
+    let facts = read(&cluster, &[Fact::Lease]).await;
+    assert_eq!(facts.lease.unwrap().value(), Ok(&None));
+    assert_eq!(*asked.lock().unwrap(), ["GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"]);
+}
+
+#[tokio::test]
+async fn a_not_found_that_no_api_server_said_is_not_known() {
+    let (cluster, _) = scripted(|_| Says::Text(404, "<html>no such page</html>"));
+    assert!(why(read(&cluster, &[Fact::Lease]).await.lease).contains("404"));
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_named() {
+    let (cluster, _) = scripted(|_| status(403, "Forbidden"));
+    let facts = read(&cluster, &[Fact::Lease, Fact::Pods, Fact::VolumeAttachments, Fact::Nodes]).await;
+    assert_eq!(why(facts.lease), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.pods), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.volume_attachments), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.nodes), "forbidden: scripted Forbidden");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_come_costs_the_deadline_once() {
+    let (cluster, _) = scripted(|line| if line.contains("/leases/") { Says::Nothing } else { list(json!([])) });
+    let start = Instant::now();
+    let facts = read(&cluster, &[Fact::Lease, Fact::Pods]).await;
+    assert_eq!(start.elapsed(), Duration::from_secs(4));
+    assert_eq!(why(facts.lease), "no answer within 4.0s");
+    assert!(facts.pods.unwrap().value().is_ok(), "what did come counts");
+}
+
+#[tokio::test]
+async fn half_an_answer_is_none() {
+    for text in ["", "{\"kind\":\"PodList\",\"items\":[{\"metadata\"", "{}", "[]", "{\"kind\":\"PodList\"}"] {
+        let (cluster, _) = scripted(move |_| Says::Text(200, text));
+        assert!(why(read(&cluster, &[Fact::Pods]).await.pods).contains("could not be understood"), "{text}");
+    }
+    let (cluster, _) = scripted(|_| Says::Json(200, json!({"kind": "PodList", "items": null})));
+    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.unwrap().value().unwrap().len(), 0, "an empty list in Go");
+}
+
+fn page(numbers: std::ops::Range<usize>, next: &str) -> Says {
+    let items: Vec<Value> = numbers
+        .map(|n| json!({"metadata": {"name": format!("va-{n}")}, "spec": {"nodeName": if n % 2 == 0 { "n1" } else { "n2" }}}))
+        .collect();
+    Says::Json(200, json!({"metadata": {"continue": next}, "items": items}))
+}
+
+#[tokio::test]
+async fn lists_are_read_page_by_page_and_only_the_nodes_own_kept() {
+    let (cluster, asked) = scripted(|line| match line {
+        line if line.contains("continue=two") => page(500..600, ""),
+        _ => page(0..500, "two"),
+    });
+    let facts = read(&cluster, &[Fact::VolumeAttachments]).await;
+    assert_eq!(facts.volume_attachments.unwrap().value().unwrap().len(), 300);
+    assert_eq!(
+        *asked.lock().unwrap(),
+        [
+            "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=500",
+            "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=500&continue=two"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_list_that_expired_is_read_again_from_its_start_once() {
+    let expired = Arc::new(Mutex::new(1));
+    let left = Arc::clone(&expired);
+    let (cluster, asked) = scripted(move |line| {
+        if !line.contains("continue=") {
+            return page(0..10, "two");
+        }
+        let mut left = left.lock().unwrap();
+        if *left > 0 {
+            *left -= 1;
+            return status(410, "Expired");
+        }
+        page(10..12, "")
+    });
+    let facts = read(&cluster, &[Fact::VolumeAttachments]).await;
+    assert_eq!(facts.volume_attachments.unwrap().value().unwrap().len(), 6, "nothing is counted twice");
+    assert_eq!(asked.lock().unwrap().len(), 4);
+    *expired.lock().unwrap() = 2;
+    assert!(why(read(&cluster, &[Fact::VolumeAttachments]).await.volume_attachments).contains("410"));
+}
+
+#[tokio::test]
+async fn a_list_that_does_not_end_is_given_up() {
+    let (cluster, _) = scripted(|_| page(0..1, "again"));
+    assert_eq!(why(read(&cluster, &[Fact::VolumeAttachments]).await.volume_attachments), "the list does not end");
+}
+
+#[tokio::test]
+async fn pods_are_selected_by_their_node() {
+    let (cluster, asked) = scripted(|_| list(json!([{"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}}])));
+    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.unwrap().value().unwrap().len(), 1);
+    assert_eq!(*asked.lock().unwrap(), ["GET /api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&limit=500"]);
+}
+
+#[tokio::test]
+async fn volumes_are_read_only_where_a_pod_could_keep_one() {
+    let staying = json!([{"metadata": {"namespace": "a", "name": "p"}, "spec": {"nodeName": "n1",
+        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}]);
+    let script = |pods: Value| {
+        move |line: &str| match line {
+            line if line.contains("/pods") => list(pods.clone()),
+            line if line.contains("/volumeattachments") => list(json!([{"metadata": {"name": "va"},
+                "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv-1"}}}])),
+            _ => Says::Json(200, json!({"spec": {"claimRef": {"namespace": "a", "name": "c"}}})),
+        }
+    };
+    let (cluster, asked) = scripted(script(staying));
+    let facts = read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await;
+    let volume = facts.persistent_volumes["pv-1"].value().unwrap().clone().unwrap();
+    assert_eq!(volume.spec.claim_ref.unwrap().name, "c");
+    assert_eq!(asked.lock().unwrap().last().unwrap(), "GET /api/v1/persistentvolumes/pv-1");
+
+    let (cluster, asked) = scripted(script(json!([])));
+    assert!(read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await.persistent_volumes.is_empty());
+    assert_eq!(asked.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn rbac_is_asked_about_the_requester_with_all_groups_and_extras() {
+    for (said, expected) in [
+        (json!({"allowed": true}), true),
+        (json!({"allowed": false}), false),
+        (json!({"allowed": true, "denied": true}), false),
+    ] {
+        let (cluster, asked) = scripted(move |_| Says::Json(201, json!({"spec": {}, "status": said})));
+        let facts = read(&cluster, &[Fact::Access(Verb::BreakGlass)]).await;
+        assert_eq!(facts.access[&Verb::BreakGlass].value().unwrap().allowed, expected);
+        let line = asked.lock().unwrap()[0].clone();
+        let (head, body) = line.split_at(line.find('{').unwrap());
+        assert_eq!(head, "POST /apis/authorization.k8s.io/v1/subjectaccessreviews? ");
+        let spec = serde_json::from_str::<Value>(body).unwrap()["spec"].clone();
+        assert_eq!(
+            spec,
+            json!({
+                "user": "alice", "uid": "7", "groups": ["ops"],
+                "extra": {"authentication.kubernetes.io/credential-id": ["x"]},
+                "resourceAttributes":
+                    {"group": "fencegate.dev", "resource": "nodes", "verb": "break-glass", "name": "n1"},
+            })
+        );
+    }
+}
+
+#[tokio::test]
+async fn whatever_could_not_be_read_denies_with_its_name() {
+    let (cluster, _) = scripted(|_| status(500, "InternalError"));
+    let facts = read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await;
+    let decision = decide(&release(), &facts, &Settings::default());
+    assert!(!decision.allowed);
+    let reason = decision.findings.iter().find(|finding| finding.denies()).unwrap().reason.to_string();
+    assert!(reason.contains("the list of Pods on n1 could not be read: the API server answered 500"), "{reason}");
+    assert!(reason.contains("the list of VolumeAttachments could not be read"), "{reason}");
+}
+
+#[tokio::test]
+async fn an_unreachable_api_server_is_no_fact_at_all() {
+    let unreachable = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+    let cluster = Cluster::Live(Live::new(Client::try_from(unreachable).unwrap()));
+    assert!(why(read(&cluster, &[Fact::Lease]).await.lease).contains("could not be reached"));
+    assert!(cluster.reach().await.is_err());
+}

@@ -1,0 +1,230 @@
+//! The server as it is run: real TLS on loopback, beside clients that behave badly.
+
+#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+mod support;
+
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
+
+use fencegate::tls::{accept::Limits, issue::Development};
+use http::Request;
+use http_body_util::Full;
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::version::{TLS12, TLS13};
+use support::{Client, Running, bare_taint, certificates, text};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Longer than anything here should take, shorter than a person's patience.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn reviews_are_answered_on_both_protocols_and_both_versions_of_tls() {
+    let running = Running::start(|_| {}).await;
+    for version in [&TLS12, &TLS13] {
+        for protocol in ["http/1.1", "h2"] {
+            let client = Client { versions: vec![version], alpn: vec![protocol], ..running.client() };
+            let answer = client.ask(&bare_taint()).await;
+            assert_eq!(answer["response"]["uid"], bare_taint()["request"]["uid"]);
+            assert_eq!(answer["response"]["status"]["code"], 403, "{protocol}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stalled_client_does_not_hold_up_an_honest_one() {
+    let running = Running::start(|_| {}).await;
+    let _silent = TcpStream::connect(running.address).await.unwrap();
+    let mut half_hello = TcpStream::connect(running.address).await.unwrap();
+    half_hello.write_all(&[0x16, 0x03, 0x01]).await.unwrap();
+    let mut half_header = running.client().connect().await.unwrap();
+    half_header.write_all(b"POST /validate HTTP/1.1\r\nHost: ").await.unwrap();
+    let mut half_body = running.client().connect().await.unwrap();
+    half_body.write_all(b"POST /validate HTTP/1.1\r\nHost: l\r\nContent-Length: 100\r\n\r\n{").await.unwrap();
+    timeout(PATIENCE, running.client().ask(&bare_taint())).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_client_leaves_undone_is_not_waited_for() {
+    let short = Duration::from_millis(50);
+    let limits = Limits { handshake: short, header: short, idle: Duration::from_secs(60), ..Limits::default() };
+    let running = Running::start(|options| options.limits = limits).await;
+
+    let mut no_handshake = TcpStream::connect(running.address).await.unwrap();
+    let mut half_header = running.client().connect().await.unwrap();
+    half_header.write_all(b"POST /validate HT").await.unwrap();
+    let mut rest = Vec::new();
+    let closed = timeout(PATIENCE, no_handshake.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "a handshake that never comes");
+    let closed = timeout(PATIENCE, half_header.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "a header that never ends");
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up_in_the_callers_own_time() {
+    let running = Running::start(|_| {}).await;
+    let mut half_body = running.client().connect().await.unwrap();
+    let head = b"POST /validate?timeout=100ms HTTP/1.1\r\nHost: l\r\nContent-Length: 100\r\n\r\n{";
+    half_body.write_all(head).await.unwrap();
+    let mut answer = vec![0; 12];
+    timeout(PATIENCE, half_body.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
+}
+
+#[tokio::test]
+async fn a_kept_connection_outlives_the_header_limit_and_not_the_idle_one() {
+    let limits = Limits { header: Duration::from_millis(30), idle: Duration::from_millis(400), ..Limits::default() };
+    let running = Running::start(|options| options.limits = limits).await;
+    let stream = TokioIo::new(running.client().connect().await.unwrap());
+    let (mut sender, connection) = http1::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    for _ in 0..3 {
+        let body = Full::new(Bytes::from(bare_taint().to_string()));
+        let request = Request::post("/validate").header("host", "l").body(body).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        text(response).await;
+        // Three header limits: a kept-alive connection is not one that is slow with its header.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn over_capacity_the_next_review_is_turned_away_at_once() {
+    let running = Running::start(|options| options.in_flight = 1).await;
+    let mut holding = running.client().connect().await.unwrap();
+    let head = b"POST /validate?timeout=30s HTTP/1.1\r\nHost: l\r\nContent-Length: 100\r\n\r\n{";
+    holding.write_all(head).await.unwrap();
+    running.until("/metrics", |_, text| text.contains("fencegate_build_info")).await;
+    let turned_away = async { while running.client().post(bare_taint().to_string()).await.unwrap().status() != 503 {} };
+    timeout(PATIENCE, turned_away).await.unwrap();
+    running.until("/metrics", |_, text| !text.contains("fencegate_overloaded_total 0")).await;
+}
+
+#[tokio::test]
+async fn over_capacity_the_next_connection_is_closed() {
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let running = Running::start(|options| options.limits = limits).await;
+    let first = running.client().connect().await.unwrap();
+    assert!(running.client().connect().await.is_err());
+    drop(first);
+    let again = async { while running.client().connect().await.is_err() {} };
+    timeout(PATIENCE, again).await.unwrap();
+}
+
+#[tokio::test]
+async fn with_a_client_ca_only_its_clients_are_served() {
+    let clients = certificates();
+    let ca = clients.ca.clone();
+    let running = Running::start(|options| {
+        let path = options.certificate.with_file_name("clients.crt");
+        fs::write(&path, ca).unwrap();
+        options.client_ca = Some(path);
+    })
+    .await;
+    assert!(running.client().post(bare_taint().to_string()).await.is_err(), "without a certificate");
+    let stranger = certificates();
+    let foreign = Client { identity: Some((stranger.certificate, stranger.key)), ..running.client() };
+    assert!(foreign.post(bare_taint().to_string()).await.is_err(), "with one of another CA");
+}
+
+/// Writes a pair the way the kubelet does: into a folder of its own, which `..data` then points to.
+fn swap(volume: &Path, generation: &str, made: &Development) {
+    let folder = volume.join(generation);
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("tls.crt"), &made.certificate).unwrap();
+    fs::write(folder.join("tls.key"), &made.key).unwrap();
+    let link = volume.join("..data_tmp");
+    symlink(generation, &link).unwrap();
+    fs::rename(&link, volume.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_served_after_a_symlink_swap_and_a_bad_one_is_not() {
+    let volume = tempfile::tempdir().unwrap();
+    let (first, second) = (certificates(), certificates());
+    swap(volume.path(), "..2026_11_22_1", &first);
+    for file in ["tls.crt", "tls.key"] {
+        symlink(Path::new("..data").join(file), volume.path().join(file)).unwrap();
+    }
+    let running = Running::start(|options| {
+        options.certificate = volume.path().join("tls.crt");
+        options.key = volume.path().join("tls.key");
+    })
+    .await;
+    Client::new(running.address, &first.ca).ask(&bare_taint()).await;
+
+    swap(volume.path(), "..2026_11_22_2", &second);
+    let renewed = Client::new(running.address, &second.ca);
+    let served = async { while renewed.connect().await.is_err() {} };
+    timeout(PATIENCE, served).await.unwrap();
+
+    let mismatched = Development { key: certificates().key, ..certificates() };
+    swap(volume.path(), "..2026_11_22_3", &mismatched);
+    // Ten looks at the files later the last good pair is still served.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    renewed.ask(&bare_taint()).await;
+}
+
+#[tokio::test]
+async fn a_changed_configuration_takes_effect_and_a_bad_one_shows_on_a_metric() {
+    let running = Running::start(|options| {
+        let path = options.certificate.with_file_name("config.yaml");
+        fs::write(&path, "checks: {EvidenceMissing: warn}").unwrap();
+        options.config = Some(path);
+    })
+    .await;
+    assert_eq!(running.client().ask(&bare_taint()).await["response"]["allowed"], true);
+    let path = running.folder.path().join("config.yaml");
+    fs::write(&path, "checks: {EvidenceMising: off}").unwrap();
+    running.until("/metrics", |_, text| text.contains("\nfencegate_config_last_reload_success 0\n")).await;
+    assert_eq!(running.client().ask(&bare_taint()).await["response"]["allowed"], true, "the last good one stays");
+    fs::write(&path, "{}").unwrap();
+    running.until("/metrics", |_, text| text.contains("\nfencegate_config_last_reload_success 1\n")).await;
+    assert_eq!(running.client().ask(&bare_taint()).await["response"]["allowed"], false);
+}
+
+#[tokio::test]
+async fn told_to_end_it_is_unready_serves_on_and_closes_connections() {
+    let mut running = Running::start(|options| options.drain = Duration::from_secs(2)).await;
+    running.until("/readyz", |status, text| status == 200 && text.contains("[+]cluster ok")).await;
+    let stream = TokioIo::new(running.client().connect().await.unwrap());
+    let (mut sender, connection) = http1::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+
+    running.tell_to_end();
+    running.until("/readyz", |status, text| status == 503 && text.contains("[-]shutdown: draining")).await;
+    assert_eq!(running.telemetry("/livez").await.0, 200);
+    let body = Full::new(Bytes::from(bare_taint().to_string()));
+    let request = Request::post("/validate").header("host", "l").body(body).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()["connection"]), (200, &"close".parse().unwrap()));
+    timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
+    running.client().ask(&bare_taint()).await;
+
+    timeout(PATIENCE, &mut running.task).await.unwrap().unwrap();
+    assert!(TcpStream::connect(running.address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test]
+async fn every_guarded_decision_leaves_one_line_and_a_number() {
+    let mut running = Running::start(|_| {}).await;
+    running.client().ask(&bare_taint()).await;
+    let line: serde_json::Value = serde_json::from_str(&running.audit.try_recv().unwrap()).unwrap();
+    assert_eq!(line["event"], "decision");
+    assert_eq!(line["node"], "worker-2");
+    assert_eq!(line["reasons"][0]["code"], "EvidenceMissing");
+    assert_eq!(line["user"]["name"], "alice");
+    let counted = r#"fencegate_decisions_total{webhook="validate",transition="Place",decision="deny",reason="EvidenceMissing"} 1"#;
+    assert!(running.telemetry("/metrics").await.1.contains(counted));
+
+    let mut untouched = bare_taint();
+    untouched["request"]["object"] = untouched["request"]["oldObject"].clone();
+    assert_eq!(running.client().ask(&untouched).await["response"]["allowed"], true);
+    assert!(running.audit.try_recv().is_err(), "what touches nothing is not recorded");
+}

@@ -1,0 +1,211 @@
+//! What several tests need: a server of its own on loopback, and a client that speaks TLS to it.
+
+#![allow(dead_code, reason = "each test takes what it needs")]
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use fencegate::{
+    audit::Audit,
+    clock::Clock,
+    cluster::{Cluster, Snapshot},
+    server::{Options, Server},
+    tls::{accept::Limits, issue::Development, provider},
+};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{
+    body::{Bytes, Incoming},
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    version::{TLS12, TLS13},
+};
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// The CA and the certificate that a test server starts with.
+pub fn certificates() -> Development {
+    Development::make(&["localhost".to_owned()], 1, jiff::Timestamp::now()).unwrap()
+}
+
+/// A running server, and all that a test may want to turn.
+pub struct Running {
+    pub address: SocketAddr,
+    pub telemetry: SocketAddr,
+    pub ca: String,
+    pub folder: tempfile::TempDir,
+    pub audit: mpsc::UnboundedReceiver<String>,
+    end: Option<oneshot::Sender<()>>,
+    pub task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts a server on the example cluster; `change` turns what the test is about.
+    pub async fn start(change: impl FnOnce(&mut Options)) -> Self {
+        let made = certificates();
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, content: &str| -> PathBuf {
+            let path = folder.path().join(name);
+            fs::write(&path, content).unwrap();
+            path
+        };
+        let (sender, audit) = mpsc::unbounded_channel();
+        let mut options = Options {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            telemetry_listen: Some((Ipv4Addr::LOCALHOST, 0).into()),
+            certificate: write("tls.crt", &made.certificate),
+            key: write("tls.key", &made.key),
+            client_ca: None,
+            config: None,
+            cluster: Cluster::of(Snapshot::example().unwrap()),
+            clock: Clock::System,
+            audit: Audit::Channel(sender),
+            limits: Limits::default(),
+            in_flight: 16,
+            drain: Duration::ZERO,
+            reload_interval: Duration::from_millis(20),
+        };
+        change(&mut options);
+        let server = Server::bind(options).await.unwrap();
+        let (address, telemetry) = (server.address().unwrap(), server.telemetry_address().unwrap().unwrap());
+        let (end, ended) = oneshot::channel::<()>();
+        let task = tokio::spawn(server.run(async move { drop(ended.await) }));
+        Self { address, telemetry, ca: made.ca, folder, audit, end: Some(end), task }
+    }
+
+    pub fn client(&self) -> Client {
+        Client::new(self.address, &self.ca)
+    }
+
+    /// Tells the server to end, as SIGTERM does.
+    pub fn tell_to_end(&mut self) {
+        drop(self.end.take());
+    }
+
+    /// GET on the telemetry port: status and text.
+    pub async fn telemetry(&self, path: &str) -> (u16, String) {
+        let stream = TcpStream::connect(self.telemetry).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::get(path).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let status = response.status().as_u16();
+        (status, text(response).await)
+    }
+
+    /// Waits until the telemetry port says so.
+    pub async fn until(&self, path: &str, is_so: impl Fn(u16, &str) -> bool) {
+        for _ in 0..500 {
+            let (status, text) = self.telemetry(path).await;
+            if is_so(status, &text) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} never said so: {:?}", self.telemetry(path).await);
+    }
+}
+
+/// How to speak to a server.
+#[derive(Clone)]
+pub struct Client {
+    pub address: SocketAddr,
+    pub ca: String,
+    pub versions: Vec<&'static SupportedProtocolVersion>,
+    pub alpn: Vec<&'static str>,
+    /// Certificate and key.
+    pub identity: Option<(String, String)>,
+}
+
+impl Client {
+    pub fn new(address: SocketAddr, ca: &str) -> Self {
+        let versions = vec![&TLS13, &TLS12];
+        Self { address, ca: ca.to_owned(), versions, alpn: vec!["http/1.1"], identity: None }
+    }
+
+    pub async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&self.versions)
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            Some((certificate, key)) => {
+                let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+                config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap()).unwrap()
+            }
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = self.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await
+    }
+
+    /// POSTs a body to `/validate` on a connection of its own.
+    pub async fn post(&self, body: impl Into<Bytes>) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
+        let stream = TokioIo::new(self.connect().await?);
+        let request = Request::post("https://localhost/validate?timeout=5s")
+            .header("host", "localhost")
+            .body(Full::new(body.into()))
+            .unwrap();
+        if self.alpn == ["h2"] {
+            let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+            tokio::spawn(connection);
+            Ok(sender.send_request(request).await?)
+        } else {
+            let (mut sender, connection) = http1::handshake(stream).await?;
+            tokio::spawn(connection);
+            Ok(sender.send_request(request).await?)
+        }
+    }
+
+    /// POSTs a review and returns its answer.
+    pub async fn ask(&self, review: &Value) -> Value {
+        let response = self.post(review.to_string()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        serde_json::from_str(&text(response).await).unwrap()
+    }
+}
+
+pub async fn text(response: Response<Incoming>) -> String {
+    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// A review that places the taint on `worker-2` without evidence: denied.
+pub fn bare_taint() -> Value {
+    let node = |taints: Value| {
+        json!({
+            "metadata": {"name": "worker-2"},
+            "spec": {"taints": taints},
+            "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]},
+        })
+    };
+    json!({
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {
+            "uid": "705ab4f5-6393-11e8-b7cc-42010a800002",
+            "resource": {"group": "", "version": "v1", "resource": "nodes"},
+            "operation": "UPDATE",
+            "userInfo": {"username": "alice"},
+            "oldObject": node(json!([])),
+            "object": node(json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}])),
+        },
+    })
+}
