@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use thiserror::Error;
 
 use crate::policy::{
-    node::null_is_default,
+    json::null_is_default,
     reason::{Code, Mode},
     settings::{MaxNodes, OwnerKind, Settings, Source},
 };

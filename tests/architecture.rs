@@ -1,6 +1,6 @@
 //! Which module may use which: layers, from the ground up. Nothing uses its own layer or one above.
 
-#![expect(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 use std::{
     fs,

@@ -2,7 +2,7 @@
 //!
 //! `tests/cases/README.md` says how a case is written. Every case is also decided a second time from its line in the audit log alone.
 
-#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -278,8 +278,10 @@ fn cases() -> Vec<Case> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "yaml"));
     files.sort();
+    let options = serde_saphyr::options! { strict_booleans: true };
     let read = |path: &std::path::PathBuf| -> Vec<Case> {
-        let file: Result<File, _> = serde_saphyr::from_str(&fs::read_to_string(path).unwrap());
+        let file: Result<File, _> =
+            serde_saphyr::from_str_with_options(&fs::read_to_string(path).unwrap(), options.clone());
         file.unwrap_or_else(|error| panic!("{}: {error}", path.display())).cases
     };
     files.iter().flat_map(read).collect()

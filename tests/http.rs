@@ -1,6 +1,6 @@
 //! The HTTP layer through the router: what is answered to bodies that are no reviews, and how large they may be.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot run fails")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 mod support;
 

@@ -1,6 +1,12 @@
 //! Live reads against a scripted API server: every way an answer can fall short, and what the gate makes of it.
 
-#![expect(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot run fails"
+)]
 
 use std::{
     convert::Infallible,

@@ -8,8 +8,10 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::policy::{
-    Decision, message,
-    node::{Node, null_is_default},
+    Decision,
+    json::{Object, null_is_default, object_or_null},
+    message,
+    node::Node,
     reason::Code,
     request::{Request, User, Write},
     review::{Asks, Review},
@@ -47,7 +49,7 @@ struct RawRequest<'a> {
     sub_resource: String,
     #[serde(default, deserialize_with = "null_is_default")]
     resource: Option<Resource>,
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(default, deserialize_with = "object_or_null")]
     user_info: User,
     #[serde(default, deserialize_with = "null_is_default")]
     dry_run: bool,
@@ -158,7 +160,10 @@ impl Resource {
 
 fn parse(side: &str, object: Option<&RawValue>) -> Result<Option<Node>, String> {
     let Some(object) = object else { return Ok(None) };
-    serde_json::from_str(object.get()).map_err(|error| format!("{side} is not a Node: {error}"))
+    match serde_json::from_str(object.get()) {
+        Ok(Object(node)) => Ok(Some(node)),
+        Err(error) => Err(format!("{side} is not a Node: {error}")),
+    }
 }
 
 /// The answer to a review, as it goes over the wire.

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use kube::{Client, Config};
 
 use crate::cluster::{Cluster, Live, Snapshot};
@@ -43,7 +43,7 @@ const COULD_NOT_RUN: u8 = 2;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let result = match Args::parse().command {
+    let result = match arguments().command {
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Review(args) => block_on(review::run(args)),
         Command::Certs(args) => certs::run(&args),
@@ -53,6 +53,15 @@ pub fn main() -> ExitCode {
         eprintln!("fencegate: {error:#}");
         ExitCode::from(COULD_NOT_RUN)
     })
+}
+
+/// Reads the arguments. Called as `kubectl-fencegate` the program says its name as kubectl's users type it.
+fn arguments() -> Args {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    let is_plugin = called.is_some_and(|path| path.file_name().is_some_and(|name| name == "kubectl-fencegate"));
+    let command = Args::command();
+    let command = if is_plugin { command.bin_name("kubectl fencegate") } else { command };
+    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
@@ -103,8 +112,6 @@ fn duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -13,7 +13,8 @@ use thiserror::Error;
 use super::observed;
 use crate::policy::{
     facts::{Access, Census, Fact, FactQuery, Facts, Lease, PersistentVolume, VolumeAttachment},
-    node::{Node, null_is_default},
+    json::{Object, null_is_default},
+    node::Node,
     pod::Pod,
     request::{Request, User},
 };
@@ -228,7 +229,7 @@ impl AccessReview {
 }
 
 fn typed<T: DeserializeOwned>(kind: &str, name: &str, object: Value) -> Result<T, SnapshotError> {
-    serde_json::from_value(object).map_err(|source| SnapshotError::Object {
+    serde_json::from_value(object).map(|Object(typed)| typed).map_err(|source| SnapshotError::Object {
         kind: kind.to_owned(),
         name: name.to_owned(),
         source,
@@ -242,7 +243,8 @@ fn documents(text: &str) -> Result<Vec<Value>, SnapshotError> {
         return Ok(documents);
     }
     // A dump of a real cluster is larger than any budget against hostile YAML would allow, and the operator's own.
-    let options = serde_saphyr::options! { budget: None };
+    // Kubernetes' YAML has two booleans; `off` and `yes` are words.
+    let options = serde_saphyr::options! { budget: None, strict_booleans: true };
     serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| SnapshotError::Parse(error.to_string()))
 }
 

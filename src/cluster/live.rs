@@ -34,7 +34,8 @@ use crate::{
             Access, Census, Fact, FactQuery, Facts, Lease, Observed, PersistentVolume, Reading, Timing, Verb,
             VolumeAttachment,
         },
-        node::{Node, null_is_default},
+        json::{Object, null_is_default, objects_or_null},
+        node::Node,
         pod::Pod,
         request::{Request, User},
     },
@@ -74,7 +75,7 @@ struct Page<T> {
     #[serde(default, deserialize_with = "null_is_default")]
     metadata: PageMetadata,
     /// Must be there, or the answer is half an answer; `null` is an empty list.
-    #[serde(deserialize_with = "null_is_default", bound(deserialize = "T: Deserialize<'de>"))]
+    #[serde(deserialize_with = "objects_or_null", bound(deserialize = "T: Deserialize<'de>"))]
     items: Vec<T>,
 }
 
@@ -202,7 +203,10 @@ impl Live {
         check_name(name)?;
         let request = builder.get(name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
         match self.client.request_text(request).await {
-            Ok(text) => Ok(Some(serde_json::from_str(&text)?)),
+            Ok(text) => {
+                let Object(object) = serde_json::from_str(&text)?;
+                Ok(Some(object))
+            }
             Err(kube::Error::Api(status)) if status.code == StatusCode::NOT_FOUND && status.reason == "NotFound" => {
                 Ok(None)
             }
@@ -238,7 +242,7 @@ impl Live {
         }
         loop {
             let request = builder.list(&params).map_err(kube::Error::BuildRequest)?;
-            let page: Page<T> = serde_json::from_str(&self.client.request_text(request).await?)?;
+            let Object(page): Object<Page<T>> = serde_json::from_str(&self.client.request_text(request).await?)?;
             kept.extend(page.items.into_iter().filter_map(&keep));
             if page.metadata.next.is_empty() {
                 return Ok(kept);

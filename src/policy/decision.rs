@@ -83,7 +83,11 @@ impl Decision {
     }
 
     /// Draws the sum of what the rules found.
-    pub(super) fn of(question: &Question<'_>, facts: &Facts, outcomes: impl Iterator<Item = (Mode, Outcome)>) -> Self {
+    pub(super) fn of(
+        question: &Question<'_>,
+        facts: &Facts,
+        outcomes: impl Iterator<Item = (Code, Mode, Outcome)>,
+    ) -> Self {
         let mut notices = Vec::new();
         let mut findings = gathered(outcomes, &mut notices);
         let break_glass = break_glass(question, facts, &mut findings);
@@ -132,23 +136,25 @@ impl Decision {
     }
 }
 
-/// One finding for each failed check, one for all facts that an enforced check missed, one for those that only warn.
-fn gathered(outcomes: impl Iterator<Item = (Mode, Outcome)>, notices: &mut Vec<String>) -> Vec<Finding> {
+/// One finding for each failed check, and one for all facts that enforced checks missed. What a check that only warns could
+/// not look at is told, no more.
+fn gathered(outcomes: impl Iterator<Item = (Code, Mode, Outcome)>, notices: &mut Vec<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut missed: Vec<Unread> = Vec::new();
-    let mut missed_by_warnings: Vec<Unread> = Vec::new();
-    for (mode, outcome) in outcomes {
+    for (code, mode, outcome) in outcomes {
         findings.extend(outcome.failed.map(|reason| Finding::new(reason, mode)));
         notices.extend(outcome.warnings);
-        if mode == Mode::Enforce { missed.extend(outcome.unread) } else { missed_by_warnings.extend(outcome.unread) }
+        if mode == Mode::Enforce {
+            missed.extend(outcome.unread);
+        } else {
+            notices.extend(outcome.unread.iter().map(|unread| format!("{code} was not checked: {unread}")));
+        }
     }
-    missed_by_warnings.retain(|unread| !missed.contains(unread));
-    findings.extend(unavailable(missed, Mode::Enforce));
-    findings.extend(unavailable(missed_by_warnings, Mode::Warn));
+    findings.extend(unavailable(missed));
     findings
 }
 
-fn unavailable(mut unread: Vec<Unread>, mode: Mode) -> Option<Finding> {
+fn unavailable(mut unread: Vec<Unread>) -> Option<Finding> {
     let mut seen: Vec<Unread> = Vec::new();
     unread.retain(|fact| {
         !seen.contains(fact) && {
@@ -156,7 +162,7 @@ fn unavailable(mut unread: Vec<Unread>, mode: Mode) -> Option<Finding> {
             true
         }
     });
-    (!unread.is_empty()).then(|| Finding::new(Reason::FactsUnavailable { unread }, mode))
+    (!unread.is_empty()).then(|| Finding::new(Reason::FactsUnavailable { unread }, Mode::Enforce))
 }
 
 /// Waives what a break-glass can waive, if it carries the write through: all of it or nothing.
@@ -173,7 +179,7 @@ fn break_glass(question: &Question<'_>, facts: &Facts, findings: &mut Vec<Findin
         if !is_there(Code::NotAuthorized) {
             findings.extend(access.failed.map(|reason| Finding::new(reason, Mode::Enforce)));
         }
-        findings.extend(unavailable(access.unread, Mode::Enforce));
+        findings.extend(unavailable(access.unread));
         return BreakGlass::Unused;
     }
     if !findings.iter().all(|finding| !finding.denies() || finding.reason.code().can_be_waived()) {

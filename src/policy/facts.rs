@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    node::{Node, null_is_default},
+    json::{null_is_default, object_or_null},
+    node::Node,
     pod::Pod,
 };
 
@@ -178,7 +179,7 @@ fn value<T>(observed: Option<&Observed<T>>) -> Result<&T, &str> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Lease {
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub spec: LeaseSpec,
 }
 
@@ -196,9 +197,9 @@ pub struct LeaseSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumeAttachment {
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub metadata: ObjectName,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub spec: VolumeAttachmentSpec,
 }
 
@@ -208,7 +209,7 @@ pub struct VolumeAttachment {
 pub struct VolumeAttachmentSpec {
     #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub source: VolumeAttachmentSource,
 }
 
@@ -230,7 +231,7 @@ impl VolumeAttachment {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PersistentVolume {
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub spec: PersistentVolumeSpec,
 }
 

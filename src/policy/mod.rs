@@ -10,6 +10,7 @@ pub mod annotation;
 pub mod decision;
 pub mod evidence;
 pub mod facts;
+pub mod json;
 pub mod message;
 pub mod node;
 pub mod outage;
@@ -46,7 +47,7 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
 /// check that is enforced and needs it denies.
 pub fn decide(request: &Request, facts: &Facts, settings: &Settings) -> Decision {
     let question = Question::new(request, settings);
-    let outcomes = applicable(&question).map(|(rule, mode)| (mode, (rule.check)(&question, facts)));
+    let outcomes = applicable(&question).map(|(rule, mode)| (rule.code, mode, (rule.check)(&question, facts)));
     Decision::of(&question, facts, outcomes)
 }
 

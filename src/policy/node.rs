@@ -11,7 +11,10 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 
-use super::annotation;
+use super::{
+    annotation,
+    json::{null_is_default, object_or_null, objects_or_null},
+};
 
 /// The key of the taint that the gate guards. Pod GC and the attach/detach controller look at the key alone.
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
@@ -22,11 +25,11 @@ pub const CLOUD_SHUTDOWN: &str = "node.cloudprovider.kubernetes.io/shutdown";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Node {
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub metadata: NodeMetadata,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub spec: NodeSpec,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub status: NodeStatus,
 }
 
@@ -58,7 +61,7 @@ pub struct NodeSpec {
 pub struct NodeStatus {
     #[serde(deserialize_with = "only_ready_condition")]
     pub conditions: Vec<Condition>,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub node_info: NodeInfo,
 }
 
@@ -139,27 +142,18 @@ impl Node {
     }
 }
 
-/// Reads `null` as the type's default: in Kubernetes' JSON the two mean the same.
-pub fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de> + Default,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
 fn readable_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.and_then(|time| time.parse().ok()))
 }
 
 fn only_judged_taints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Taint>, D::Error> {
-    let mut taints: Vec<Taint> = null_is_default(deserializer)?;
+    let mut taints: Vec<Taint> = objects_or_null(deserializer)?;
     taints.retain(|taint| taint.key == OUT_OF_SERVICE || taint.key == CLOUD_SHUTDOWN);
     Ok(taints)
 }
 
 fn only_ready_condition<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Condition>, D::Error> {
-    let mut conditions: Vec<Condition> = null_is_default(deserializer)?;
+    let mut conditions: Vec<Condition> = objects_or_null(deserializer)?;
     conditions.retain(|condition| condition.kind == "Ready");
     Ok(conditions)
 }

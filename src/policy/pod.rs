@@ -2,15 +2,18 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::node::{OUT_OF_SERVICE, Taint, null_is_default};
+use super::{
+    json::{null_is_default, object_or_null, objects_or_null},
+    node::{OUT_OF_SERVICE, Taint},
+};
 
 /// A Pod, as far as the gate judges it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pod {
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub metadata: PodMetadata,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "object_or_null")]
     pub spec: PodSpec,
 }
 
@@ -24,7 +27,7 @@ pub struct PodMetadata {
     pub name: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "objects_or_null", skip_serializing_if = "Vec::is_empty")]
     pub owner_references: Vec<OwnerReference>,
 }
 
@@ -154,13 +157,13 @@ impl Pod {
 }
 
 fn only_judged_tolerations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Toleration>, D::Error> {
-    let mut tolerations: Vec<Toleration> = null_is_default(deserializer)?;
+    let mut tolerations: Vec<Toleration> = objects_or_null(deserializer)?;
     tolerations.retain(|toleration| toleration.key.is_empty() || toleration.key == OUT_OF_SERVICE);
     Ok(tolerations)
 }
 
 fn only_claimed_volumes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Volume>, D::Error> {
-    let mut volumes: Vec<Volume> = null_is_default(deserializer)?;
+    let mut volumes: Vec<Volume> = objects_or_null(deserializer)?;
     volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
     Ok(volumes)
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::node::{Node, null_is_default};
+use super::{json::null_is_default, node::Node};
 
 /// A write to a Node that someone asks the API server for. Made by `admission::review` from an AdmissionReview.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! What several tests need: a server of its own on loopback, and a client that speaks TLS to it.
 
-#![allow(dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::panic, clippy::unwrap_used, dead_code, reason = "each test takes what it needs")]
 
 use std::{
     fs,

@@ -69,6 +69,8 @@ impl Caller {
             Some(sender) => sender,
             none => none.insert(Self::connect(self.address, &self.tls, &mut self.connections).await?),
         };
+        // The answer before was read to its end, but the connection may not have noticed yet.
+        sender.ready().await.context("the webhook closed the connection")?;
         let answer = sender.send_request(request).await.context("the webhook did not answer")?;
         let body = answer.into_body().collect().await?.to_bytes();
         serde_json::from_slice(&body).with_context(|| String::from_utf8_lossy(&body).into_owned())

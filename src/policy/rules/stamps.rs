@@ -6,8 +6,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
     annotation::{
-        EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, RECORDED_AT,
-        RECORDED_BY, SOURCE, STAMPS,
+        BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY,
+        RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
     },
     evidence::parse_time,
     facts::{Fact, Facts, Verb},
@@ -39,7 +39,7 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
     for key in STAMPS {
         let judged = match question.change(key) {
             (before, after) if before == after => Ok(()),
-            (_, None) => removed(question),
+            (_, None) => removed(question, key),
             (_, Some(value)) => written(question, facts, key, value, &mut outcome),
         };
         if let Err(why) = judged {
@@ -51,10 +51,16 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
     outcome
 }
 
-/// A stamp goes with the evidence that it is about, not before.
-fn removed(question: &Question<'_>) -> Result<(), String> {
+/// A stamp goes with what it is about, not before: else a spent break-glass would be good again, and evidence nobody's.
+fn removed(question: &Question<'_>, key: &str) -> Result<(), String> {
     let evidence_stays = EVIDENCE.iter().any(|key| question.change(key).1.is_some());
-    if evidence_stays { Err("can only be removed together with the evidence".to_owned()) } else { Ok(()) }
+    if key == OVERRIDDEN && question.change(BREAK_GLASS).1.is_some() {
+        Err("can only be removed together with the break-glass".to_owned())
+    } else if evidence_stays {
+        Err("can only be removed together with the evidence".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether the gate would write this value for this write.
@@ -211,6 +217,14 @@ mod tests {
         assert!(!fails(&RULE, &update(node(false, stamped()), node(false, json!({}))), &facts()));
         assert!(fails(&RULE, &update(node(false, stamped()), node(false, evidence())), &facts()));
         assert!(!fails(&RULE, &update(node(false, json!({LAST_OUTAGE: "{}"})), node(false, json!({}))), &facts()));
+    }
+
+    #[test]
+    fn a_spent_reason_stays_marked_while_it_is_there() {
+        let spent = json!({BREAK_GLASS: "drill", OVERRIDDEN: "drill"});
+        let unmarked = update(node(false, spent.clone()), node(false, json!({BREAK_GLASS: "drill"})));
+        assert!(fails(&RULE, &unmarked, &facts()));
+        assert!(!fails(&RULE, &update(node(false, spent), node(false, json!({}))), &facts()));
     }
 
     #[test]

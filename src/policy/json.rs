@@ -1,0 +1,85 @@
+//! How Kubernetes' JSON is read: `null`, a missing field and the zero value mean the same, and an object is an object.
+//!
+//! serde would also read a struct from an array, field by field in order of their declaration; no API server means that.
+
+use std::{fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+};
+
+/// Reads `null` as the type's default.
+pub fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Reads an object, or `null` as the type's default.
+pub fn object_or_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value).unwrap_or_default())
+}
+
+/// Reads a list of objects, or `null` as an empty one.
+pub fn objects_or_null<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let objects: Vec<Object<T>> = null_is_default(deserializer)?;
+    Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
+/// A struct that is read from a JSON object and from nothing else.
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ObjectVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+            type Value = T;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::node::Node;
+
+    #[test]
+    fn an_array_is_no_object() {
+        for text in [
+            "[]",
+            r#"[{"name":"n"}]"#,
+            "7",
+            r#""n""#,
+            "null",
+            r#"{"metadata":["n"]}"#,
+            r#"{"spec":[]}"#,
+            r#"{"spec":{"taints":[["node.kubernetes.io/out-of-service"]]}}"#,
+            r#"{"status":{"conditions":["Ready"]}}"#,
+        ] {
+            assert!(serde_json::from_str::<Object<Node>>(text).is_err(), "{text}");
+        }
+        assert!(serde_json::from_str::<Object<Node>>(r#"{"metadata":null,"spec":{"taints":null}}"#).is_ok());
+    }
+}

@@ -1,0 +1,183 @@
+//! The command line as scripts use it: exit codes, what goes to which stream, and the whole server as a process.
+
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use support::{Client, bare_taint};
+
+fn fencegate(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
+    // No cluster is at hand, wherever the tests run.
+    command.current_dir(folder).env_clear().env("HOME", folder);
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = fencegate(folder)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that ends before it read its input is what some tests are about.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn review_exits_with_the_verdict_and_prints_what_a_user_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let denied = run(folder.path(), &["review", "--now", "2026-11-22T10:12:00Z"], &bare_taint().to_string());
+    assert_eq!(code(&denied), 1, "{}", stderr(&denied));
+    assert!(stdout(&denied).starts_with("node \"worker-2\" may not be put out of service:\n  EvidenceMissing: "));
+    assert!(stderr(&denied).contains("built-in example"));
+
+    let mut untouched = bare_taint();
+    untouched["request"]["object"] = untouched["request"]["oldObject"].clone();
+    fs::write(folder.path().join("review.json"), untouched.to_string()).unwrap();
+    let allowed = run(folder.path(), &["review", "review.json"], "");
+    assert_eq!((code(&allowed), stdout(&allowed).as_str()), (0, "allowed (None)\n"));
+}
+
+#[test]
+fn review_prints_the_answer_as_the_server_would_send_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["review", "--output", "json", "-"], &bare_taint().to_string());
+    let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(answer["response"]["uid"], bare_taint()["request"]["uid"]);
+    assert_eq!(answer["response"]["status"]["code"], 403);
+}
+
+#[test]
+fn review_that_cannot_run_exits_with_two_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("bad.yaml"), "checks: {NodeStillRedy: off}").unwrap();
+    fs::write(folder.path().join("cluster.yaml"), "a: 1").unwrap();
+    let review = bare_taint().to_string();
+    for (arguments, input, why) in [
+        (vec!["review"], "no review", "not an AdmissionReview"),
+        (vec!["review", "missing.json"], "", "missing.json"),
+        (vec!["review", "--config", "bad.yaml"], review.as_str(), "checks.NodeStillRedy"),
+        (vec!["review", "--cluster", "cluster.yaml"], review.as_str(), "needs a kind"),
+        (vec!["review", "--cluster", "live"], review.as_str(), "neither a kubeconfig nor a service account"),
+        (vec!["review", "--now", "today"], review.as_str(), "RFC 3339"),
+        (vec!["review", "--output", "xml"], review.as_str(), "possible values"),
+        (vec!["explain"], "", "unrecognized subcommand"),
+    ] {
+        let output = run(folder.path(), &arguments, input);
+        assert_eq!(code(&output), 2, "{arguments:?}");
+        assert!(stderr(&output).contains(why), "{arguments:?}: {}", stderr(&output));
+        assert!(stdout(&output).is_empty());
+    }
+}
+
+#[test]
+fn help_shows_every_subcommand_and_an_example() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = stdout(&run(folder.path(), &["--help"], ""));
+    for word in ["serve", "review", "certs", "demo", "Examples:", "Exit codes:"] {
+        assert!(help.contains(word), "{word} is not in\n{help}");
+    }
+}
+
+#[test]
+fn as_a_kubectl_plugin_it_is_the_same_program() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugin = folder.path().join("kubectl-fencegate");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fencegate"), &plugin).unwrap();
+    let output = Command::new(&plugin).args(["review", "--help"]).output().unwrap();
+    assert_eq!(code(&output), 0);
+    assert!(stdout(&output).contains("Usage: kubectl fencegate review"), "{}", stdout(&output));
+}
+
+#[test]
+fn certs_are_made_once_and_the_key_is_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = run(folder.path(), &["certs", "--out", "tls"], "");
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    assert_eq!(stdout(&made), "tls/ca.crt\ntls/tls.crt\ntls/tls.key\n");
+    let key = folder.path().join("tls/tls.key");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    let before = fs::read(&key).unwrap();
+    let again = run(folder.path(), &["certs", "--out", "tls"], "");
+    assert_eq!((code(&again), fs::read(&key).unwrap()), (2, before.clone()));
+    assert!(stderr(&again).contains("--force"));
+    assert_eq!(code(&run(folder.path(), &["certs", "--out", "tls", "--force"], "")), 0);
+    assert_ne!(fs::read(&key).unwrap(), before);
+}
+
+#[test]
+fn the_demo_ends_well_and_without_colour_in_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["demo"], "");
+    let told = stdout(&output);
+    assert_eq!(code(&output), 0, "{told}{}", stderr(&output));
+    assert!(told.contains("PodsRemain: still bound to the node: prod/db-0 (terminating)"));
+    assert!(told.contains("node/worker-2 untainted"));
+    assert!(!told.contains('\u{1b}'));
+    assert_eq!(stdout(&run(folder.path(), &["demo"], "")), told, "the same story every time");
+    let lines = stdout(&run(folder.path(), &["demo", "--audit"], "")).matches("\"event\":\"decision\"").count();
+    assert_eq!(lines, 9);
+}
+
+#[tokio::test]
+async fn serve_serves_writes_its_record_and_ends_on_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(code(&run(folder.path(), &["certs", "--out", "."], "")), 0);
+    fs::write(folder.path().join("cluster.yaml"), "kind: List\nitems: []\n").unwrap();
+    let mut child = fencegate(folder.path())
+        .args(["serve", "--listen", "127.0.0.1:0", "--telemetry-listen", "127.0.0.1:0", "--drain", "0s"])
+        .args(["--tls-cert", "tls.crt", "--tls-key", "tls.key", "--cluster", "cluster.yaml"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let serving: Value =
+        log.find(|line| line.contains("serving")).map(|line| serde_json::from_str(&line).unwrap()).unwrap();
+    let address = serving["reviews"].as_str().unwrap().parse().unwrap();
+
+    let ca = fs::read_to_string(folder.path().join("ca.crt")).unwrap();
+    let answer = Client::new(address, &ca).ask(&bare_taint()).await;
+    assert_eq!(answer["response"]["allowed"], false);
+
+    let ended = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    assert!(ended.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 0);
+    let line: Value = serde_json::from_str(stdout(&output).trim_end()).unwrap();
+    assert_eq!((&line["event"], &line["decision"]), (&"decision".into(), &"deny".into()));
+}
+
+#[test]
+fn serve_that_cannot_start_says_which_file() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("cluster.yaml"), "kind: List\n").unwrap();
+    let arguments = ["serve", "--tls-cert", "no.crt", "--tls-key", "no.key", "--cluster", "cluster.yaml"];
+    let output = run(folder.path(), &arguments, "");
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).contains("no.crt"), "{}", stderr(&output));
+}
