@@ -17,7 +17,7 @@ use crate::policy::{
     node::Node,
     request::Request,
     review::Review,
-    settings::Source,
+    source::Source,
     transition::Transition,
 };
 

@@ -11,7 +11,8 @@ use thiserror::Error;
 use crate::policy::{
     json::null_is_default,
     reason::{Code, Mode},
-    settings::{MaxNodes, OwnerKind, Settings, Source},
+    settings::{MaxNodes, OwnerKind, Settings},
+    source::Source,
 };
 
 const API_VERSION: &str = "fencegate.dev/v1";

@@ -1,7 +1,10 @@
 //! What the program says about itself while it runs: on standard error, so that standard output is the record alone.
 
 use clap::ValueEnum;
-use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{
+    Layer, Registry, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -10,13 +13,16 @@ pub enum LogFormat {
     Text,
 }
 
-/// Starts logging. `RUST_LOG` chooses what is logged, `info` without it.
-pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Only a second call in one process fails, and then the first one's logging stays.
-    let _ = match format {
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
-        LogFormat::Text => builder.finish().try_init(),
+/// Starts logging what `directives` choose, as `RUST_LOG` has them: `debug`, or `fencegate=debug,hyper=warn`. Without any, or
+/// with ones that make no sense, `info`.
+pub fn init(format: LogFormat, directives: Option<&str>) {
+    let chosen = directives.and_then(|text| text.parse::<Targets>().ok());
+    let filter = chosen.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Json => Box::new(lines.json().flatten_event(true).with_filter(filter)),
+        LogFormat::Text => Box::new(lines.with_filter(filter)),
     };
+    // Only a second call in one process fails, and then the first one's logging stays.
+    let _ = tracing_subscriber::registry().with(lines).try_init();
 }

@@ -15,7 +15,7 @@ use crate::policy::{
     reason::Code,
     request::{Request, User, Write},
     review::{Asks, Review},
-    settings::Source,
+    source::Source,
 };
 
 const API_VERSION: &str = "admission.k8s.io/v1";

@@ -4,10 +4,10 @@ use super::{
     annotation::{self, closest_known},
     evidence::quoted,
     facts::Facts,
-    question::{Fence, Question},
+    question::Question,
     reason::{Code, Mode, Reason, Unread},
     rules::{self, Outcome},
-    settings::Source,
+    source::{Fence, Source},
     transition::Transitions,
 };
 

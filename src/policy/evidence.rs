@@ -111,19 +111,19 @@ pub fn malformed(key: &str, value: &str) -> Option<Malformed> {
             let rule = "is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z";
             (FENCED_AT, parse_time(value).is_none().then(|| rule.to_owned())?)
         }
-        FENCED_BY => (FENCED_BY, unprintable(value, 1, SHORT)?),
-        PROOF => (PROOF, unprintable(value, 0, LONG)?),
-        BOOT_ID => (BOOT_ID, unprintable(value, 1, SHORT)?),
-        BREAK_GLASS => (BREAK_GLASS, unprintable(value, 1, SHORT)?),
+        FENCED_BY => (FENCED_BY, unprintable(value, true, SHORT)?),
+        PROOF => (PROOF, unprintable(value, false, LONG)?),
+        BOOT_ID => (BOOT_ID, unprintable(value, true, SHORT)?),
+        BREAK_GLASS => (BREAK_GLASS, unprintable(value, true, SHORT)?),
         _ => return None,
     };
     Some(Malformed { key, value: value.to_owned(), rule })
 }
 
-/// What is wrong with a text that should have `least` to `most` printable characters.
-fn unprintable(value: &str, least: usize, most: usize) -> Option<String> {
+/// What is wrong with a text that should have at most `most` printable characters, and say something if it is required.
+fn unprintable(value: &str, is_required: bool, most: usize) -> Option<String> {
     let length = value.chars().count();
-    if length < least {
+    if is_required && value.trim().is_empty() {
         Some("is empty".to_owned())
     } else if length > most {
         Some(format!("has {length} characters, at most {most} are allowed"))
@@ -254,6 +254,7 @@ mod tests {
             (FENCED_BY, &"x".repeat(256), true),
             (FENCED_BY, &long, false),
             (FENCED_BY, "", false),
+            (FENCED_BY, "  ", false),
             (FENCED_BY, "a\nb", false),
             (FENCED_BY, "evil\u{202e}txt", false),
             (PROOF, "", true),

@@ -83,7 +83,7 @@ impl Advice<'_> {
 
     /// A machine that may still run, or a fence that is not on record.
     fn about_the_fence(&self, say: &mut dyn FnMut(&str, &[String])) {
-        const NOT_SHOWN: [Code; 5] = [
+        const UNFENCED: [Code; 5] = [
             Code::NodeStillReady,
             Code::LeaseStillRenewed,
             Code::EvidenceExpired,
@@ -92,10 +92,10 @@ impl Advice<'_> {
         ];
         let places = self.decision.transitions.contains(Transition::Place);
         let only_bad_values =
-            self.denied(&[Code::EvidenceMalformed]) && !self.denied(&NOT_SHOWN) && !self.evidence_lacks_keys();
+            self.denied(&[Code::EvidenceMalformed]) && !self.denied(&UNFENCED) && !self.evidence_lacks_keys();
         if self.denied(&[Code::EvidenceMalformed]) && (only_bad_values || !places) {
             say("correct the record and try again", &[self.annotate(&self.malformed)]);
-        } else if places && (self.denied(&NOT_SHOWN) || self.denied(&[Code::EvidenceMissing])) {
+        } else if places && (self.denied(&UNFENCED) || self.denied(&[Code::EvidenceMissing])) {
             say(
                 "power the machine off, then record it and try again",
                 &[self.annotate(&[METHOD, FENCED_BY, FENCED_AT])],
@@ -111,7 +111,7 @@ impl Advice<'_> {
             say(
                 "bring other nodes back first; these are out of service",
                 &[format!(
-                    "kubectl get nodes -o custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key | grep {OUT_OF_SERVICE}"
+                    "kubectl get nodes -o 'custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key' | grep {OUT_OF_SERVICE}"
                 )],
             );
         }

@@ -21,6 +21,7 @@ pub mod request;
 pub mod review;
 mod rules;
 pub mod settings;
+pub mod source;
 pub mod transition;
 
 pub use decision::{Decision, Finding};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     evidence::{Malformed, quoted},
     facts::Verb,
-    settings::{MaxNodes, Source},
+    source::Refusal,
 };
 
 /// What a failed check does to the write.
@@ -139,7 +139,7 @@ pub enum Reason {
     SelfAttested { user: String },
     NotAuthorized { user: String, verb: Verb, node: String },
     PlacedWithoutEviction,
-    TooManyOutOfService { others: Vec<String>, total: usize, allowed: MaxNodes },
+    TooManyOutOfService { others: Vec<String>, total: usize, allowed: String },
     PodsRemain { pods: Vec<String> },
     VolumesAttached { volumes: Vec<String> },
     NodeNotRecovered { ready: String },
@@ -148,13 +148,6 @@ pub enum Reason {
     StampForged { stamps: Vec<Forgery> },
     FactsUnavailable { unread: Vec<Unread> },
     ReviewMalformed { why: String },
-}
-
-/// Why one evidence source does not vouch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub source: Source,
-    pub why: String,
 }
 
 /// A stamp that a user may not write, or not like this.
@@ -272,12 +265,6 @@ impl fmt::Display for Reason {
             Self::FactsUnavailable { unread } => write_joined(formatter, unread, "; "),
             Self::ReviewMalformed { why } => formatter.write_str(why),
         }
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {}", self.source.name(), self.why)
     }
 }
 

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use jiff::SignedDuration;
 
-use super::reason::{Code, Mode};
+use super::{
+    reason::{Code, Mode},
+    source::Source,
+};
 
 /// What an operator can choose about the rules.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,28 +54,6 @@ impl Settings {
         };
         let default = if asked_for { Mode::Enforce } else { code.default_mode() };
         self.modes.get(&code).copied().unwrap_or(default)
-    }
-}
-
-/// Who may vouch that a node was fenced (contract section 6).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
-    Annotations,
-    CloudShutdown,
-}
-
-impl Source {
-    pub const ALL: [Self; 2] = [Self::Annotations, Self::CloudShutdown];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Annotations => "annotations",
-            Self::CloudShutdown => "cloud-shutdown",
-        }
-    }
-
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|source| source.name() == name)
     }
 }
 

@@ -9,7 +9,10 @@ use arc_swap::ArcSwap;
 use axum::{Router, body::Body};
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use hyper::{body::Incoming, server::conn, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -165,15 +168,7 @@ async fn http1(
             TokioIo::new(stream),
             service_fn(|request| answer(request, router.clone(), Arc::clone(activity), shutdown.draining.clone())),
         );
-    let mut connection = std::pin::pin!(connection);
-    // A connection may be polled again after either of the others won.
-    tokio::select! {
-        result = connection.as_mut() => return result,
-        () = activity.idle_for(limits.idle) => {}
-        () = shutdown.stopping.cancelled() => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    connection.await
+    until_told(connection, activity, limits.idle, shutdown).await
 }
 
 async fn http2(
@@ -192,11 +187,21 @@ async fn http2(
             TokioIo::new(stream),
             service_fn(|request| answer(request, router.clone(), Arc::clone(activity), shutdown.draining.clone())),
         );
+    until_told(connection, activity, limits.idle, shutdown).await
+}
+
+/// Serves a connection to its end: the client's, an idle one, or ours.
+async fn until_told(
+    connection: impl GracefulConnection<Error = hyper::Error>,
+    activity: &Arc<Activity>,
+    idle: Duration,
+    shutdown: &Shutdown,
+) -> hyper::Result<()> {
     let mut connection = std::pin::pin!(connection);
     // A connection may be polled again after either of the others won.
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = activity.idle_for(limits.idle) => {}
+        () = activity.idle_for(idle) => {}
         () = shutdown.stopping.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -27,7 +27,7 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
     Outcome::fail_if(!allowed.allows(others.len() + 1, total), || Reason::TooManyOutOfService {
         others,
         total,
-        allowed,
+        allowed: allowed.to_string(),
     })
 }
 

@@ -4,9 +4,9 @@ use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::REQUIRED_EVIDENCE,
     evidence::Flaws,
-    question::{Question, told},
-    reason::{Code, Reason, Refusal},
-    settings::Source,
+    question::Question,
+    reason::{Code, Reason},
+    source::{Refusal, Source, told},
     transition::Transition,
 };
 

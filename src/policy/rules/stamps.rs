@@ -12,8 +12,9 @@ use crate::policy::{
     evidence::parse_time,
     facts::{Fact, Facts, Verb},
     outage::Outage,
-    question::{Fence, Question, written_out},
+    question::Question,
     reason::{Code, Forgery, Reason},
+    source::{Fence, written_out},
     transition::Transition,
 };
 
