@@ -15,7 +15,10 @@ demo: ## the whole story on the built-in example cluster
 	@$(CARGO) run --quiet --locked -- demo
 
 .PHONY: test
-test: fmt clippy unit doc summary ## everything that must hold
+test: fmt clippy unit end-to-end doc summary ## everything that must hold, on a real control plane too
+
+.PHONY: test-fast
+test-fast: fmt clippy unit doc ## everything but the control plane: the inner loop
 
 .PHONY: fmt
 fmt: ## formatting
@@ -23,12 +26,34 @@ fmt: ## formatting
 
 .PHONY: clippy
 clippy: ## lints, as errors
-	$(CARGO) clippy --locked --all-targets -- $(STRICT)
+	$(CARGO) clippy --locked --all-targets --all-features -- $(STRICT)
 
 .PHONY: unit
-unit: ## all tests
+unit: ## tests that need nothing but this repository
 	@mkdir -p target
 	@set -o pipefail; $(CARGO) test --locked --no-fail-fast 2>&1 | tee target/test.log
+
+# Where KUBEBUILDER_ASSETS names a folder with the binaries, those are used, as envtest does.
+ASSETS := $(abspath target/cluster)
+KUBERNETES := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' tests/cluster/go.mod)
+MINOR := $(word 2,$(subst ., ,$(KUBERNETES)))
+STAMP = k8s.io/component-base/version
+
+.PHONY: control-plane
+control-plane: ## etcd, the API server, its controllers and kubectl, from source
+ifndef KUBEBUILDER_ASSETS
+	@echo "building Kubernetes $(KUBERNETES): minutes the first time, a second afterwards"
+	@mkdir -p $(ASSETS)
+	@cd tests/cluster && go build -o $(ASSETS)/ -ldflags "-s -w -X $(STAMP).gitVersion=$(KUBERNETES) \
+	  -X $(STAMP).gitMajor=1 -X $(STAMP).gitMinor=$(MINOR)" tool
+	@ln -sf server $(ASSETS)/etcd
+endif
+
+# Two at a time: each test has a control plane of its own, some 650 MB.
+.PHONY: end-to-end
+end-to-end: control-plane ## tests on a real control plane
+	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 2>&1 \
+	  | tee target/end-to-end.log
 
 .PHONY: doc
 doc: ## the documentation builds, without broken links
@@ -39,7 +64,7 @@ doc: ## the documentation builds, without broken links
 summary:
 	@awk '/^test result:/ {passed += $$4; failed += $$6; ignored += $$8} \
 	  END {printf "test result: %s. %d passed; %d failed; %d ignored; 0 measured; 0 filtered out\n", \
-	       failed ? "FAILED" : "ok", passed, failed, ignored; exit failed > 0 || passed == 0}' target/test.log
+	       failed ? "FAILED" : "ok", passed, failed, ignored; exit failed > 0 || passed == 0}' target/test.log target/end-to-end.log
 
 .PHONY: bench
 bench: ## what a decision costs

@@ -1,0 +1,351 @@
+//! What a cluster cannot see: machines as they really are, and disks that know who writes to them.
+//!
+//! A machine has power or not and reaches the API or not; its kubelet is a task that speaks to the API with the node's own
+//! credentials. Its processes write to the disks they have mounted for as long as it has power, whatever the API believes.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use http::Method;
+use kube::Client;
+use serde_json::{Value, json};
+use tokio::task::AbortHandle;
+
+use super::plane::{Plane, Refusal, call};
+
+/// The storage: who wrote to which disk when, and the external attacher's part of a CSI driver.
+#[derive(Default)]
+pub struct San {
+    writers: Mutex<BTreeMap<String, BTreeMap<String, Instant>>>,
+    shared: Mutex<Vec<String>>,
+}
+
+/// A process writes every 100 ms while it lives: two that wrote within this time are both alive.
+const ALIVE: Duration = Duration::from_millis(500);
+/// The finalizer that holds a VolumeAttachment until the volume is off.
+const FINALIZER: &str = "external-attacher/san-test";
+/// Ends tasks with the test.
+pub struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl San {
+    fn write(&self, disk: &str, process: &str) {
+        let mut writers = lock(&self.writers);
+        let of_disk = writers.entry(disk.to_owned()).or_default();
+        of_disk.insert(process.to_owned(), Instant::now());
+        let alive: Vec<&String> =
+            of_disk.iter().filter(|(_, last)| last.elapsed() < ALIVE).map(|(process, _)| process).collect();
+        if alive.len() > 1 {
+            lock(&self.shared).push(format!("{disk}: {alive:?}"));
+        }
+    }
+
+    /// Disks that two living processes wrote to at the same time: the corruption that this is all about.
+    pub fn corrupted(&self) -> Vec<String> {
+        lock(&self.shared).clone()
+    }
+
+    /// How many disks were ever written to.
+    pub fn disks(&self) -> usize {
+        lock(&self.writers).len()
+    }
+}
+
+/// A machine and the Node that stands for it.
+pub struct Machine {
+    pub name: String,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    on: bool,
+    reaches_api: bool,
+    unmounts: bool,
+    boot: u32,
+    /// Pod uid to name and disks.
+    running: BTreeMap<String, (String, Vec<String>)>,
+    mounted: BTreeMap<String, Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+impl Machine {
+    /// Loses power: nothing runs, nothing is mounted any more.
+    pub fn power_off(&self) {
+        let mut state = lock(&self.state);
+        state.on = false;
+        state.running.clear();
+        state.mounted.clear();
+    }
+
+    /// Boots again.
+    pub fn boot(&self) {
+        let mut state = lock(&self.state);
+        state.on = true;
+        state.boot += 1;
+    }
+
+    /// Loses the API and nothing else.
+    pub fn cut_off(&self) {
+        lock(&self.state).reaches_api = false;
+    }
+
+    /// From now on unmounting hangs.
+    pub fn hang_unmounts(&self) {
+        lock(&self.state).unmounts = false;
+    }
+
+    /// Disks that are mounted, whatever the API believes.
+    pub fn mounted(&self) -> Vec<String> {
+        lock(&self.state).mounted.values().flatten().cloned().collect()
+    }
+}
+
+/// Starts machines `n1` to `n3`, their processes, and the storage behind them.
+pub fn start(plane: &Plane) -> (Vec<Machine>, Arc<San>, Tasks) {
+    let san = Arc::new(San::default());
+    let mut tasks = vec![tokio::spawn(attacher(plane.client("admin"))).abort_handle()];
+    let machines: Vec<Machine> = ["n1", "n2", "n3"]
+        .into_iter()
+        .map(|name| {
+            let state = State {
+                on: true,
+                reaches_api: true,
+                unmounts: true,
+                boot: 1,
+                running: BTreeMap::new(),
+                mounted: BTreeMap::new(),
+            };
+            Machine { name: name.to_owned(), state: Arc::new(Mutex::new(state)) }
+        })
+        .collect();
+    for machine in &machines {
+        let (name, state, san) = (machine.name.clone(), Arc::clone(&machine.state), Arc::clone(&san));
+        tasks.push(tokio::spawn(processes(name.clone(), Arc::clone(&state), san)).abort_handle());
+        let kubelet =
+            Kubelet { client: plane.client(&format!("node-{name}")), admin: plane.client("admin"), name, state };
+        tasks.push(tokio::spawn(kubelet.run()).abort_handle());
+    }
+    (machines, san, Tasks(tasks))
+}
+
+async fn processes(name: String, state: Arc<Mutex<State>>, san: Arc<San>) {
+    loop {
+        let running: Vec<(String, Vec<String>)> = {
+            let state = lock(&state);
+            if state.on { state.running.values().cloned().collect() } else { Vec::new() }
+        };
+        for (pod, disks) in running {
+            for disk in &disks {
+                san.write(disk, &format!("{pod} on {name}"));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
+
+/// Attaches at once and detaches when asked to.
+async fn attacher(client: Client) {
+    loop {
+        let list = call(&client, Method::GET, ATTACHMENTS, None).await.unwrap_or_default();
+        for attachment in list["items"].as_array().into_iter().flatten() {
+            let path = format!("{ATTACHMENTS}/{}", attachment["metadata"]["name"].as_str().unwrap());
+            let held = attachment["metadata"]["finalizers"].to_string().contains(FINALIZER);
+            let leaving = !attachment["metadata"]["deletionTimestamp"].is_null();
+            let patch = match (leaving, held) {
+                (true, true) => Some((path.clone(), json!({"metadata": {"finalizers": null}}))),
+                (false, false) => Some((path.clone(), json!({"metadata": {"finalizers": [FINALIZER]}}))),
+                (false, true) if attachment["status"]["attached"] != true => {
+                    Some((format!("{path}/status"), json!({"status": {"attached": true}})))
+                }
+                _ => None,
+            };
+            if let Some((path, patch)) = patch {
+                // A conflict or a gone object mends itself in the next round.
+                let _ = call(&client, Method::PATCH, &path, Some(patch)).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+struct Kubelet {
+    client: Client,
+    /// For what a real kubelet is told by others: which volumes are attached.
+    admin: Client,
+    name: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Kubelet {
+    async fn run(self) {
+        let mut last: Option<(Instant, Vec<String>)> = None;
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let reaches = {
+                let state = lock(&self.state);
+                state.on && state.reaches_api
+            };
+            if !reaches {
+                last = None;
+                continue;
+            }
+            // What fails is tried again in the next round, as kubelets do.
+            let _ = self.sync_pods().await;
+            let in_use = self.in_use();
+            let due = last.as_ref().is_none_or(|(at, used)| at.elapsed() > Duration::from_secs(2) || *used != in_use);
+            if due && self.heartbeat(&in_use).await.is_ok() {
+                last = Some((Instant::now(), in_use));
+            }
+        }
+    }
+
+    fn in_use(&self) -> Vec<String> {
+        let state = lock(&self.state);
+        state.mounted.values().flatten().map(|disk| format!("kubernetes.io/csi/san.test^{disk}")).collect()
+    }
+
+    async fn heartbeat(&self, in_use: &[String]) -> Result<(), Refusal> {
+        let node = format!("/api/v1/nodes/{}", self.name);
+        match call(&self.client, Method::GET, &node, None).await {
+            Ok(_) => {}
+            Err(Refusal { code: 404, .. }) => self.register().await?,
+            Err(refusal) => return Err(refusal),
+        }
+        let boot = lock(&self.state).boot;
+        let now = jiff::Timestamp::now();
+        let condition = |kind: &str, status: &str| {
+            let at = now.strftime("%FT%TZ").to_string();
+            json!({"type": kind, "status": status, "reason": "r", "message": "m", "lastHeartbeatTime": at, "lastTransitionTime": at})
+        };
+        let status = json!({
+            "conditions": [condition("Ready", "True"), condition("MemoryPressure", "False"),
+                condition("DiskPressure", "False"), condition("PIDPressure", "False")],
+            "capacity": {"cpu": "8", "memory": "16Gi", "pods": "110"},
+            "allocatable": {"cpu": "8", "memory": "16Gi", "pods": "110"},
+            "volumesInUse": in_use,
+            "nodeInfo": {"bootID": format!("boot-{boot}"), "machineID": "m", "systemUUID": "s", "kernelVersion": "6",
+                "osImage": "x", "containerRuntimeVersion": "c://1", "kubeletVersion": "v1.37.2", "kubeProxyVersion": "",
+                "operatingSystem": "linux", "architecture": "amd64"},
+        });
+        call(&self.client, Method::PATCH, &format!("{node}/status"), Some(json!({"status": status}))).await?;
+        let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+        let spec = json!({"holderIdentity": self.name, "leaseDurationSeconds": 8,
+            "renewTime": now.strftime("%FT%T%.6fZ").to_string()});
+        let renewed =
+            call(&self.client, Method::PATCH, &format!("{leases}/{}", self.name), Some(json!({"spec": spec}))).await;
+        if matches!(renewed, Err(Refusal { code: 404, .. })) {
+            let lease = json!({"metadata": {"name": self.name}, "spec": spec});
+            call(&self.client, Method::POST, leases, Some(lease)).await?;
+        }
+        Ok(())
+    }
+
+    async fn register(&self) -> Result<(), Refusal> {
+        let labels = json!({"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"});
+        let annotations = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
+        let node = json!({
+            "metadata": {"name": self.name, "labels": labels, "annotations": annotations},
+            "spec": {"providerID": format!("test://{}", self.name)},
+        });
+        let node = call(&self.client, Method::POST, "/api/v1/nodes", Some(node)).await?;
+        let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": node["metadata"]["uid"]}]);
+        let csi_node = json!({
+            "metadata": {"name": self.name, "ownerReferences": owner},
+            "spec": {"drivers": [{"name": "san.test", "nodeID": self.name, "topologyKeys": []}]},
+        });
+        let created = call(&self.client, Method::POST, "/apis/storage.k8s.io/v1/csinodes", Some(csi_node)).await;
+        match created {
+            Ok(_) | Err(Refusal { code: 409, .. }) => Ok(()),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    async fn sync_pods(&self) -> Result<(), Refusal> {
+        let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.name);
+        let pods = call(&self.client, Method::GET, &path, None).await?;
+        let mut seen = Vec::new();
+        for pod in pods["items"].as_array().into_iter().flatten() {
+            seen.push(pod["metadata"]["uid"].as_str().unwrap().to_owned());
+            self.sync_pod(pod).await?;
+        }
+        let mut state = lock(&self.state);
+        let unmounts = state.unmounts;
+        state.running.retain(|uid, _| seen.contains(uid));
+        state.mounted.retain(|uid, _| !unmounts || seen.contains(uid));
+        Ok(())
+    }
+
+    async fn sync_pod(&self, pod: &Value) -> Result<(), Refusal> {
+        let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let (uid, name) = (text("uid"), text("name"));
+        let path = format!("/api/v1/namespaces/{}/pods/{name}", text("namespace"));
+        if !pod["metadata"]["deletionTimestamp"].is_null() {
+            lock(&self.state).running.remove(&uid);
+            if !lock(&self.state).unmounts && lock(&self.state).mounted.contains_key(&uid) {
+                return self.report_ended(&path, pod).await;
+            }
+            lock(&self.state).mounted.remove(&uid);
+            let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": uid}});
+            call(&self.client, Method::DELETE, &path, Some(options)).await?;
+            return Ok(());
+        }
+        if lock(&self.state).running.contains_key(&uid) {
+            return Ok(());
+        }
+        let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+        let disks: Vec<String> = volumes
+            .filter_map(|volume| volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned))
+            .collect();
+        if self.attached().await? < disks.len() {
+            return Ok(());
+        }
+        {
+            let mut state = lock(&self.state);
+            state.mounted.insert(uid.clone(), disks.clone());
+            state.running.insert(uid, (name, disks));
+        }
+        let containers = pod["spec"]["containers"].as_array().into_iter().flatten().map(|container| {
+            json!({"name": container["name"], "image": container["image"], "imageID": "x", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": "2026-11-22T10:00:00Z"}}})
+        });
+        let status = json!({"phase": "Running", "containerStatuses": containers.collect::<Vec<_>>(),
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-22T10:00:00Z"}]});
+        call(&self.client, Method::PATCH, &format!("{path}/status"), Some(json!({"status": status}))).await?;
+        Ok(())
+    }
+
+    /// Its processes ended, its volumes are still mounted: the pod stays until they are not.
+    async fn report_ended(&self, path: &str, pod: &Value) -> Result<(), Refusal> {
+        let ended = pod["spec"]["containers"].as_array().into_iter().flatten().map(|container| {
+            json!({"name": container["name"], "image": container["image"], "imageID": "x", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": 0}}})
+        });
+        let status = json!({"phase": "Succeeded", "containerStatuses": ended.collect::<Vec<_>>()});
+        call(&self.client, Method::PATCH, &format!("{path}/status"), Some(json!({"status": status}))).await?;
+        Ok(())
+    }
+
+    /// How many volumes are attached here and stay so.
+    async fn attached(&self) -> Result<usize, Refusal> {
+        let list = call(&self.admin, Method::GET, ATTACHMENTS, None).await?;
+        let here = list["items"].as_array().into_iter().flatten().filter(|attachment| {
+            attachment["spec"]["nodeName"] == self.name.as_str()
+                && attachment["status"]["attached"] == true
+                && attachment["metadata"]["deletionTimestamp"].is_null()
+        });
+        Ok(here.count())
+    }
+}

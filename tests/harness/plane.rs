@@ -1,0 +1,296 @@
+//! A real control plane on loopback: etcd, API server, controller manager, scheduler, and the kubectl that belongs to them.
+//!
+//! The binaries are built by `make control-plane` into `target/cluster`; where `KUBEBUILDER_ASSETS` names a folder with them,
+//! those are used instead. Every part ends with the test, however the test ends.
+
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use http::{Method, Request, header::CONTENT_TYPE};
+use kube::{Client, Config};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Everyone who speaks to the API server: token, user name, groups.
+const USERS: &[(&str, &str, &str)] = &[
+    ("admin", "admin", "system:masters"),
+    ("alice", "alice", "operators"),
+    ("kcm", "system:kube-controller-manager", ""),
+    ("scheduler", "system:kube-scheduler", ""),
+    ("gate", "system:serviceaccount:fencegate-system:fencegate", "system:serviceaccounts"),
+    ("node-n1", "system:node:n1", "system:nodes"),
+    ("node-n2", "system:node:n2", "system:nodes"),
+    ("node-n3", "system:node:n3", "system:nodes"),
+];
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+
+/// A running control plane.
+pub struct Plane {
+    pub folder: TempDir,
+    binaries: PathBuf,
+    url: String,
+    parts: Vec<Part>,
+}
+
+/// A child process that ends when its keeper's standard input does: with the test, even if the test is killed.
+struct Part(Child);
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// What the API server said no with.
+#[derive(Debug)]
+pub struct Refusal {
+    pub code: u16,
+    pub message: String,
+}
+
+impl Plane {
+    /// Starts all parts and waits until the API server is ready.
+    pub async fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("fencegate-plane-").tempdir().unwrap();
+        let mut plane = Self { folder, binaries: binaries(), url: String::new(), parts: Vec::new() };
+        plane.write_files();
+        let (etcd, peer, api) = (free_port(), free_port(), free_port());
+        plane.url = format!("https://127.0.0.1:{api}");
+        plane.start_etcd(etcd, peer);
+        plane.start_api_server(etcd, api);
+        plane.until("the API server is ready", async |plane| plane.text("admin", "/readyz").await.is_ok()).await;
+        plane.start_controllers();
+        plane
+            .until("the default service account is there", async |plane| {
+                plane.get("/api/v1/namespaces/default/serviceaccounts/default").await.is_ok()
+            })
+            .await;
+        plane
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    fn write_files(&self) {
+        let tokens: Vec<String> =
+            USERS.iter().map(|(token, user, groups)| format!("{token},{user},{user},\"{groups}\"")).collect();
+        fs::write(self.path("tokens.csv"), tokens.join("\n")).unwrap();
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [{"level": "Metadata", "resources": [{"group": "", "resources": ["nodes", "nodes/status"]}]}],
+        });
+        fs::write(self.path("audit-policy.yaml"), policy.to_string()).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        fs::write(self.path("sa.key"), key.serialize_pem()).unwrap();
+        fs::write(self.path("sa.pub"), key.public_key_pem()).unwrap();
+    }
+
+    fn start_etcd(&mut self, client: u16, peer: u16) {
+        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let arguments = [
+            format!("--data-dir={}", self.path("etcd")),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+            "--unsafe-no-fsync".to_owned(),
+            "--log-level=warn".to_owned(),
+        ];
+        self.spawn("etcd", &arguments);
+    }
+
+    fn start_api_server(&mut self, etcd: u16, port: u16) {
+        let arguments = [
+            format!("--etcd-servers=http://127.0.0.1:{etcd}"),
+            format!("--secure-port={port}"),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+            format!("--cert-dir={}", self.path("api")),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-signing-key-file={}", self.path("sa.key")),
+            format!("--service-account-key-file={}", self.path("sa.pub")),
+            format!("--token-auth-file={}", self.path("tokens.csv")),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
+            format!("--audit-policy-file={}", self.path("audit-policy.yaml")),
+            format!("--audit-log-path={}", self.path("audit.log")),
+        ];
+        self.spawn("kube-apiserver", &arguments);
+    }
+
+    fn start_controllers(&mut self) {
+        let common = |kubeconfig: &str| {
+            vec![
+                format!("--kubeconfig={kubeconfig}"),
+                format!("--authentication-kubeconfig={kubeconfig}"),
+                format!("--authorization-kubeconfig={kubeconfig}"),
+                "--leader-elect=false".to_owned(),
+                "--secure-port=0".to_owned(),
+            ]
+        };
+        let mut manager = common(&self.kubeconfig("kcm"));
+        manager.push(format!("--service-account-private-key-file={}", self.path("sa.key")));
+        manager.push("--use-service-account-credentials".to_owned());
+        // Shorter than a cluster's, so that a test notices a dead node in seconds: the order of things is the same.
+        manager.push("--node-monitor-grace-period=10s".to_owned());
+        manager.push("--node-monitor-period=1s".to_owned());
+        self.spawn("kube-controller-manager", &manager);
+        let scheduler = common(&self.kubeconfig("scheduler"));
+        self.spawn("kube-scheduler", &scheduler);
+    }
+
+    /// Starts a part of the control plane under a keeper.
+    fn spawn(&mut self, name: &str, arguments: &[String]) {
+        let part = keep(&self.binaries.join(name), arguments, &self.folder.path().join(format!("{name}.log")), &[]);
+        self.parts.push(Part(part));
+    }
+
+    /// The kubeconfig of a user, by token.
+    pub fn kubeconfig(&self, token: &str) -> String {
+        let path = self.path(&format!("{token}.kubeconfig"));
+        let config = json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "c", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+            "current-context": "c",
+        });
+        fs::write(&path, config.to_string()).unwrap();
+        path
+    }
+
+    /// A client for a user, by token.
+    pub fn client(&self, token: &str) -> Client {
+        let mut config = Config::new(self.url.parse().unwrap());
+        config.accept_invalid_certs = true;
+        config.auth_info.token = Some(token.to_owned().into());
+        Client::try_from(config).unwrap()
+    }
+
+    async fn text(&self, token: &str, path: &str) -> Result<String, Refusal> {
+        send(&self.client(token), Method::GET, path, None).await
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value, Refusal> {
+        self.api("admin", Method::GET, path, None).await
+    }
+
+    /// Creates an object.
+    pub async fn create(&self, path: &str, object: Value) -> Value {
+        self.api("admin", Method::POST, path, Some(object)).await.unwrap()
+    }
+
+    /// One request as the user with this token; a PATCH is a merge patch.
+    pub async fn api(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> Result<Value, Refusal> {
+        call(&self.client(token), method, path, body).await
+    }
+
+    /// Runs kubectl as the user with this token.
+    pub fn kubectl(&self, token: &str, arguments: &[&str], input: &str) -> Output {
+        self.kubectl_with(token, arguments, input, &[])
+    }
+
+    /// The same, with more environment.
+    pub fn kubectl_with(&self, token: &str, arguments: &[&str], input: &str, environment: &[(&str, String)]) -> Output {
+        let mut child = Command::new(self.binaries.join("kubectl"))
+            .arg(format!("--kubeconfig={}", self.kubeconfig(token)))
+            .arg(format!("--cache-dir={}", self.path("kubectl-cache")))
+            .args(arguments)
+            .env("HOME", self.folder.path())
+            .envs(environment.iter().map(|(name, value)| (*name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// Asks again and again until it is so.
+    pub async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
+        let start = Instant::now();
+        while !is_so(self).await {
+            assert!(start.elapsed() < PATIENCE, "never within {PATIENCE:?}: {what}\n{}", self.logs());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The end of every part's log, for a test that failed.
+    pub fn logs(&self) -> String {
+        let tail = |path: PathBuf| {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(15).collect();
+            let lines: Vec<&str> = lines.into_iter().rev().collect();
+            format!("== {}\n{}\n", path.display(), lines.join("\n"))
+        };
+        let entries = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let is_log = |path: &PathBuf| path.extension().is_some_and(|end| end == "log") && !path.ends_with("audit.log");
+        entries.filter(is_log).map(tail).collect()
+    }
+
+    /// The API server's own audit log of writes to Nodes.
+    pub fn audit_log(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("audit.log")).unwrap_or_default();
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// One request; the answer as JSON.
+pub async fn call(client: &Client, method: Method, path: &str, body: Option<Value>) -> Result<Value, Refusal> {
+    let text = send(client, method, path, body).await?;
+    Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+async fn send(client: &Client, method: Method, path: &str, body: Option<Value>) -> Result<String, Refusal> {
+    let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+    let bytes = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
+    let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type).body(bytes).unwrap();
+    client.request_text(request).await.map_err(|error| match error {
+        kube::Error::Api(status) => Refusal { code: status.code, message: status.message },
+        error => Refusal { code: 0, message: error.to_string() },
+    })
+}
+
+/// Starts a program under a shell that ends it when the shell's standard input ends.
+pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&str, String)]) -> Child {
+    let output = File::options().create(true).append(true).open(log).unwrap();
+    Command::new("sh")
+        .args(["-c", r#""$@" </dev/null & child=$!; read -r _; kill -9 "$child"; wait "$child" 2>/dev/null"#, "keeper"])
+        .arg(program)
+        .args(arguments)
+        .envs(environment.iter().map(|(name, value)| (*name, value)))
+        .stdin(Stdio::piped())
+        .stdout(output.try_clone().unwrap())
+        .stderr(output)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
+}
+
+fn binaries() -> PathBuf {
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster");
+    let folder = std::env::var_os("KUBEBUILDER_ASSETS").map_or(built, PathBuf::from);
+    for name in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"] {
+        assert!(folder.join(name).exists(), "{name} is not in {}: make control-plane", folder.display());
+    }
+    folder
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
