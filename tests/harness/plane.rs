@@ -88,7 +88,7 @@ impl Plane {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
             "omitStages": ["RequestReceived"],
-            "rules": [{"level": "Metadata", "resources": [{"group": "", "resources": ["nodes", "nodes/status"]}]}],
+            "rules": [{"level": "RequestResponse", "resources": [{"group": "", "resources": ["nodes", "nodes/status"]}]}],
         });
         fs::write(self.path("audit-policy.yaml"), policy.to_string()).unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
@@ -199,6 +199,11 @@ impl Plane {
         call(&self.client(token), method, path, body).await
     }
 
+    /// The kubectl of this version.
+    pub fn kubectl_path(&self) -> PathBuf {
+        self.binaries.join("kubectl")
+    }
+
     /// Runs kubectl as the user with this token.
     pub fn kubectl(&self, token: &str, arguments: &[&str], input: &str) -> Output {
         self.kubectl_with(token, arguments, input, &[])
@@ -206,7 +211,7 @@ impl Plane {
 
     /// The same, with more environment.
     pub fn kubectl_with(&self, token: &str, arguments: &[&str], input: &str, environment: &[(&str, String)]) -> Output {
-        let mut child = Command::new(self.binaries.join("kubectl"))
+        let mut child = Command::new(self.kubectl_path())
             .arg(format!("--kubeconfig={}", self.kubeconfig(token)))
             .arg(format!("--cache-dir={}", self.path("kubectl-cache")))
             .args(arguments)
@@ -243,10 +248,28 @@ impl Plane {
         entries.filter(is_log).map(tail).collect()
     }
 
-    /// The API server's own audit log of writes to Nodes.
+    /// The API server's own audit log of requests about Nodes.
     pub fn audit_log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("audit.log")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Every version of a Node that was ever stored, in order: what the audit log says was answered to its writers.
+    pub fn stored_versions(&self, node: &str) -> Vec<Value> {
+        let is_write = |line: &Value| {
+            let verb = line["verb"].as_str().unwrap_or_default();
+            line["objectRef"]["name"] == node
+                && ["create", "update", "patch"].contains(&verb)
+                && line["responseStatus"]["code"].as_u64().is_some_and(|code| code < 300)
+        };
+        let version =
+            |object: &Value| -> u64 { object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap() };
+        let mut versions: Vec<Value> =
+            self.audit_log().into_iter().filter(is_write).map(|line| line["responseObject"].clone()).collect();
+        versions.sort_by_key(version);
+        // A write that changed nothing is answered with the version that was there.
+        versions.dedup_by_key(|object| version(object));
+        versions
     }
 }
 
@@ -266,11 +289,12 @@ async fn send(client: &Client, method: Method, path: &str, body: Option<Value>) 
     })
 }
 
-/// Starts a program under a shell that ends it when the shell's standard input ends.
+/// Starts a program under a shell that sends it the signals that come as lines on the shell's standard input, and kills it when
+/// that ends.
 pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&str, String)]) -> Child {
     let output = File::options().create(true).append(true).open(log).unwrap();
     Command::new("sh")
-        .args(["-c", r#""$@" </dev/null & child=$!; read -r _; kill -9 "$child"; wait "$child" 2>/dev/null"#, "keeper"])
+        .args(["-c", KEEPER, "keeper"])
         .arg(program)
         .args(arguments)
         .envs(environment.iter().map(|(name, value)| (*name, value)))
@@ -280,6 +304,10 @@ pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&s
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
 }
+
+const KEEPER: &str = r#""$@" </dev/null & child=$!
+while read -r signal; do kill -"$signal" "$child"; done
+kill -9 "$child" 2>/dev/null; wait "$child""#;
 
 fn binaries() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster");
