@@ -8,7 +8,7 @@ STRICT = -D warnings
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## the whole story on the built-in example cluster
@@ -35,24 +35,41 @@ unit: ## tests that need nothing but this repository
 
 # Where KUBEBUILDER_ASSETS names a folder with the binaries, those are used, as envtest does.
 ASSETS := $(abspath target/cluster)
-KUBERNETES := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' tests/cluster/go.mod)
-MINOR := $(word 2,$(subst ., ,$(KUBERNETES)))
-STAMP = k8s.io/component-base/version
+OLDEST := $(abspath target/cluster-oldest)
+
+# Builds every tool of a Go module: $(1) its folder, $(2) where to. Without the stamp kubectl does not know its own version.
+define build-tools
+	@mkdir -p $(2)
+	@cd $(1) && version=$$(awk '$$1 == "k8s.io/kubernetes" {print $$2}' go.mod) && minor=$${version#v1.} && \
+	  echo "building Kubernetes $$version: minutes the first time, a second afterwards" && \
+	  stamp=k8s.io/component-base/version && \
+	  go build -o $(2)/ -ldflags "-s -w -X $$stamp.gitVersion=$$version -X $$stamp.gitMajor=1 -X $$stamp.gitMinor=$${minor%%.*}" tool
+endef
 
 .PHONY: control-plane
 control-plane: ## etcd, the API server, its controllers and kubectl, from source
 ifndef KUBEBUILDER_ASSETS
-	@echo "building Kubernetes $(KUBERNETES): minutes the first time, a second afterwards"
-	@mkdir -p $(ASSETS)
-	@cd tests/cluster && go build -o $(ASSETS)/ -ldflags "-s -w -X $(STAMP).gitVersion=$(KUBERNETES) \
-	  -X $(STAMP).gitMajor=1 -X $(STAMP).gitMinor=$(MINOR)" tool
+	$(call build-tools,tests/cluster,$(ASSETS))
 	@ln -sf server $(ASSETS)/etcd
 endif
+
+.PHONY: cluster
+cluster: control-plane ## a control plane with the gate in front, left running for you
+	@$(CARGO) build --quiet --locked
+	@$(CARGO) run --quiet --locked --features control-plane --example cluster
+
+# Everything but Kubernetes itself is the newest one's.
+.PHONY: test-oldest
+test-oldest: control-plane ## the tests on a real control plane of the oldest Kubernetes that is supported
+	$(call build-tools,tests/cluster/oldest,$(OLDEST))
+	@ln -sf $(ASSETS)/server $(OLDEST)/etcd
+	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(OLDEST)/
+	KUBEBUILDER_ASSETS=$(OLDEST) $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2
 
 # Two at a time: each test has a control plane of its own, some 650 MB.
 .PHONY: end-to-end
 end-to-end: control-plane ## tests on a real control plane
-	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 2>&1 \
+	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 --show-output 2>&1 \
 	  | tee target/end-to-end.log
 
 .PHONY: doc

@@ -11,8 +11,8 @@ use harness::{gate::Gate, machine, plane::Plane};
 
 #[tokio::main]
 async fn main() {
-    let plane = Plane::start().await;
-    let (_machines, _san, _tasks) = machine::start(&plane);
+    let mut plane = Plane::start().await;
+    let (_machines, _san, _tasks) = machine::start(&mut plane);
     plane.until("three nodes are there", async |plane| nodes(plane).await == 3).await;
     let _gate = Gate::guard(&plane).await;
     println!("export KUBECONFIG={}", plane.kubeconfig("admin"));

@@ -164,7 +164,7 @@ async fn serve_serves_writes_its_record_and_ends_on_sigterm() {
     let answer = Client::new(address, &ca).ask(&bare_taint()).await;
     assert_eq!(answer["response"]["allowed"], false);
 
-    let ended = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let ended = Command::new("sh").args(["-c", "kill \"$0\"", &child.id().to_string()]).status().unwrap();
     assert!(ended.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 0);

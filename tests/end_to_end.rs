@@ -70,8 +70,8 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let plane = Plane::start().await;
-        let (machines, san, tasks) = machine::start(&plane);
+        let mut plane = Plane::start().await;
+        let (machines, san, tasks) = machine::start(&mut plane);
         let mut world = Self { plane, machines, san, node: String::new(), _tasks: tasks };
         let everything = json!({
             "metadata": {"name": "alice"},
@@ -702,4 +702,41 @@ async fn however_writers_race_every_stored_version_keeps_the_laws() {
     }
     assert!(versions.len() > 50 && placed > 0, "{} versions, placed {placed} times", versions.len());
     println!("{} versions were stored, the taint was placed {placed} times", versions.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_nodes_beats_without_the_gate_and_is_counted_by_it() {
+    const CROWD: usize = 100;
+    let mut plane = plane_with_alice().await;
+    plane.start_crowd();
+    let gate = Gate::guard(&plane).await;
+    for n in 0..CROWD {
+        let labels = json!({"crowd": "true"});
+        plane.create("/api/v1/nodes", json!({"metadata": {"name": format!("c{n}"), "labels": labels}})).await;
+    }
+    let before = gate.reviews().await;
+    let beats = async |plane: &Plane| {
+        let list = plane.get("/api/v1/nodes?labelSelector=crowd%3Dtrue").await.unwrap();
+        list["items"].as_array().unwrap().iter().filter(|node| ready(node)).count()
+    };
+    plane.until("all of them are ready", async |plane| beats(plane).await == CROWD).await;
+    let version = of_node(&plane, "c0").await["metadata"]["resourceVersion"].clone();
+    let moved = async |plane: &Plane| of_node(plane, "c0").await["metadata"]["resourceVersion"] != version;
+    plane.until("they beat again", moved).await;
+    assert_eq!(gate.reviews().await, before, "a heartbeat is nothing to the gate");
+
+    // More attachments than one page of a list holds, one of them on the node.
+    for n in 0..501 {
+        let node = if n == 250 { "c0" } else { "elsewhere" };
+        let attachment = json!({"metadata": {"name": format!("va-{n}")}, "spec": {"attacher": "other.test", "nodeName": node,
+            "source": {"persistentVolumeName": format!("pv-{n}")}}});
+        plane.create("/apis/storage.k8s.io/v1/volumeattachments", attachment).await;
+    }
+    rejects(kubectl(&plane, &["taint", "node", "c0", PUT_ON]), &["NodeStillReady", "EvidenceMissing"]);
+    lone_node(&plane, "gone", true).await;
+    accepts(kubectl(&plane, &["taint", "node", "gone", PUT_ON]));
+    let last = json!({"metadata": {"name": "va-zzz"}, "spec": {"attacher": "other.test", "nodeName": "gone",
+        "source": {"persistentVolumeName": "pv-zzz"}}});
+    plane.create("/apis/storage.k8s.io/v1/volumeattachments", last).await;
+    rejects(kubectl(&plane, &["taint", "node", "gone", TAKE_OFF]), &["VolumesAttached"]);
 }

@@ -14,9 +14,12 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::task::AbortHandle;
 
-use super::plane::{Plane, Refusal, call};
+use super::{
+    csi::DRIVER,
+    plane::{Plane, Refusal, call},
+};
 
-/// The storage: who wrote to which disk when, and the external attacher's part of a CSI driver.
+/// The storage: who wrote to which disk when.
 #[derive(Default)]
 pub struct San {
     writers: Mutex<BTreeMap<String, BTreeMap<String, Instant>>>,
@@ -25,8 +28,6 @@ pub struct San {
 
 /// A process writes every 100 ms while it lives: two that wrote within this time are both alive.
 const ALIVE: Duration = Duration::from_millis(500);
-/// The finalizer that holds a VolumeAttachment until the volume is off.
-const FINALIZER: &str = "external-attacher/san-test";
 /// Ends tasks with the test.
 pub struct Tasks(Vec<AbortHandle>);
 
@@ -112,9 +113,9 @@ impl Machine {
 }
 
 /// Starts machines `n1` to `n3`, their processes, and the storage behind them.
-pub fn start(plane: &Plane) -> (Vec<Machine>, Arc<San>, Tasks) {
+pub fn start(plane: &mut Plane) -> (Vec<Machine>, Arc<San>, Tasks) {
     let san = Arc::new(San::default());
-    let mut tasks = vec![tokio::spawn(attacher(plane.client("admin"))).abort_handle()];
+    let mut tasks = vec![plane.start_attacher()];
     let machines: Vec<Machine> = ["n1", "n2", "n3"]
         .into_iter()
         .map(|name| {
@@ -156,31 +157,6 @@ async fn processes(name: String, state: Arc<Mutex<State>>, san: Arc<San>) {
 
 const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
 
-/// Attaches at once and detaches when asked to.
-async fn attacher(client: Client) {
-    loop {
-        let list = call(&client, Method::GET, ATTACHMENTS, None).await.unwrap_or_default();
-        for attachment in list["items"].as_array().into_iter().flatten() {
-            let path = format!("{ATTACHMENTS}/{}", attachment["metadata"]["name"].as_str().unwrap());
-            let held = attachment["metadata"]["finalizers"].to_string().contains(FINALIZER);
-            let leaving = !attachment["metadata"]["deletionTimestamp"].is_null();
-            let patch = match (leaving, held) {
-                (true, true) => Some((path.clone(), json!({"metadata": {"finalizers": null}}))),
-                (false, false) => Some((path.clone(), json!({"metadata": {"finalizers": [FINALIZER]}}))),
-                (false, true) if attachment["status"]["attached"] != true => {
-                    Some((format!("{path}/status"), json!({"status": {"attached": true}})))
-                }
-                _ => None,
-            };
-            if let Some((path, patch)) = patch {
-                // A conflict or a gone object mends itself in the next round.
-                let _ = call(&client, Method::PATCH, &path, Some(patch)).await;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 struct Kubelet {
     client: Client,
     /// For what a real kubelet is told by others: which volumes are attached.
@@ -214,7 +190,7 @@ impl Kubelet {
 
     fn in_use(&self) -> Vec<String> {
         let state = lock(&self.state);
-        state.mounted.values().flatten().map(|disk| format!("kubernetes.io/csi/san.test^{disk}")).collect()
+        state.mounted.values().flatten().map(|disk| format!("kubernetes.io/csi/{DRIVER}^{disk}")).collect()
     }
 
     async fn heartbeat(&self, in_use: &[String]) -> Result<(), Refusal> {
@@ -264,7 +240,7 @@ impl Kubelet {
         let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": self.name, "uid": node["metadata"]["uid"]}]);
         let csi_node = json!({
             "metadata": {"name": self.name, "ownerReferences": owner},
-            "spec": {"drivers": [{"name": "san.test", "nodeID": self.name, "topologyKeys": []}]},
+            "spec": {"drivers": [{"name": DRIVER, "nodeID": self.name, "topologyKeys": []}]},
         });
         let created = call(&self.client, Method::POST, "/apis/storage.k8s.io/v1/csinodes", Some(csi_node)).await;
         match created {

@@ -9,6 +9,7 @@
     reason = "a test that cannot run fails"
 )]
 
+pub mod csi;
 pub mod gate;
 pub mod machine;
 pub mod plane;

@@ -15,6 +15,9 @@ use http::{Method, Request, header::CONTENT_TYPE};
 use kube::{Client, Config};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::AbortHandle;
+
+use super::csi;
 
 /// Everyone who speaks to the API server: token, user name, groups.
 const USERS: &[(&str, &str, &str)] = &[
@@ -150,6 +153,33 @@ impl Plane {
         self.spawn("kube-controller-manager", &manager);
         let scheduler = common(&self.kubeconfig("scheduler"));
         self.spawn("kube-scheduler", &scheduler);
+    }
+
+    /// Starts the external-attacher and the CSI driver that it speaks to.
+    pub fn start_attacher(&mut self) -> AbortHandle {
+        let socket = self.folder.path().join("csi.sock");
+        let driver = csi::serve(&socket);
+        let arguments = [
+            format!("--csi-address=unix://{}", socket.display()),
+            format!("--kubeconfig={}", self.kubeconfig("admin")),
+            "--leader-election=false".to_owned(),
+            "--retry-interval-start=100ms".to_owned(),
+        ];
+        self.spawn("csi-attacher", &arguments);
+        driver
+    }
+
+    /// Starts kwok, which plays the kubelets of all Nodes with the label `crowd=true`.
+    pub fn start_crowd(&mut self) {
+        let stages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/stages.yaml");
+        let arguments = [
+            format!("--kubeconfig={}", self.kubeconfig("admin")),
+            format!("--config={}", stages.display()),
+            "--manage-nodes-with-label-selector=crowd=true".to_owned(),
+            "--node-lease-duration-seconds=10".to_owned(),
+            format!("--server-address=127.0.0.1:{}", free_port()),
+        ];
+        self.spawn("kwok", &arguments);
     }
 
     /// Starts a part of the control plane under a keeper.
@@ -309,10 +339,14 @@ const KEEPER: &str = r#""$@" </dev/null & child=$!
 while read -r signal; do kill -"$signal" "$child"; done
 kill -9 "$child" 2>/dev/null; wait "$child""#;
 
+/// Everything that is started here.
+const PARTS: [&str; 7] =
+    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "csi-attacher", "kwok"];
+
 fn binaries() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster");
     let folder = std::env::var_os("KUBEBUILDER_ASSETS").map_or(built, PathBuf::from);
-    for name in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"] {
+    for name in PARTS {
         assert!(folder.join(name).exists(), "{name} is not in {}: make control-plane", folder.display());
     }
     folder
