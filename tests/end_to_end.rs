@@ -273,10 +273,14 @@ async fn a_live_machine_is_not_put_out_of_service_and_its_volume_waits_for_the_u
 /// A name, and how a person writes to the Node of that name.
 type Way<'a> = (&'static str, Box<dyn Fn(&str) -> Output + 'a>);
 
+/// A fence that took effect just now.
+fn evidence() -> Value {
+    json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": now(), "fencegate.dev/fenced-by": "alice"})
+}
+
 /// A Node that nobody heartbeats, with complete evidence or none.
 async fn lone_node(plane: &Plane, name: &str, has_evidence: bool) {
-    let evidence = json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": now(), "fencegate.dev/fenced-by": "alice"});
-    let annotations = if has_evidence { evidence } else { json!({}) };
+    let annotations = if has_evidence { evidence() } else { json!({}) };
     plane.create("/api/v1/nodes", json!({"metadata": {"name": name, "annotations": annotations}})).await;
 }
 
@@ -335,9 +339,12 @@ async fn every_way_to_write_the_taint_is_guarded() {
             assert_eq!(is_tainted(&of_node(&plane, &node).await), expected, "{way}");
         }
     }
-    let created =
-        plane.kubectl("alice", &["apply", "--server-side", "--force-conflicts", "-f", "-"], &applied("created"));
-    rejects(created, &["EvidenceMissing"]);
+    let create = |object: &str| plane.kubectl("alice", &["apply", "--server-side", "-f", "-"], object);
+    rejects(create(&applied("created")), &["EvidenceMissing"]);
+    let mut with_evidence: Value = serde_json::from_str(&applied("created")).unwrap();
+    with_evidence["metadata"]["annotations"] = evidence();
+    accepts(create(&with_evidence.to_string()));
+    assert!(is_tainted(&of_node(&plane, "created").await));
     assert!(gate.record().iter().any(|line| line["dryRun"] == true));
 }
 
@@ -388,7 +395,7 @@ async fn every_way_to_take_the_taint_off_is_guarded() {
         ("patch", Box::new(|node| kubectl(&plane, &["patch", "node", node, "--type=merge", "-p", &nothing]))),
         ("delete", Box::new(|node| kubectl(&plane, &["delete", "node", node, "--wait=false"]))),
         (
-            "collection",
+            "selector",
             Box::new(|node| kubectl(&plane, &["delete", "node", "-l", &format!("name={node}"), "--wait=false"])),
         ),
     ];
@@ -408,6 +415,22 @@ async fn every_way_to_take_the_taint_off_is_guarded() {
         accepts(write(way));
         assert!(!is_tainted(&of_node(&plane, way).await), "{way}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_collection_stops_at_a_node_out_of_service() {
+    let plane = plane_with_alice().await;
+    let _gate = Gate::guard(&plane).await;
+    lone_node(&plane, "held", true).await;
+    accepts(kubectl(&plane, &["taint", "node", "held", PUT_ON]));
+    let attachment = json!({"metadata": {"name": "va"}, "spec": {"attacher": "other.test", "nodeName": "held",
+        "source": {"persistentVolumeName": "pv"}}});
+    plane.create("/apis/storage.k8s.io/v1/volumeattachments", attachment).await;
+    let refusal = plane.api("alice", Method::DELETE, "/api/v1/nodes", None).await.unwrap_err();
+    assert!(refusal.code == 403 && refusal.message.contains("node \"held\" may not be deleted"), "{refusal:?}");
+    plane.api("admin", Method::DELETE, "/apis/storage.k8s.io/v1/volumeattachments/va", None).await.unwrap();
+    plane.api("alice", Method::DELETE, "/api/v1/nodes", None).await.unwrap();
+    assert!(plane.get("/api/v1/nodes/held").await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -472,9 +495,10 @@ async fn nothing_else_reaches_the_gate_or_waits_for_it() {
     // The node controller taints a Node that dies, also one that is out of service.
     world.machine().cut_off();
     world.until_ready(false).await;
-    let unreachable =
-        async |plane: &Plane| of_node(plane, node).await["spec"]["taints"].to_string().contains("unreachable");
-    plane.until("the node controller taints", unreachable).await;
+    for name in [node, "out"] {
+        let taints = async |plane: &Plane| of_node(plane, name).await["spec"]["taints"].to_string();
+        plane.until("the node controller taints", async |plane| taints(plane).await.contains("unreachable")).await;
+    }
     assert_eq!(gate.reviews().await, before, "not one of these was sent to the gate");
 
     gate.stop();
@@ -646,7 +670,7 @@ async fn however_writers_race_every_stored_version_keeps_the_laws() {
     let plane = plane_with_alice().await;
     let _gate = Gate::guard(&plane).await;
     lone_node(&plane, "raced", false).await;
-    let evidence = |by: usize| {
+    let by_writer = |by: usize| {
         json!({"metadata": {"annotations":
         {EVIDENCE[0]: "power-off", EVIDENCE[1]: now(), EVIDENCE[2]: format!("writer {by}")}}})
     };
@@ -656,7 +680,7 @@ async fn however_writers_race_every_stored_version_keeps_the_laws() {
             .map(|writer| {
                 let client = plane.client("alice");
                 let patches = [
-                    evidence(writer),
+                    by_writer(writer),
                     json!({"spec": {"taints": [{"key": TAINT, "effect": "NoExecute", "value": format!("w{writer}")}]}}),
                     json!({"metadata": {"labels": {"writer": format!("w{writer}")}}}),
                     json!({"spec": {"taints": null}}),

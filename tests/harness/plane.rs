@@ -52,6 +52,16 @@ impl Drop for Part {
     }
 }
 
+impl Drop for Plane {
+    /// The logs of a test that failed are kept.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.folder.disable_cleanup(true);
+            eprintln!("everything's logs are kept in {}", self.folder.path().display());
+        }
+    }
+}
+
 /// What the API server said no with.
 #[derive(Debug)]
 pub struct Refusal {
