@@ -345,7 +345,9 @@ pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&s
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
 }
 
+/// Ctrl-C reaches a whole group of processes: the keeper stays until its standard input ends, and takes its child along.
 const KEEPER: &str = r#""$@" </dev/null & child=$!
+trap '' HUP INT TERM
 while read -r signal; do kill -"$signal" "$child"; done
 kill -9 "$child" 2>/dev/null; wait "$child""#;
 
