@@ -66,7 +66,7 @@ impl Default for Metrics {
         registry.register("decisions", "Decisions, by the check that decided", metrics.decisions.clone());
         registry.register_with_unit(
             "decision_duration",
-            "From the first byte of a review to its answer",
+            "From a review that was read to its decision",
             Unit::Seconds,
             metrics.decision_duration.clone(),
         );

@@ -154,25 +154,21 @@ impl Server {
             draining: shutdown.draining.clone(),
         };
         let in_force = serving.current();
-        let (certificates, configuration) = (Arc::clone(&gate.metrics), Arc::clone(&gate.metrics));
-        background
-            .spawn(done.clone().run_until_cancelled_owned(reach(gate.cluster.clone(), Arc::clone(&readiness.reached))));
-        background.spawn(done.clone().run_until_cancelled_owned(watch(serving, self.reload_interval, move |taken| {
-            taken.inspect(|serving| certificates.certificate_ends(serving.not_after));
-        })));
+        let metrics = Arc::clone(&gate.metrics);
+        let on_certificate = move |taken: Option<&Serving>| {
+            taken.inspect(|serving| metrics.certificate_ends(serving.not_after));
+        };
+        let metrics = Arc::clone(&gate.metrics);
+        let on_rules = move |taken: Option<&Settings>| metrics.config_reloaded(taken.is_some());
+        spawn(&background, &done, reach(gate.cluster.clone(), Arc::clone(&readiness.reached)));
+        spawn(&background, &done, watch(serving, self.reload_interval, on_certificate));
         if let Some(rules) = rules {
-            background.spawn(done.clone().run_until_cancelled_owned(watch(
-                rules,
-                self.reload_interval,
-                move |taken| {
-                    configuration.config_reloaded(taken.is_some());
-                },
-            )));
+            spawn(&background, &done, watch(rules, self.reload_interval, on_rules));
         }
         if let Some(telemetry) = telemetry {
             let metrics = Arc::clone(&gate.metrics);
             let router = admin::router(move || readiness.conditions(), move || metrics.encode());
-            background.spawn(done.clone().run_until_cancelled_owned(serve_telemetry(telemetry, router)));
+            spawn(&background, &done, serve_telemetry(telemetry, router));
         }
         let router = admission::handler::router(gate, self.in_flight);
         let reviews = accept::serve(listener, in_force, router, limits, shutdown.clone());
@@ -203,6 +199,11 @@ impl Readiness {
         let certificate = self.serving.load().check(self.clock.now());
         vec![("certificate", certificate), ("cluster", reached), ("shutdown", draining)]
     }
+}
+
+/// Starts work that goes on until the server is done; none of it holds anything that has to be put away.
+fn spawn(tasks: &TaskTracker, done: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
+    tasks.spawn(done.clone().run_until_cancelled_owned(work));
 }
 
 /// Takes the two steps of going away, when it is time.
