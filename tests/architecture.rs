@@ -141,3 +141,20 @@ fn the_reference_of_reasons_is_what_the_program_knows() {
     let table = fencegate::policy::message::reference();
     assert!(page.contains(&table), "docs/reasons.md should hold this table:\n{table}");
 }
+
+#[test]
+fn there_is_one_provider_of_cryptography_and_nothing_that_is_not_kept_up() {
+    const UNWANTED: [&str; 6] = ["ring", "openssl", "native-tls", "serde_yaml", "rustls-pemfile", "webpki-roots"];
+    let tree = std::process::Command::new(env!("CARGO"))
+        .args(["tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let text = String::from_utf8(tree.stdout).unwrap();
+    let names: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains(&"aws-lc-rs"), "{text}");
+    for unwanted in UNWANTED {
+        assert!(!names.contains(&unwanted), "{unwanted} is in the tree");
+    }
+}
