@@ -56,6 +56,8 @@ pub enum SnapshotError {
     NoKind,
     #[error("the recorded facts cannot be read: {0}")]
     Recorded(serde_json::Error),
+    #[error("{0} documents, one of them a line of the audit log: give that line alone")]
+    ManyLines(usize),
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -109,13 +111,17 @@ impl Snapshot {
     /// # Errors
     /// If it is neither, or an object of a kind that the gate reads is malformed. Other kinds are passed over.
     pub fn parse(text: &str) -> Result<Self, SnapshotError> {
-        let mut objects = Objects::default();
         let documents = documents(text)?;
-        for document in documents {
-            if document.get("event").and_then(Value::as_str) == Some("decision") {
-                let facts = document.get("facts").cloned().unwrap_or_default();
-                return Ok(Self::Recorded(serde_json::from_value(facts).map_err(SnapshotError::Recorded)?));
+        let is_decision = |document: &&Value| document.get("event").and_then(Value::as_str) == Some("decision");
+        if let Some(decision) = documents.iter().find(is_decision) {
+            if documents.len() > 1 {
+                return Err(SnapshotError::ManyLines(documents.len()));
             }
+            let facts = decision.get("facts").cloned().unwrap_or_default();
+            return Ok(Self::Recorded(serde_json::from_value(facts).map_err(SnapshotError::Recorded)?));
+        }
+        let mut objects = Objects::default();
+        for document in documents {
             objects.take(document, None)?;
         }
         Ok(Self::Objects(objects))
@@ -303,6 +309,15 @@ mod tests {
             let error = Snapshot::parse(text).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn an_audit_line_stands_alone() {
+        let line = r#"{"event":"decision","facts":{"now":"2026-11-22T10:20:00Z"}}"#;
+        let recorded = Snapshot::parse(line).unwrap();
+        assert_eq!(recorded.recorded_at(), Some("2026-11-22T10:20:00Z".parse().unwrap()));
+        let two = Snapshot::parse(&format!("{line}\n{line}\n")).unwrap_err().to_string();
+        assert!(two.contains("that line alone"), "{two}");
     }
 
     #[test]
