@@ -8,6 +8,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -198,9 +199,12 @@ impl Plane {
         self.parts.push(Part(part));
     }
 
-    /// The kubeconfig of a user, by token.
+    /// The kubeconfig of a user, by token. Written once: a program that was just started may be reading it.
     pub fn kubeconfig(&self, token: &str) -> String {
         let path = self.path(&format!("{token}.kubeconfig"));
+        if Path::new(&path).exists() {
+            return path;
+        }
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -364,7 +368,14 @@ fn binaries() -> PathBuf {
     folder
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody else will take: below the range that the kernel gives to clients, and never the same one twice.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    const FIRST: u16 = 20_000;
+    const LAST: u16 = 32_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time start at different places.
+    let start = u16::try_from(std::process::id() % 100).unwrap() * 100;
+    let candidates = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut ports = candidates.map(|next| FIRST + start.wrapping_add(next) % (LAST - FIRST));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
