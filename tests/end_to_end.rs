@@ -70,15 +70,9 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let mut plane = Plane::start().await;
+        let mut plane = plane_with_alice().await;
         let (machines, san, tasks) = machine::start(&mut plane);
         let mut world = Self { plane, machines, san, node: String::new(), _tasks: tasks };
-        let everything = json!({
-            "metadata": {"name": "alice"},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "alice"}],
-        });
-        world.plane.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", everything).await;
         database(&world.plane).await;
         world.plane.until("the database runs", async |plane| runs_on(plane).await.is_some()).await;
         world.node = runs_on(&world.plane).await.unwrap();
@@ -284,6 +278,7 @@ async fn lone_node(plane: &Plane, name: &str, has_evidence: bool) {
     plane.create("/api/v1/nodes", json!({"metadata": {"name": name, "annotations": annotations}})).await;
 }
 
+/// A control plane where `alice` may do all that RBAC can give.
 async fn plane_with_alice() -> Plane {
     let plane = Plane::start().await;
     let everything = json!({
