@@ -7,7 +7,7 @@
 
 use divan::{Bencher, black_box};
 use fencegate::{
-    admission::review::{self, Answer},
+    admission::review::{self, Answer, Webhook},
     cluster::Snapshot,
     policy::{decide, facts::Facts, facts_needed, settings::Settings},
 };
@@ -66,7 +66,7 @@ fn answer(body: &[u8], snapshot: &Snapshot, settings: &Settings) -> Vec<u8> {
     let request = review.request().unwrap();
     let query = facts_needed(request, settings);
     let facts = if query.is_empty() { Facts::at(now) } else { snapshot.read(request, &query, now) };
-    serde_json::to_vec(&Answer::new(&review, &decide(request, &facts, settings))).unwrap()
+    serde_json::to_vec(&Answer::new(Webhook::Validate, &review, &decide(request, &facts, settings))).unwrap()
 }
 
 #[divan::bench(args = [0, 50, 500])]

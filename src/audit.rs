@@ -12,7 +12,6 @@ use tokio::sync::mpsc;
 use crate::policy::{
     Decision,
     annotation::{BOOT_ID, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF},
-    decision::BreakGlass,
     facts::Facts,
     node::Node,
     request::Request,
@@ -78,10 +77,7 @@ impl<'a> Line<'a> {
         facts: &'a Facts,
         latency_ms: f64,
     ) -> Self {
-        let break_glass = match &decision.break_glass {
-            BreakGlass::Used(reason) => Some(reason.as_str()),
-            BreakGlass::Unused | BreakGlass::Spent => None,
-        };
+        let break_glass = decision.break_glass.used();
         Self {
             ts: facts.now,
             level: if break_glass.is_some() { "WARN" } else { "INFO" },
@@ -96,7 +92,7 @@ impl<'a> Line<'a> {
             reasons: decision.findings.iter().map(LoggedReason::from).collect(),
             user: LoggedUser { name: &review.user.name, groups: &review.user.groups },
             dry_run: review.dry_run,
-            source: decision.source.map(Source::name),
+            source: decision.source().map(Source::name),
             evidence: review.request().map(LoggedEvidence::of).unwrap_or_default(),
             facts,
             break_glass,

@@ -6,14 +6,13 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::{
-    admission::handler::{Judge, Webhook},
+    admission::{handler::Judge, review::Webhook},
     audit::{Audit, Line},
     clock::Clock,
     cluster::Cluster,
     metrics::Metrics,
     policy::{
         self, Decision,
-        decision::BreakGlass,
         facts::{Facts, Reading},
         review::{Asks, Review},
         settings::Settings,
@@ -72,8 +71,14 @@ impl Gate {
         facts: &Facts,
         took: Duration,
     ) {
-        if let BreakGlass::Used(reason) = &decision.break_glass {
-            tracing::warn!(node = decision.node, user = review.user.name, reason, "break-glass used");
+        if let Some(reason) = decision.break_glass.used() {
+            tracing::warn!(
+                webhook = webhook.name(),
+                node = decision.node,
+                user = review.user.name,
+                reason,
+                "break-glass used"
+            );
         }
         let line = Line::new(webhook.name(), review, decision, facts, took.as_secs_f64() * 1000.0);
         if let Err(error) = self.audit.write(&line).await {

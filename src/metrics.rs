@@ -14,7 +14,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::policy::{Decision, decision::BreakGlass, facts::Timing};
+use crate::policy::{Decision, facts::Timing};
 
 /// All metrics of one server.
 #[derive(Debug)]
@@ -112,7 +112,8 @@ impl Metrics {
             let labels = FactLabels { fact: timing.fact, outcome };
             self.fact_read_duration.get_or_create(&labels).observe(timing.took.as_secs_f64());
         }
-        if matches!(decision.break_glass, BreakGlass::Used(_)) {
+        // Once a write: the validating side sees it last, and sees deletions too.
+        if webhook == "validate" && decision.break_glass.used().is_some() {
             self.break_glass.inc();
         }
     }

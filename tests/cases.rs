@@ -4,13 +4,13 @@
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
-use std::{fs, path::Path, sync::Arc};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
 use fencegate::{
     admission::{
-        handler::{Judge as _, Webhook},
-        review::{self, Answer},
+        handler::Judge as _,
+        review::{self, Answer, Webhook},
     },
     audit::Audit,
     clock::Clock,
@@ -87,6 +87,9 @@ struct Expect {
     /// Each must be in a warning.
     #[serde(default)]
     warnings: Vec<String>,
+    /// What the mutating side changes on the Node, `null` for what it removes.
+    #[serde(default)]
+    stamps: Option<BTreeMap<String, Option<String>>>,
 }
 
 fn default_now() -> String {
@@ -210,6 +213,10 @@ fn make_unreadable(facts: &mut Facts, fact: &str, attest: bool) {
             }
         }
         "nodes" => facts.nodes = Some(Observed::Unknown { at, why: why() }),
+        "fenceAgentsRemediations" => facts.fence_agents_remediations = Some(Observed::Unknown { at, why: why() }),
+        "selfNodeRemediations" => facts.self_node_remediations = Some(Observed::Unknown { at, why: why() }),
+        "networkFences" => facts.network_fences = Some(Observed::Unknown { at, why: why() }),
+        "bareMetalHosts" => facts.bare_metal_hosts = Some(Observed::Unknown { at, why: why() }),
         "access" => {
             let verb = if attest { Verb::Attest } else { Verb::BreakGlass };
             facts.access.insert(verb, Observed::Unknown { at, why: why() });
@@ -220,6 +227,7 @@ fn make_unreadable(facts: &mut Facts, fact: &str, attest: bool) {
 
 /// What the gate answers, and its line in the audit log, if any.
 async fn answer(
+    webhook: Webhook,
     review: &Review,
     snapshot: Snapshot,
     settings: &Settings,
@@ -233,8 +241,8 @@ async fn answer(
         audit: Audit::Channel(sender),
         metrics: Arc::new(Metrics::default()),
     };
-    let decision = gate.judge(Webhook::Validate, review, Instant::now()).await;
-    (serde_json::to_value(Answer::new(review, &decision)).unwrap(), lines.try_recv().ok())
+    let decision = gate.judge(webhook, review, Instant::now()).await;
+    (serde_json::to_value(Answer::new(webhook, review, &decision)).unwrap(), lines.try_recv().ok())
 }
 
 /// What is wrong with the answer to a case, if anything.
@@ -294,11 +302,71 @@ async fn every_case_is_answered_as_the_contract_says() {
     for case in &cases {
         let review = review::read(case.review().to_string().as_bytes()).unwrap();
         let settings = case.settings();
-        let (answer, _) = answer(&review, case.snapshot(&review, &settings), &settings, case.now()).await;
+        let (answer, _) =
+            answer(Webhook::Validate, &review, case.snapshot(&review, &settings), &settings, case.now()).await;
         wrong.extend(judge(case, &answer).into_iter().map(|what| format!("{}: {what}", case.name)));
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     assert!(cases.len() >= 120, "the table has {} cases", cases.len());
+}
+
+/// The changes that an answer's patch makes to annotations: by key, `None` for those that it removes.
+fn stamps(answer: &Value) -> BTreeMap<String, Option<String>> {
+    let changes = steps(answer).into_iter().filter_map(|step| {
+        let key = step["path"].as_str().unwrap().strip_prefix("/metadata/annotations/")?.replace("~1", "/");
+        Some((key, step["value"].as_str().map(str::to_owned)))
+    });
+    changes.collect()
+}
+
+/// The steps of an answer's patch.
+fn steps(answer: &Value) -> Vec<Value> {
+    let Some(patch) = answer["response"]["patch"].as_str() else { return Vec::new() };
+    assert_eq!(answer["response"]["patchType"], "JSONPatch");
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, patch).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// The two webhooks one after the other, as the API server calls them.
+#[tokio::test]
+async fn both_sides_judge_alike_and_the_second_accepts_what_the_first_writes() {
+    let mut stamped = 0;
+    for case in &cases() {
+        let mut body = case.review();
+        let read = |body: &Value| review::read(body.to_string().as_bytes()).unwrap();
+        let settings = case.settings();
+        let ask = async |webhook: Webhook, body: &Value| {
+            let review = read(body);
+            answer(webhook, &review, case.snapshot(&read(&case.review()), &settings), &settings, case.now()).await.0
+        };
+        let first = ask(Webhook::Mutate, &body).await;
+        let wrong = judge(case, &first);
+        assert!(wrong.is_empty(), "{}: {wrong:?}", case.name);
+        if let Some(expected) = &case.expect.stamps {
+            assert_eq!(&stamps(&first), expected, "{}", case.name);
+        }
+        let steps = steps(&first);
+        if steps.is_empty() {
+            continue;
+        }
+        stamped += 1;
+        assert!(case.expect.allowed, "{}: a denied write is not completed", case.name);
+        let of_the_gate = |step: &Value| {
+            let path = step["path"].as_str().unwrap();
+            path == "/metadata/annotations" || path.starts_with("/metadata/annotations/fencegate.dev~1")
+        };
+        assert!(steps.iter().all(of_the_gate), "{}: {steps:?}", case.name);
+        let patch: json_patch::Patch = serde_json::from_value(json!(steps)).unwrap();
+        json_patch::patch(&mut body["request"]["object"], &patch).unwrap();
+        let second = ask(Webhook::Validate, &body).await;
+        assert_eq!(second["response"]["allowed"], true, "{}: {second}\n{body}", case.name);
+        let reasons = |answer: &Value| answer["response"]["auditAnnotations"]["reasons"].clone();
+        assert_eq!(reasons(&first), reasons(&second), "{}", case.name);
+        assert_eq!(second["response"]["patch"], Value::Null, "an API server takes that for an error");
+        let again = ask(Webhook::Mutate, &body).await;
+        assert_eq!(again["response"]["patch"], Value::Null, "{}: {:?}", case.name, stamps(&again));
+    }
+    assert!(stamped > 20, "{stamped}");
 }
 
 #[tokio::test]
@@ -307,14 +375,15 @@ async fn every_case_is_decided_again_from_its_audit_line() {
     for case in &cases() {
         let review = review::read(case.review().to_string().as_bytes()).unwrap();
         let settings = case.settings();
-        let (first, line) = answer(&review, case.snapshot(&review, &settings), &settings, case.now()).await;
+        let (first, line) =
+            answer(Webhook::Validate, &review, case.snapshot(&review, &settings), &settings, case.now()).await;
         let Some(line) = line else {
             assert_eq!(first["response"]["auditAnnotations"]["transition"], "None", "{} left no line", case.name);
             continue;
         };
         let recorded = Snapshot::parse(&line).unwrap();
         let now = recorded.recorded_at().unwrap();
-        let (second, _) = answer(&review, recorded, &settings, now).await;
+        let (second, _) = answer(Webhook::Validate, &review, recorded, &settings, now).await;
         assert_eq!(first, second, "{}", case.name);
         replayed += 1;
     }

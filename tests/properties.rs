@@ -3,7 +3,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 use fencegate::{
-    admission::review::{self, Answer},
+    admission::review::{self, Answer, Webhook},
     cluster::Snapshot,
     policy::{
         Decision, decide,
@@ -68,7 +68,7 @@ impl World {
     /// Everything that a user or a controller sees of the decision.
     fn answer(&self) -> Value {
         let review = self.understood();
-        serde_json::to_value(Answer::new(&review, &self.decide())).unwrap()
+        serde_json::to_value(Answer::new(Webhook::Validate, &review, &self.decide())).unwrap()
     }
 }
 
@@ -294,7 +294,7 @@ proptest! {
         let decision = world.decide();
         let places = decision.transitions.to_string().starts_with("Place");
         let broken = decision.findings.iter().any(|finding| finding.waived);
-        prop_assert!(!places || !decision.allowed || decision.source.is_some() || broken);
+        prop_assert!(!places || !decision.allowed || decision.source().is_some() || broken);
     }
 
     #[test]
@@ -319,7 +319,7 @@ proptest! {
         let Ok(review) = review::read(&bytes) else { return Ok(()) };
         if let Some(request) = review.request() {
             let decision = decide(request, &Facts::at(NOW.parse().unwrap()), &Settings::default());
-            prop_assert!(!Answer::new(&review, &decision).message().is_some_and(str::is_empty));
+            prop_assert!(!Answer::new(Webhook::Validate, &review, &decision).message().is_some_and(str::is_empty));
         }
     }
 }

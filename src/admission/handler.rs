@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::review::{self, Answer};
+use super::review::{self, Answer, Webhook};
 use crate::policy::{Decision, review::Review};
 
 /// Two objects of 3 MiB, etcd's own limit doubled, and the rest of the review.
@@ -27,20 +27,6 @@ const DEFAULT_TIME: Duration = Duration::from_secs(4);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Kept back from the caller's timeout to answer in; never more than a quarter of it.
 const MARGIN: Duration = Duration::from_millis(500);
-
-/// The webhook that is asked, as the audit log and the metrics name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Webhook {
-    Validate,
-}
-
-impl Webhook {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Validate => "validate",
-        }
-    }
-}
 
 /// Whoever decides about reviews.
 pub trait Judge: Clone + Send + Sync + 'static {
@@ -61,10 +47,18 @@ struct Endpoint<J> {
 /// The webhook's endpoints. Over `in_flight` requests at once, the next are turned away with 503.
 pub fn router<J: Judge>(judge: J, in_flight: usize) -> Router {
     let endpoint = Endpoint { judge, capacity: Arc::new(Semaphore::new(in_flight)) };
-    Router::new().route("/validate", post(validate::<J>)).with_state(endpoint)
+    Router::new()
+        .route("/mutate", post(|state, query, body| answer::<J>(Webhook::Mutate, state, query, body)))
+        .route("/validate", post(|state, query, body| answer::<J>(Webhook::Validate, state, query, body)))
+        .with_state(endpoint)
 }
 
-async fn validate<J: Judge>(State(endpoint): State<Endpoint<J>>, RawQuery(query): RawQuery, body: Body) -> Response {
+async fn answer<J: Judge>(
+    webhook: Webhook,
+    State(endpoint): State<Endpoint<J>>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
     let Ok(_permit) = endpoint.capacity.try_acquire() else {
         endpoint.judge.turned_away();
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
@@ -83,8 +77,8 @@ async fn validate<J: Judge>(State(endpoint): State<Endpoint<J>>, RawQuery(query)
         Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
     };
     drop(body);
-    let decision = endpoint.judge.judge(Webhook::Validate, &review, deadline).await;
-    Json(Answer::new(&review, &decision)).into_response()
+    let decision = endpoint.judge.judge(webhook, &review, deadline).await;
+    Json(Answer::new(webhook, &review, &decision)).into_response()
 }
 
 /// Says no to the caller rather than to the write, and closes a connection whose body was not read to its end.

@@ -3,10 +3,12 @@
 //! The envelope is read first and the objects after it, so that whatever has a readable `uid` gets an answer with that
 //! `uid`: the API server counts any other answer as no answer. The objects stay slices of the body until then.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::patch::patch;
 use crate::policy::{
     Decision,
     json::{Object, null_is_default, object_or_null},
@@ -20,6 +22,24 @@ use crate::policy::{
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+
+/// The webhook that is asked, as the audit log and the metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    /// Judges, and completes what it allows.
+    Mutate,
+    /// Judges.
+    Validate,
+}
+
+impl Webhook {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mutate => "mutate",
+            Self::Validate => "validate",
+        }
+    }
+}
 
 /// There is nothing that an answer could be addressed to.
 #[derive(Debug, Error)]
@@ -184,6 +204,11 @@ struct Response<'a> {
     status: Option<Status>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch_type: Option<&'static str>,
+    /// In base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
     audit_annotations: AuditAnnotations,
 }
 
@@ -208,8 +233,13 @@ struct AuditAnnotations {
 }
 
 impl<'a> Answer<'a> {
-    /// Addresses a decision to the review that it answers.
-    pub fn new(review: &'a Review, decision: &'a Decision) -> Self {
+    /// Addresses a decision to the review that it answers. Only the mutating webhook's holds a patch: an API server takes one from
+    /// the validating side for an error.
+    pub fn new(webhook: Webhook, review: &'a Review, decision: &'a Decision) -> Self {
+        let patch = match (webhook, review.request().and_then(|request| request.write.after())) {
+            (Webhook::Mutate, Some(node)) => patch(node, &decision.stamps),
+            (Webhook::Mutate, None) | (Webhook::Validate, _) => None,
+        };
         let status = (!decision.allowed).then(|| Status {
             status: "Failure",
             code: 403,
@@ -225,11 +255,13 @@ impl<'a> Answer<'a> {
                 allowed: decision.allowed,
                 status,
                 warnings: &decision.warnings,
+                patch_type: patch.as_ref().map(|_| "JSONPatch"),
+                patch: patch.map(|patch| BASE64.encode(patch)),
                 audit_annotations: AuditAnnotations {
                     decision: decision.verdict(),
                     transition: decision.transitions.to_string(),
                     reasons: reasons.join(","),
-                    source: decision.source.map(Source::name),
+                    source: decision.source().map(Source::name),
                 },
             },
         }

@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use super::{ClusterArg, live};
 use crate::{
     admission::{
-        handler::{BODY_LIMIT, Judge as _, Webhook},
-        review::{self, Answer},
+        handler::{BODY_LIMIT, Judge as _},
+        review::{self, Answer, Webhook},
     },
     audit::Audit,
     clock::Clock,
@@ -62,6 +62,7 @@ pub struct Args {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum WebhookArg {
+    Mutate,
     Validate,
 }
 
@@ -95,9 +96,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         audit: Audit::Discard,
         metrics: Arc::new(Metrics::default()),
     };
-    let WebhookArg::Validate = args.webhook;
-    let decision = gate.judge(Webhook::Validate, &review, Instant::now() + TIME).await;
-    let answer = Answer::new(&review, &decision);
+    let webhook = match args.webhook {
+        WebhookArg::Mutate => Webhook::Mutate,
+        WebhookArg::Validate => Webhook::Validate,
+    };
+    let decision = gate.judge(webhook, &review, Instant::now() + TIME).await;
+    let answer = Answer::new(webhook, &review, &decision);
     match args.output {
         Output::Json => println!("{}", serde_json::to_string(&answer)?),
         Output::Text => {
@@ -106,6 +110,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             let allowed = || format!("allowed ({})", decision.transitions);
             println!("{}", answer.message().map_or_else(allowed, str::to_owned));
+            let stamps = decision.stamps.iter().filter(|_| webhook == Webhook::Mutate);
+            for (key, value) in stamps {
+                println!("  {key}{}", value.as_ref().map_or("-".to_owned(), |value| format!("={value}")));
+            }
         }
     }
     Ok(ExitCode::from(u8::from(!decision.allowed)))

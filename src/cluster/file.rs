@@ -12,11 +12,17 @@ use thiserror::Error;
 
 use super::observed;
 use crate::policy::{
-    facts::{Access, Census, Fact, FactQuery, Facts, Lease, PersistentVolume, VolumeAttachment},
+    facts::{Access, Census, Fact, FactQuery, Facts, Installed, Lease, PersistentVolume, VolumeAttachment},
     json::{Object, null_is_default},
     node::Node,
     pod::Pod,
     request::{Request, User},
+    source::{
+        bare_metal_host::{self, BareMetalHost},
+        fence_agents_remediation::{self, FenceAgentsRemediation},
+        network_fence::{self, NetworkFence},
+        self_node_remediation::{self, SelfNodeRemediation},
+    },
 };
 
 /// The API group and resource that break-glass and attest are rights on.
@@ -43,6 +49,10 @@ pub struct Objects {
     volume_attachments: Vec<VolumeAttachment>,
     persistent_volumes: BTreeMap<String, PersistentVolume>,
     access_reviews: Vec<AccessReview>,
+    fence_agents_remediations: Vec<FenceAgentsRemediation>,
+    self_node_remediations: Vec<SelfNodeRemediation>,
+    network_fences: Vec<NetworkFence>,
+    bare_metal_hosts: Vec<BareMetalHost>,
 }
 
 /// Why a file is no cluster.
@@ -164,6 +174,25 @@ impl Objects {
                     let access = self.access(&request.user, verb.name(), node);
                     facts.access.insert(*verb, observed(now, Ok(access)));
                 }
+                Fact::FenceAgentsRemediations => {
+                    let about =
+                        about(&self.fence_agents_remediations, |it| fence_agents_remediation::is_about(it, node));
+                    facts.fence_agents_remediations = Some(observed(now, Ok(about)));
+                }
+                Fact::SelfNodeRemediations => {
+                    let about = about(&self.self_node_remediations, |it| self_node_remediation::is_about(it, node));
+                    facts.self_node_remediations = Some(observed(now, Ok(about)));
+                }
+                Fact::NetworkFences => {
+                    let about =
+                        about(&self.network_fences, |it| network_fence::is_about(it, request.write.condition()));
+                    facts.network_fences = Some(observed(now, Ok(about)));
+                }
+                Fact::BareMetalHosts => {
+                    let about =
+                        about(&self.bare_metal_hosts, |it| bare_metal_host::is_about(it, request.write.condition()));
+                    facts.bare_metal_hosts = Some(observed(now, Ok(about)));
+                }
             }
         }
         let volumes = facts
@@ -213,10 +242,19 @@ impl Objects {
                 self.persistent_volumes.insert(name.clone(), typed(&kind, &name, object)?);
             }
             ("SubjectAccessReview", _) => self.access_reviews.push(typed(&kind, &name, object)?),
+            ("FenceAgentsRemediation", _) => self.fence_agents_remediations.push(typed(&kind, &name, object)?),
+            ("SelfNodeRemediation", _) => self.self_node_remediations.push(typed(&kind, &name, object)?),
+            ("NetworkFence", _) => self.network_fences.push(typed(&kind, &name, object)?),
+            ("BareMetalHost", _) => self.bare_metal_hosts.push(typed(&kind, &name, object)?),
             _ => {}
         }
         Ok(())
     }
+}
+
+/// The objects about the node; of a kind of which the file has none it is taken that it is not installed.
+fn about<T: Clone>(objects: &[T], is_about: impl Fn(&T) -> bool) -> Installed<T> {
+    (!objects.is_empty()).then(|| objects.iter().filter(|object| is_about(object)).cloned().collect())
 }
 
 impl AccessReview {

@@ -18,6 +18,7 @@ use crate::{
     },
 };
 
+mod api;
 pub mod file;
 pub mod live;
 

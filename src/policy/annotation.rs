@@ -32,6 +32,9 @@ pub const LAST_OUTAGE: &str = "fencegate.dev/last-outage";
 /// Override: the reason for going against the gate (contract section 7).
 pub const BREAK_GLASS: &str = "fencegate.dev/break-glass";
 
+/// Not the gate's: by which two-node fencing says that pacemaker fenced the node and placed the taint (section 6).
+pub const APPLIED_BY: &str = "node.kubernetes.io/out-of-service-applied-by";
+
 /// Evidence without which no annotation vouches, in the order people are told about it.
 pub const REQUIRED_EVIDENCE: [&str; 3] = [METHOD, FENCED_AT, FENCED_BY];
 /// All evidence keys.

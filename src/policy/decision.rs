@@ -4,10 +4,12 @@ use super::{
     annotation::{self, closest_known},
     evidence::quoted,
     facts::Facts,
+    node::Node,
     question::Question,
     reason::{Code, Mode, Reason, Unread},
     rules::{self, Outcome},
     source::{Fence, Source},
+    stamp::{self, Stamps},
     transition::Transitions,
 };
 
@@ -20,9 +22,11 @@ pub struct Decision {
     pub allowed: bool,
     /// Every check that failed, in message order: enforced ones deny unless a break-glass waived them.
     pub findings: Vec<Finding>,
-    /// Who vouched, for a write that places the taint.
-    pub source: Option<Source>,
+    /// What was vouched for and by whom, for a write that places the taint.
+    pub fence: Option<Fence>,
     pub break_glass: BreakGlass,
+    /// How the mutating side completes the write: nothing for one that is denied.
+    pub stamps: Stamps,
     /// For the user, one line each: at most [`WARNING_LENGTH`] characters, none of them a control character.
     pub warnings: Vec<String>,
 }
@@ -59,6 +63,16 @@ pub enum BreakGlass {
     Spent,
 }
 
+impl BreakGlass {
+    /// The reason of one that was used.
+    pub fn used(&self) -> Option<&str> {
+        match self {
+            Self::Used(reason) => Some(reason),
+            Self::Unused | Self::Spent => None,
+        }
+    }
+}
+
 /// The most characters of a warning: the API server and its clients lose or cut longer ones.
 pub const WARNING_LENGTH: usize = 120;
 
@@ -70,8 +84,9 @@ impl Decision {
             transitions: Transitions::default(),
             allowed: true,
             findings: Vec::new(),
-            source: None,
+            fence: None,
             break_glass: BreakGlass::Unused,
+            stamps: Stamps::new(),
             warnings: Vec::new(),
         }
     }
@@ -93,7 +108,7 @@ impl Decision {
         let break_glass = break_glass(question, facts, &mut findings);
         findings.sort_by_key(|finding| finding.reason.code());
         let mut warnings = Vec::new();
-        if let BreakGlass::Used(reason) = &break_glass {
+        if let Some(reason) = break_glass.used() {
             warnings.push(format!("break-glass used, this is on record: {}", quoted(reason)));
         }
         let told =
@@ -101,12 +116,15 @@ impl Decision {
         warnings.extend(findings.iter().filter_map(told));
         warnings.extend(notices);
         warnings.extend(unknown_keys(question));
+        let allowed = !findings.iter().any(Finding::denies);
+        let is_completed = allowed && !question.transitions.is_none();
         Self {
             node: question.request.node.clone(),
             transitions: question.transitions.clone(),
-            allowed: !findings.iter().any(Finding::denies),
+            allowed,
+            stamps: if is_completed { stamp::stamps(question, break_glass.used(), facts.now) } else { Stamps::new() },
             findings,
-            source: question.fence.as_ref().ok().map(|Fence { source, .. }| *source),
+            fence: question.fence.as_ref().ok().cloned(),
             break_glass,
             warnings: warnings.iter().map(|warning| one_line(warning)).collect(),
         }
@@ -128,6 +146,11 @@ impl Decision {
     pub fn leading_code(&self) -> Option<Code> {
         let leading = self.findings.iter().find(|finding| finding.denies()).or(self.findings.first());
         leading.map(|finding| finding.reason.code())
+    }
+
+    /// Who vouched, for a write that places the taint.
+    pub fn source(&self) -> Option<Source> {
+        self.fence.as_ref().map(|fence| fence.source)
     }
 
     /// `allow` or `deny`.
@@ -193,11 +216,8 @@ fn break_glass(question: &Question<'_>, facts: &Facts, findings: &mut Vec<Findin
 
 /// Keys under the gate's prefix that this write sets and that mean nothing.
 fn unknown_keys(question: &Question<'_>) -> Vec<String> {
-    let annotations = question.request.write.after().map(|node| &node.metadata.annotations);
-    annotations
-        .into_iter()
-        .flat_map(|annotations| annotations.keys())
-        .filter(|key| !annotation::known().any(|known| known == *key) && question.writes(key))
+    let keys = question.request.write.after().into_iter().flat_map(Node::gate_annotations).map(|(key, _)| key);
+    keys.filter(|key| !annotation::known().any(|known| known == *key) && question.writes(key))
         .map(|key| format!("{} means nothing to fencegate, did you mean {}?", shortened(key), closest_known(key)))
         .collect()
 }

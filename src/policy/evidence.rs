@@ -1,6 +1,6 @@
 //! The grammar of the evidence (contract section 2): what its annotations must look like, and what they then say.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use jiff::Timestamp;
 
@@ -71,20 +71,17 @@ impl fmt::Display for Malformed {
 }
 
 impl Evidence {
-    /// Reads the evidence from a Node's annotations.
+    /// Reads the evidence from annotations, as `value` looks them up.
     ///
     /// # Errors
     /// Every required key that is missing and every value that is malformed.
-    pub fn parse(annotations: &BTreeMap<String, String>) -> Result<Self, Flaws> {
-        let text = |key: &str| annotations.get(key).cloned();
+    pub fn parse<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Result<Self, Flaws> {
+        let text = |key: &str| value(key).map(str::to_owned);
         let method = text(METHOD).and_then(|value| Method::parse(&value));
         let fenced_at = text(FENCED_AT).and_then(|value| parse_time(&value));
         let flaws = Flaws {
-            missing: annotation::REQUIRED_EVIDENCE.into_iter().filter(|key| !annotations.contains_key(*key)).collect(),
-            malformed: EVIDENCE
-                .into_iter()
-                .filter_map(|key| annotations.get(key).and_then(|value| malformed(key, value)))
-                .collect(),
+            missing: annotation::REQUIRED_EVIDENCE.into_iter().filter(|key| value(key).is_none()).collect(),
+            malformed: EVIDENCE.into_iter().filter_map(|key| malformed(key, value(key)?)).collect(),
         };
         match (method, fenced_at, text(FENCED_BY)) {
             (Some(method), Some(fenced_at), Some(fenced_by)) if flaws == Flaws::default() => {
@@ -272,8 +269,7 @@ mod tests {
 
     #[test]
     fn everything_missing_and_malformed_is_told_at_once() {
-        let annotations = BTreeMap::from([(METHOD.to_owned(), "shouted-at".to_owned())]);
-        let flaws = Evidence::parse(&annotations).unwrap_err();
+        let flaws = Evidence::parse(|key| (key == METHOD).then_some("shouted-at")).unwrap_err();
         assert_eq!(flaws.missing, [FENCED_AT, FENCED_BY]);
         assert_eq!(flaws.malformed.len(), 1);
         assert!(

@@ -16,6 +16,10 @@ use super::{
     json::{null_is_default, object_or_null},
     node::Node,
     pod::Pod,
+    source::{
+        bare_metal_host::BareMetalHost, fence_agents_remediation::FenceAgentsRemediation, network_fence::NetworkFence,
+        self_node_remediation::SelfNodeRemediation,
+    },
 };
 
 /// A verb on the virtual resource `nodes.fencegate.dev` that a SubjectAccessReview asks about.
@@ -52,7 +56,35 @@ pub enum Fact {
     Nodes,
     /// What RBAC lets the requester do to the node.
     Access(Verb),
+    /// FenceAgentsRemediations about the node.
+    FenceAgentsRemediations,
+    /// SelfNodeRemediations about the node.
+    SelfNodeRemediations,
+    /// NetworkFences that cover an address of the node.
+    NetworkFences,
+    /// The BareMetalHost that the node names.
+    BareMetalHosts,
 }
+
+impl Fact {
+    /// In metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::Pods => "pods",
+            Self::VolumeAttachments => "volume_attachments",
+            Self::Nodes => "nodes",
+            Self::Access(_) => "access",
+            Self::FenceAgentsRemediations => "fence_agents_remediations",
+            Self::SelfNodeRemediations => "self_node_remediations",
+            Self::NetworkFences => "network_fences",
+            Self::BareMetalHosts => "bare_metal_hosts",
+        }
+    }
+}
+
+/// Objects of a kind that a cluster may not have: `None` where it does not.
+pub type Installed<T> = Option<Vec<T>>;
 
 /// The facts that a decision needs: all of them independent of each other, so that they can be read at once.
 pub type FactQuery = BTreeSet<Fact>;
@@ -96,6 +128,14 @@ pub struct Facts {
     pub nodes: Option<Observed<Census>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub access: BTreeMap<Verb, Observed<Access>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence_agents_remediations: Option<Observed<Installed<FenceAgentsRemediation>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_node_remediations: Option<Observed<Installed<SelfNodeRemediation>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_fences: Option<Observed<Installed<NetworkFence>>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bare_metal_hosts: Option<Observed<Installed<BareMetalHost>>>,
 }
 
 /// Facts, and how long each took to read.
@@ -129,6 +169,10 @@ impl Facts {
             persistent_volumes: BTreeMap::new(),
             nodes: None,
             access: BTreeMap::new(),
+            fence_agents_remediations: None,
+            self_node_remediations: None,
+            network_fences: None,
+            bare_metal_hosts: None,
         }
     }
 
@@ -168,6 +212,22 @@ impl Facts {
 
     pub(super) fn access(&self, verb: Verb) -> Result<&Access, &str> {
         value(self.access.get(&verb))
+    }
+
+    pub(super) fn fence_agents_remediations(&self) -> Result<&Installed<FenceAgentsRemediation>, &str> {
+        value(self.fence_agents_remediations.as_ref())
+    }
+
+    pub(super) fn self_node_remediations(&self) -> Result<&Installed<SelfNodeRemediation>, &str> {
+        value(self.self_node_remediations.as_ref())
+    }
+
+    pub(super) fn network_fences(&self) -> Result<&Installed<NetworkFence>, &str> {
+        value(self.network_fences.as_ref())
+    }
+
+    pub(super) fn bare_metal_hosts(&self) -> Result<&Installed<BareMetalHost>, &str> {
+        value(self.bare_metal_hosts.as_ref())
     }
 }
 

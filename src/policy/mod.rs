@@ -22,6 +22,7 @@ pub mod review;
 mod rules;
 pub mod settings;
 pub mod source;
+pub mod stamp;
 pub mod transition;
 
 pub use decision::{Decision, Finding};
@@ -31,11 +32,15 @@ use reason::Mode;
 use request::Request;
 use rules::{RULES, Rule};
 use settings::Settings;
+use transition::Transition;
 
 /// The facts that deciding about this request takes. None for a write that touches nothing the gate guards.
 pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
     let question = Question::new(request, settings);
     let mut query: FactQuery = applicable(&question).flat_map(|(rule, _)| (rule.needs)(&question)).collect();
+    if question.does(Transition::Place) {
+        query.extend(source::facts_needed(&request.write, &settings.sources));
+    }
     if !question.transitions.is_none() && question.break_glass().is_some() {
         query.insert(Fact::Access(Verb::BreakGlass));
     }
@@ -47,7 +52,7 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
 /// The same request, facts and settings always give the same decision. A fact that is not there is not known, and a
 /// check that is enforced and needs it denies.
 pub fn decide(request: &Request, facts: &Facts, settings: &Settings) -> Decision {
-    let question = Question::new(request, settings);
+    let question = Question::new(request, settings).put_to(facts);
     let outcomes = applicable(&question).map(|(rule, mode)| (rule.code, mode, (rule.check)(&question, facts)));
     Decision::of(&question, facts, outcomes)
 }

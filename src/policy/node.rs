@@ -33,7 +33,7 @@ pub struct Node {
     pub status: NodeStatus,
 }
 
-/// `metadata` of a Node: only annotations under the gate's prefix are kept.
+/// `metadata` of a Node: only annotations that the gate reads are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeMetadata {
@@ -43,8 +43,9 @@ pub struct NodeMetadata {
     pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "null_is_default")]
     pub finalizers: Vec<String>,
-    #[serde(deserialize_with = "only_gate_annotations")]
-    pub annotations: BTreeMap<String, String>,
+    /// Those under the gate's prefix and [`annotation::APPLIED_BY`]; `None` where the Node has no annotations at all.
+    #[serde(deserialize_with = "only_read_annotations")]
+    pub annotations: Option<BTreeMap<String, String>>,
 }
 
 /// `spec` of a Node: only taints with a key that the gate judges are kept.
@@ -53,16 +54,31 @@ pub struct NodeMetadata {
 pub struct NodeSpec {
     #[serde(deserialize_with = "only_judged_taints")]
     pub taints: Vec<Taint>,
+    /// What the infrastructure calls the machine.
+    #[serde(rename = "providerID", deserialize_with = "null_is_default")]
+    pub provider_id: String,
 }
 
-/// `status` of a Node: only the `Ready` condition and the boot are kept.
+/// `status` of a Node: only the `Ready` condition, the internal addresses and the boot are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeStatus {
     #[serde(deserialize_with = "only_ready_condition")]
     pub conditions: Vec<Condition>,
+    #[serde(deserialize_with = "only_internal_addresses")]
+    pub addresses: Vec<NodeAddress>,
     #[serde(deserialize_with = "object_or_null")]
     pub node_info: NodeInfo,
+}
+
+/// One entry of `status.addresses`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeAddress {
+    #[serde(rename = "type", deserialize_with = "null_is_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub address: String,
 }
 
 /// `status.nodeInfo` of a Node.
@@ -118,9 +134,15 @@ impl Node {
         self.spec.taints.iter().find(|taint| taint.key == CLOUD_SHUTDOWN)
     }
 
-    /// The value of an annotation under the gate's prefix.
+    /// The value of an annotation that the gate reads.
     pub fn annotation(&self, key: &str) -> Option<&str> {
-        self.metadata.annotations.get(key).map(String::as_str)
+        self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The annotations under the gate's prefix, by key.
+    pub fn gate_annotations(&self) -> impl Iterator<Item = (&str, &str)> {
+        let all = self.metadata.annotations.iter().flatten();
+        all.filter(|(key, _)| key.starts_with(annotation::PREFIX)).map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
     /// The `Ready` condition if its status is `True`. Should a Node hold several, one `True` is enough.
@@ -158,26 +180,34 @@ fn only_ready_condition<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Ve
     Ok(conditions)
 }
 
-/// Keeps annotations under the gate's prefix, skips the rest unread, and refuses a key that is there twice: which of two
-/// values another reader would believe cannot be known.
-fn only_gate_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    struct GateAnnotations;
+fn only_internal_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeAddress>, D::Error> {
+    let mut addresses: Vec<NodeAddress> = objects_or_null(deserializer)?;
+    addresses.retain(|address| address.kind == "InternalIP");
+    Ok(addresses)
+}
 
-    impl<'de> Visitor<'de> for GateAnnotations {
-        type Value = BTreeMap<String, String>;
+/// Keeps the annotations that the gate reads, skips the rest unread, and refuses a key that is there twice: which of two
+/// values another reader would believe cannot be known.
+fn only_read_annotations<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    struct ReadAnnotations;
+
+    impl<'de> Visitor<'de> for ReadAnnotations {
+        type Value = Option<BTreeMap<String, String>>;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
             formatter.write_str("a map of annotations")
         }
 
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(BTreeMap::new())
+            Ok(None)
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             let mut kept = BTreeMap::new();
             while let Some(key) = map.next_key::<String>()? {
-                if !key.starts_with(annotation::PREFIX) {
+                if !key.starts_with(annotation::PREFIX) && key != annotation::APPLIED_BY {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
@@ -186,11 +216,11 @@ fn only_gate_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<B
                     return Err(A::Error::custom(format_args!("annotation {key:?} is there twice")));
                 }
             }
-            Ok(kept)
+            Ok(Some(kept))
         }
     }
 
-    deserializer.deserialize_any(GateAnnotations)
+    deserializer.deserialize_any(ReadAnnotations)
 }
 
 #[cfg(test)]
@@ -206,7 +236,8 @@ mod tests {
                 "status":{"images":[{"names":["a"]}],"conditions":[{"type":"DiskPressure","status":"True"}]}}"#,
         )
         .unwrap();
-        assert_eq!(node.metadata.annotations.len(), 1);
+        assert_eq!(node.gate_annotations().collect::<Vec<_>>(), [("fencegate.dev/proof", "p")]);
+        assert_eq!(node.metadata.annotations.as_ref().unwrap().len(), 1);
         assert_eq!(node.spec.taints.len(), 1);
         assert!(node.ready().is_none());
     }

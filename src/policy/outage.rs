@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, PROOF, SOURCE},
+    annotation::{
+        BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT, RECORDED_BY,
+        SOURCE,
+    },
     node::Node,
 };
 
@@ -22,6 +25,10 @@ pub struct Outage {
     pub proof: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +51,8 @@ impl Outage {
             fenced_by: text(FENCED_BY),
             proof: text(PROOF),
             boot_id: text(BOOT_ID),
+            recorded_by: text(RECORDED_BY),
+            recorded_at: text(RECORDED_AT),
             source: text(SOURCE),
             placed_by: text(PLACED_BY),
             placed_at: text(PLACED_AT),

@@ -1,10 +1,11 @@
-//! A request seen in the light of the settings: all that follows from it without any fact.
+//! A request seen in the light of the settings, and of what the evidence sources say about it.
 
 use jiff::Timestamp;
 
 use super::{
-    annotation::{BREAK_GLASS, FENCED_AT, OVERRIDDEN},
+    annotation::{BREAK_GLASS, EVIDENCE, FENCED_AT, OVERRIDDEN, SOURCE, STAMPS},
     evidence,
+    facts::Facts,
     node::Node,
     reason::{Code, Mode},
     request::Request,
@@ -19,7 +20,7 @@ pub struct Question<'a> {
     pub request: &'a Request,
     pub settings: &'a Settings,
     pub transitions: Transitions,
-    /// Who vouches for the fence, for a write that places the taint; else nobody was asked.
+    /// Who vouches for the fence, for a write that places the taint. Nobody, until [`Question::put_to`] asked.
     pub fence: Result<Fence, Vec<Refusal>>,
 }
 
@@ -33,13 +34,15 @@ pub enum FenceTime {
 
 impl<'a> Question<'a> {
     pub fn new(request: &'a Request, settings: &'a Settings) -> Self {
-        let transitions = Transitions::of(&request.write);
-        let fence = if transitions.contains(Transition::Place) {
-            vouched(&request.write, &settings.sources)
-        } else {
-            Err(Vec::new())
-        };
-        Self { request, settings, transitions, fence }
+        Self { request, settings, transitions: Transitions::of(&request.write), fence: Err(Vec::new()) }
+    }
+
+    /// Asks the sources, now that what they know is read.
+    pub fn put_to(mut self, facts: &Facts) -> Self {
+        if self.does(Transition::Place) {
+            self.fence = vouched(&self.request.write, facts, &self.settings.sources);
+        }
+        self
     }
 
     /// Whether the write does this.
@@ -61,6 +64,31 @@ impl<'a> Question<'a> {
     pub fn writes(&self, key: &str) -> bool {
         let (before, after) = self.change(key);
         after.is_some() && before != after
+    }
+
+    /// Whether evidence is written or changed, and not just taken away.
+    pub fn records(&self) -> bool {
+        let differs = |key: &&str| {
+            let (before, after) = self.change(key);
+            before != after
+        };
+        EVIDENCE.iter().any(differs) && EVIDENCE.iter().any(|key| self.change(key).1.is_some())
+    }
+
+    /// Whether the requester changes an annotation of the gate. What the gate's own mutating side changes for a write does not
+    /// count: stamps, evidence that it wrote out for a source, and what it consumes at a release.
+    pub fn attests(&self) -> bool {
+        let is_written_out = self.does(Transition::Place) && self.writes(SOURCE);
+        let is_the_gates = |key: &str| {
+            let consumed = self.does(Transition::Release) && self.change(key).1.is_none();
+            STAMPS.contains(&key) || consumed || (is_written_out && EVIDENCE.contains(&key))
+        };
+        let sides = [self.request.write.before(), self.request.write.after()];
+        self.does(Transition::Attest)
+            && sides.into_iter().flatten().flat_map(Node::gate_annotations).any(|(key, _)| {
+                let (before, after) = self.change(key);
+                before != after && !is_the_gates(key)
+            })
     }
 
     /// The time of the fence: the vouching source's, else what `fenced-at` says even if the rest of the evidence is flawed.

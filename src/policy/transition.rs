@@ -43,8 +43,8 @@ impl Transition {
             (Self::Amend, Write::Update { old, new }) => was && stays && entries(old) != entries(new),
             (Self::Delete, Write::Delete { .. }) => was,
             (Self::Delete, Write::Update { old, new }) => was && lets_go(old, new),
-            (Self::Attest, Write::Create { new }) => !new.metadata.annotations.is_empty(),
-            (Self::Attest, Write::Update { old, new }) => old.metadata.annotations != new.metadata.annotations,
+            (Self::Attest, Write::Create { new }) => new.gate_annotations().next().is_some(),
+            (Self::Attest, Write::Update { old, new }) => !old.gate_annotations().eq(new.gate_annotations()),
             (Self::Release | Self::Amend | Self::Delete, Write::Create { .. })
             | (Self::Release | Self::Amend | Self::Attest, Write::Delete { .. }) => false,
         }

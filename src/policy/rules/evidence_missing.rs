@@ -6,7 +6,7 @@ use crate::policy::{
     evidence::Flaws,
     question::Question,
     reason::{Code, Reason},
-    source::{Refusal, Source, told},
+    source::{Doubt, Refusal, Source, told},
     transition::Transition,
 };
 
@@ -19,7 +19,13 @@ pub(super) const RULE: Rule = Rule {
             Err(refusals) if question.does(Transition::Place) => refusals.clone(),
             _ => lost(question),
         };
-        Outcome::fail_if(!refusals.is_empty(), || Reason::EvidenceMissing { refusals })
+        let unread = refusals.iter().filter_map(|refusal| match &refusal.why {
+            Doubt::Unread(unread) => Some(unread.clone()),
+            Doubt::No(_) => None,
+        });
+        let unread = unread.collect();
+        let failed = (!refusals.is_empty()).then_some(Reason::EvidenceMissing { refusals });
+        Outcome { failed, unread, ..Outcome::default() }
     },
 };
 
@@ -30,7 +36,7 @@ fn lost(question: &Question<'_>) -> Vec<Refusal> {
     if flaws.missing.is_empty() || !question.does(Transition::Amend) {
         return Vec::new();
     }
-    vec![Refusal { source: Source::Annotations, why: told(&flaws) }]
+    vec![Refusal { source: Source::Annotations, why: told(&flaws).into() }]
 }
 
 #[cfg(test)]

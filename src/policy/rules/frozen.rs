@@ -1,8 +1,8 @@
-//! `EvidenceFrozen`: the record of an outage does not change while the outage lasts.
+//! `EvidenceFrozen`: the record of an outage does not change while the outage lasts, but for a break-glass that is marked as used.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    annotation::{EVIDENCE, STAMPS},
+    annotation::{EVIDENCE, OVERRIDDEN, STAMPS},
     node::Node,
     question::Question,
     reason::{Code, Reason},
@@ -16,7 +16,8 @@ pub(super) const RULE: Rule = Rule {
     check: |question, _| {
         let differs = |key: &&str| {
             let (before, after) = question.change(key);
-            before != after
+            let is_marked_used = *key == OVERRIDDEN && after.is_some() && after == question.break_glass();
+            before != after && !is_marked_used
         };
         let keys: Vec<String> = EVIDENCE.into_iter().chain(STAMPS).filter(differs).map(str::to_owned).collect();
         Outcome::fail_if(!keys.is_empty(), || Reason::EvidenceFrozen { keys })

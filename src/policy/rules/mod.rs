@@ -166,7 +166,7 @@ pub(super) mod testing {
     }
 
     pub fn run_with(rule: &Rule, request: &Request, facts: &Facts, settings: &Settings) -> Option<Outcome> {
-        let question = Question::new(request, settings);
+        let question = Question::new(request, settings).put_to(facts);
         (rule.applies)(&question).then(|| (rule.check)(&question, facts))
     }
 

@@ -10,9 +10,7 @@ use crate::policy::{
 
 pub(super) const RULE: Rule = Rule {
     code: Code::NotAuthorized,
-    applies: |question| {
-        question.settings.attest_needs_rbac && (question.does(Transition::Place) || question.does(Transition::Attest))
-    },
+    applies: |question| question.settings.attest_needs_rbac && (question.does(Transition::Place) || question.attests()),
     needs: |_| vec![Fact::Access(Verb::Attest)],
     check: |question, facts| authorized(question, facts, Verb::Attest),
 };

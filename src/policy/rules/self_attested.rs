@@ -11,12 +11,11 @@ use crate::policy::{
 
 pub(super) const RULE: Rule = Rule {
     code: Code::SelfAttested,
-    applies: |question| question.does(Transition::Place) || question.does(Transition::Attest),
+    applies: |question| question.does(Transition::Place) || question.attests(),
     needs: no_facts,
     check: |question, _| {
         let user = &question.request.user;
-        let refused =
-            user.speaks_from(&question.request.node) || (question.does(Transition::Attest) && user.is_a_node());
+        let refused = user.speaks_from(&question.request.node) || (question.attests() && user.is_a_node());
         Outcome::fail_if(refused, || Reason::SelfAttested { user: user.name.clone() })
     },
 };

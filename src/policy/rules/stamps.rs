@@ -1,25 +1,15 @@
 //! `StampForged`: who wrote what and when is the gate's to say. A user's write may carry a stamp only as the gate would write it,
 //! which is what the mutating side's own stamps look like when the validating side sees them.
 
-use jiff::{SignedDuration, Timestamp};
-
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
-    annotation::{
-        BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY,
-        RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
-    },
-    evidence::parse_time,
+    annotation::{BREAK_GLASS, EVIDENCE, OVERRIDDEN, SOURCE, STAMPS},
     facts::{Fact, Facts, Verb},
-    outage::Outage,
     question::Question,
     reason::{Code, Forgery, Reason},
-    source::{Fence, written_out},
+    stamp::due,
     transition::Transition,
 };
-
-/// How far a stamped time may lie from the gate's clock.
-const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 
 pub(super) const RULE: Rule = Rule {
     code: Code::StampForged,
@@ -35,103 +25,49 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
-    let mut outcome = Outcome::pass();
-    let mut stamps = Vec::new();
-    for key in STAMPS {
-        let judged = match question.change(key) {
-            (before, after) if before == after => Ok(()),
-            (_, None) => removed(question, key),
-            (_, Some(value)) => written(question, facts, key, value, &mut outcome),
+    let due = due(question, question.break_glass(), facts.now);
+    let is_due = |key: &str, value: &str| due.get(key).is_some_and(|mark| mark.is(value, facts.now));
+    let mut stamps: Vec<Forgery> = STAMPS
+        .into_iter()
+        .filter_map(|key| {
+            let why = match question.change(key) {
+                (before, after) if before == after => None,
+                (_, None) => too_early(question, key),
+                (_, Some(value)) => (!is_due(key, value)).then_some("is written by the gate alone".to_owned()),
+            };
+            Some(Forgery { key, why: why? })
+        })
+        .collect();
+    // Evidence that the gate wrote out for another source says what that source says.
+    if let (Ok(fence), true) = (&question.fence, question.writes(SOURCE)) {
+        let miscopied = |key: &&str| {
+            let is_a_copy = question.change(key).1.is_some_and(|value| is_due(key, value));
+            due.contains_key(key) && question.writes(key) && !is_a_copy
         };
-        if let Err(why) = judged {
-            stamps.push(Forgery { key, why });
-        }
+        let why = || format!("is not what {} says", fence.source.name());
+        stamps.extend(EVIDENCE.into_iter().filter(miscopied).map(|key| Forgery { key, why: why() }));
     }
-    stamps.extend(miscopied(question, facts));
-    outcome.failed = (!stamps.is_empty()).then_some(Reason::StampForged { stamps });
-    outcome
+    let mut unread = Vec::new();
+    if question.writes(OVERRIDDEN) && !stamps.iter().any(|forged| forged.key == OVERRIDDEN) {
+        let access = authorized(question, facts, Verb::BreakGlass);
+        unread = access.unread;
+        let why = || "names a break-glass that the requester may not use".to_owned();
+        stamps.extend(access.failed.map(|_| Forgery { key: OVERRIDDEN, why: why() }));
+    }
+    let failed = (!stamps.is_empty()).then_some(Reason::StampForged { stamps });
+    Outcome { failed, unread, ..Outcome::default() }
 }
 
 /// A stamp goes with what it is about, not before: else a spent break-glass would be good again, and evidence nobody's.
-fn removed(question: &Question<'_>, key: &str) -> Result<(), String> {
-    let evidence_stays = EVIDENCE.iter().any(|key| question.change(key).1.is_some());
-    if key == OVERRIDDEN && question.change(BREAK_GLASS).1.is_some() {
-        Err("can only be removed together with the break-glass".to_owned())
-    } else if evidence_stays {
-        Err("can only be removed together with the evidence".to_owned())
+fn too_early(question: &Question<'_>, key: &str) -> Option<String> {
+    let stays = |key: &str| question.change(key).1.is_some();
+    if key == OVERRIDDEN && stays(BREAK_GLASS) {
+        Some("can only be removed together with the break-glass".to_owned())
+    } else if EVIDENCE.into_iter().any(stays) {
+        Some("can only be removed together with the evidence".to_owned())
     } else {
-        Ok(())
+        None
     }
-}
-
-/// Whether the gate would write this value for this write.
-fn written(
-    question: &Question<'_>,
-    facts: &Facts,
-    key: &str,
-    value: &str,
-    outcome: &mut Outcome,
-) -> Result<(), String> {
-    let user = question.request.user.name.as_str();
-    let places = question.does(Transition::Place);
-    let records = EVIDENCE.iter().any(|key| question.writes(key));
-    let stamped = match key {
-        RECORDED_BY => records && value == user,
-        RECORDED_AT => records && is_now(value, facts.now),
-        PLACED_BY => places && value == user,
-        PLACED_AT => places && is_now(value, facts.now),
-        SOURCE => places && question.fence.as_ref().is_ok_and(|fence| fence.source.name() == value),
-        OVERRIDDEN => return overridden(question, facts, value, outcome),
-        LAST_OUTAGE => question.does(Transition::Release) && is_the_outage(question, facts, value),
-        _ => false,
-    };
-    if stamped { Ok(()) } else { Err("is written by the gate alone".to_owned()) }
-}
-
-/// The reason of a break-glass that the requester may use with this write.
-fn overridden(question: &Question<'_>, facts: &Facts, value: &str, outcome: &mut Outcome) -> Result<(), String> {
-    if question.break_glass() != Some(value) {
-        return Err("is written by the gate alone".to_owned());
-    }
-    let access = authorized(question, facts, Verb::BreakGlass);
-    outcome.unread.extend(access.unread);
-    if access.failed.is_some() { Err("names a break-glass that the requester may not use".to_owned()) } else { Ok(()) }
-}
-
-fn is_the_outage(question: &Question<'_>, facts: &Facts, value: &str) -> bool {
-    let Some(old) = question.request.write.before() else { return false };
-    let Ok(claimed) = serde_json::from_str::<Outage>(value) else { return false };
-    let actual = Outage::ended(old, &question.request.user.name, facts.now);
-    is_near(claimed.released_at, facts.now)
-        && !value.contains('\n')
-        && Outage { released_at: actual.released_at, ..claimed } == actual
-}
-
-/// Evidence that names another source than the annotations must say what that source says.
-fn miscopied(question: &Question<'_>, facts: &Facts) -> Vec<Forgery> {
-    let Ok(Fence { source, at }) = &question.fence else { return Vec::new() };
-    let Some((method, fenced_by)) = written_out(*source).filter(|_| question.writes(SOURCE)) else {
-        return Vec::new();
-    };
-    let is_copy = |key: &str, value: &str| match key {
-        METHOD => value == method.name(),
-        FENCED_BY => value == fenced_by,
-        _ => at.map_or_else(|| is_now(value, facts.now), |at| parse_time(value) == Some(at)),
-    };
-    [METHOD, FENCED_AT, FENCED_BY]
-        .into_iter()
-        .filter(|key| question.writes(key))
-        .filter(|key| !question.change(key).1.is_some_and(|value| is_copy(key, value)))
-        .map(|key| Forgery { key, why: format!("is not what {} says", source.name()) })
-        .collect()
-}
-
-fn is_now(value: &str, now: Timestamp) -> bool {
-    parse_time(value).is_some_and(|at| is_near(at, now))
-}
-
-fn is_near(at: Timestamp, now: Timestamp) -> bool {
-    at.duration_since(now).abs() <= TOLERANCE
 }
 
 #[cfg(test)]
@@ -143,8 +79,10 @@ mod tests {
         *,
     };
     use crate::policy::{
+        annotation::{FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY},
         facts::{Access, Observed},
         node::{CLOUD_SHUTDOWN, Taint},
+        outage::Outage,
         request::Write,
     };
 

@@ -1,0 +1,230 @@
+//! Asking an API server: consistent, paged, and with an answer that is understood or an error that says why not.
+
+use std::{error::Error as _, time::Duration};
+
+use http::StatusCode;
+use k8s_openapi::{NamespaceResourceScope, Resource};
+use kube::{
+    Client,
+    core::{
+        ApiResource, DynamicObject, Request as UrlBuilder, Resource as _,
+        params::{GetParams, ListParams, PostParams},
+    },
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use thiserror::Error;
+
+use crate::policy::{
+    json::{Object, null_is_default, objects_or_null},
+    source::custom::Kind,
+};
+
+/// Objects in one page of a list: what client-go asks for.
+const PAGE: u32 = 500;
+/// How long the API server may take to say its version.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why a read failed.
+#[derive(Debug, Error)]
+pub(super) enum ReadError {
+    #[error("{0:?} cannot be part of a request")]
+    Name(String),
+    #[error("{}", told(.0))]
+    Ask(#[from] kube::Error),
+    #[error("the answer could not be understood: {0}")]
+    Understand(#[from] serde_json::Error),
+    #[error("the list does not end")]
+    Endless,
+}
+
+/// One page of a list.
+#[derive(Deserialize)]
+struct Page<T> {
+    #[serde(default, deserialize_with = "null_is_default")]
+    metadata: PageMetadata,
+    /// Must be there, or the answer is half an answer; `null` is an empty list.
+    #[serde(deserialize_with = "objects_or_null", bound(deserialize = "T: Deserialize<'de>"))]
+    items: Vec<T>,
+}
+
+#[derive(Default, Deserialize)]
+struct PageMetadata {
+    #[serde(default, rename = "continue", deserialize_with = "null_is_default")]
+    next: String,
+}
+
+/// An API server.
+#[derive(Clone)]
+pub(super) struct Api {
+    client: Client,
+}
+
+impl Api {
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Whether the API server answers.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    pub async fn reach(&self) -> Result<(), String> {
+        let version = self.client.apiserver_version();
+        match tokio::time::timeout(REACH_TIMEOUT, version).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(told(&error)),
+            Err(_) => Err(format!("the API server did not answer within {}s", REACH_TIMEOUT.as_secs())),
+        }
+    }
+
+    /// Hands an object in, and returns what becomes of it.
+    pub async fn create<T: Resource + Serialize + DeserializeOwned>(&self, object: &T) -> Result<T, ReadError> {
+        let create = clustered::<T>().create(&PostParams::default(), serde_json::to_vec(object)?);
+        let answer = self.client.request_text(create.map_err(kube::Error::BuildRequest)?).await?;
+        Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// All objects of a kind that may not be there, in one namespace or all, that `keep` keeps. `None`: there is no such kind.
+    pub async fn list_custom<T: DeserializeOwned>(
+        &self,
+        kind: Kind,
+        namespace: Option<&str>,
+        selector: Option<&str>,
+        keep: impl Fn(&T) -> bool,
+    ) -> Result<Option<Vec<T>>, ReadError> {
+        let resource = ApiResource {
+            group: kind.group.to_owned(),
+            version: kind.version.to_owned(),
+            api_version: format!("{}/{}", kind.group, kind.version),
+            kind: kind.name.to_owned(),
+            plural: kind.plural.to_owned(),
+        };
+        let builder = UrlBuilder::new(DynamicObject::url_path(&resource, namespace));
+        match self.list(&builder, selector, |object| Some(object).filter(&keep)).await {
+            Ok(objects) => Ok(Some(objects)),
+            // A list is never missing, only its kind.
+            Err(ReadError::Ask(kube::Error::Api(status))) if status.code == StatusCode::NOT_FOUND => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// One object; one that does not exist is a fact.
+    pub async fn get<T: DeserializeOwned>(&self, builder: &UrlBuilder, name: &str) -> Result<Option<T>, ReadError> {
+        check_name(name)?;
+        let request = builder.get(name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
+        match self.client.request_text(request).await {
+            Ok(text) => {
+                let Object(object) = serde_json::from_str(&text)?;
+                Ok(Some(object))
+            }
+            Err(kube::Error::Api(status)) if status.code == StatusCode::NOT_FOUND && status.reason == "NotFound" => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// All objects that `keep` keeps, page by page. A list that expired under way is read once more from the start.
+    pub async fn list<T: DeserializeOwned, K>(
+        &self,
+        builder: &UrlBuilder,
+        selector: Option<&str>,
+        keep: impl Fn(T) -> Option<K>,
+    ) -> Result<Vec<K>, ReadError> {
+        match self.pages(builder, selector, &keep).await {
+            Err(ReadError::Ask(kube::Error::Api(status))) if status.code == StatusCode::GONE => {
+                self.pages(builder, selector, &keep).await
+            }
+            result => result,
+        }
+    }
+
+    async fn pages<T: DeserializeOwned, K>(
+        &self,
+        builder: &UrlBuilder,
+        selector: Option<&str>,
+        keep: impl Fn(T) -> Option<K>,
+    ) -> Result<Vec<K>, ReadError> {
+        let mut kept = Vec::new();
+        let mut params = ListParams::default().limit(PAGE);
+        if let Some(selector) = selector {
+            params = params.fields(selector);
+        }
+        loop {
+            let request = builder.list(&params).map_err(kube::Error::BuildRequest)?;
+            let Object(page): Object<Page<T>> = serde_json::from_str(&self.client.request_text(request).await?)?;
+            kept.extend(page.items.into_iter().filter_map(&keep));
+            if page.metadata.next.is_empty() {
+                return Ok(kept);
+            }
+            if params.continue_token.as_ref() == Some(&page.metadata.next) {
+                return Err(ReadError::Endless);
+            }
+            params = params.continue_token(&page.metadata.next);
+        }
+    }
+}
+
+pub(super) fn clustered<K: Resource>() -> UrlBuilder {
+    UrlBuilder::new(format!("{}/{}", base::<K>(), K::URL_PATH_SEGMENT))
+}
+
+pub(super) fn namespaced<K: Resource<Scope = NamespaceResourceScope>>(namespace: &str) -> UrlBuilder {
+    UrlBuilder::new(format!("{}/namespaces/{namespace}/{}", base::<K>(), K::URL_PATH_SEGMENT))
+}
+
+fn base<K: Resource>() -> String {
+    if K::GROUP.is_empty() { format!("/api/{}", K::VERSION) } else { format!("/apis/{}/{}", K::GROUP, K::VERSION) }
+}
+
+/// Refuses names that would change the meaning of a URL or a selector; no object of Kubernetes' own has one.
+pub(super) fn check_name(name: &str) -> Result<(), ReadError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let only_dots = name.bytes().all(|byte| byte == b'.');
+    if name.bytes().all(plain) && !only_dots { Ok(()) } else { Err(ReadError::Name(name.to_owned())) }
+}
+
+/// What went wrong, as an operator would say it.
+fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == StatusCode::FORBIDDEN => format!("forbidden: {}", status.message),
+        kube::Error::Api(status) => {
+            format!("the API server answered {} {}: {}", status.code, status.reason, status.message)
+        }
+        error => {
+            let mut deepest = error.source();
+            while let Some(source) = deepest.and_then(std::error::Error::source) {
+                deepest = Some(source);
+            }
+            let cause = deepest.map_or_else(|| error.to_string(), ToString::to_string);
+            format!("the API server could not be reached: {cause}")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::{coordination::v1 as coordination, core::v1 as core, storage::v1 as storage};
+
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_lead_elsewhere() {
+        for name in ["worker-2", "ip-10-0-0-1.ec2.internal", "pvc-123"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "..", "a/b", "../secrets", "n1,spec.nodeName!=n1", "a?b", "a%2fb", "a b"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn urls_are_those_of_the_api() {
+        assert_eq!(clustered::<core::Pod>().url_path, "/api/v1/pods");
+        assert_eq!(clustered::<storage::VolumeAttachment>().url_path, "/apis/storage.k8s.io/v1/volumeattachments");
+        assert_eq!(
+            namespaced::<coordination::Lease>("kube-node-lease").url_path,
+            "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+        );
+    }
+}
