@@ -83,7 +83,7 @@ fn annotations() -> impl Strategy<Value = Value> {
         ("fencegate.dev/boot-id", "boot-1"),
         ("fencegate.dev/boot-id", "boot-0"),
         ("fencegate.dev/recorded-by", "alice"),
-        ("fencegate.dev/placed-at", NOW),
+        ("fencegate.dev/placed-at", "2026-11-22T10:19:45Z"),
         ("fencegate.dev/source", "cloud-shutdown"),
         ("fencegate.dev/overridden", "spent"),
         ("fencegate.dev/break-glass", "spent"),
@@ -295,6 +295,30 @@ proptest! {
         let places = decision.transitions.to_string().starts_with("Place");
         let broken = decision.findings.iter().any(|finding| finding.waived);
         prop_assert!(!places || !decision.allowed || decision.source().is_some() || broken);
+    }
+
+    #[test]
+    fn what_one_side_allows_and_completes_the_other_accepts_as_it_is(world in world()) {
+        let first = world.decide();
+        prop_assert!(first.allowed || first.stamps.is_empty(), "a denied write is not completed");
+        let mut completed = world.clone();
+        for (key, value) in &first.stamps {
+            prop_assert!(key.starts_with("fencegate.dev/"));
+            if completed.new["metadata"]["annotations"].is_null() {
+                completed.new["metadata"]["annotations"] = json!({});
+            }
+            let annotations = completed.new["metadata"]["annotations"].as_object_mut().unwrap();
+            match value {
+                Some(value) => annotations.insert((*key).to_owned(), json!(value)),
+                None => annotations.remove(*key),
+            };
+        }
+        let second = completed.decide();
+        prop_assert_eq!(first.allowed, second.allowed, "{:?}\n{:?}", first, second);
+        // What a release consumes cannot be waived a second time.
+        let is_cured = first.findings.iter().any(|finding| finding.waived);
+        prop_assert!(is_cured || first.leading_code() == second.leading_code(), "{:?}\n{:?}", first, second);
+        prop_assert!(second.stamps.is_empty(), "again {:?} after {:?}", second.stamps, first.stamps);
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub(super) fn due(question: &Question<'_>, break_glass: Option<&str>, now: Times
             due.extend(written_out(question, fence));
         }
     }
-    if question.records() || due.contains_key(METHOD) {
+    // A release consumes evidence, also what comes with it.
+    if (question.records() && !question.does(Transition::Release)) || due.contains_key(METHOD) {
         due.extend([(RECORDED_BY, user()), (RECORDED_AT, Mark::Now)]);
     }
     if let Some(reason) = break_glass {
@@ -111,6 +112,9 @@ fn written_out(question: &Question<'_>, fence: &Fence) -> Vec<(&'static str, Mar
 /// How the gate completes a write that it allows. Nothing where the write brings all of it already.
 pub(super) fn stamps(question: &Question<'_>, break_glass: Option<&str>, now: Timestamp) -> Stamps {
     let Some(node) = question.request.write.after() else { return Stamps::new() };
+    // One that this write marks as used was used, also where the gate's first pass cured what it was used for.
+    let marked = question.break_glass().filter(|reason| question.change(OVERRIDDEN).1 == Some(reason));
+    let break_glass = break_glass.or(marked);
     let due = due(question, break_glass, now);
     let gone = over(question, break_glass.is_some())
         .into_iter()

@@ -3,7 +3,7 @@
 
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
-    annotation::{BREAK_GLASS, EVIDENCE, OVERRIDDEN, SOURCE, STAMPS},
+    annotation::{BREAK_GLASS, EVIDENCE, METHOD, OVERRIDDEN, SOURCE, STAMPS},
     facts::{Fact, Facts, Verb},
     question::Question,
     reason::{Code, Forgery, Reason},
@@ -32,7 +32,7 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
         .filter_map(|key| {
             let why = match question.change(key) {
                 (before, after) if before == after => None,
-                (_, None) => too_early(question, key),
+                (_, None) => too_early(question, key, due.contains_key(METHOD)),
                 (_, Some(value)) => (!is_due(key, value)).then_some("is written by the gate alone".to_owned()),
             };
             Some(Forgery { key, why: why? })
@@ -59,11 +59,12 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
 }
 
 /// A stamp goes with what it is about, not before: else a spent break-glass would be good again, and evidence nobody's.
-fn too_early(question: &Question<'_>, key: &str) -> Option<String> {
+/// Evidence that the gate writes out with this write replaces what was there.
+fn too_early(question: &Question<'_>, key: &str, is_written_out: bool) -> Option<String> {
     let stays = |key: &str| question.change(key).1.is_some();
     if key == OVERRIDDEN && stays(BREAK_GLASS) {
         Some("can only be removed together with the break-glass".to_owned())
-    } else if EVIDENCE.into_iter().any(stays) {
+    } else if !is_written_out && EVIDENCE.into_iter().any(stays) {
         Some("can only be removed together with the evidence".to_owned())
     } else {
         None
@@ -79,7 +80,7 @@ mod tests {
         *,
     };
     use crate::policy::{
-        annotation::{FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY},
+        annotation::{FENCED_AT, FENCED_BY, LAST_OUTAGE, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY},
         facts::{Access, Observed},
         node::{CLOUD_SHUTDOWN, Taint},
         outage::Outage,

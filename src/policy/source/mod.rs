@@ -185,11 +185,13 @@ pub fn facts_needed<'a>(write: &'a Write, accepted: &'a [Source]) -> impl Iterat
         .flatten()
 }
 
-/// A `source` stamp that this write brings says whose evidence the gate wrote out: that source is asked again, and the
-/// annotations do not count as a source of their own.
+/// The `source` of a record that this write brings says whose evidence the gate wrote out: that source is asked again, and the
+/// annotations do not count as a source of their own. A stamp that was left over from an earlier outage says nothing.
 fn named_by_record(write: &Write) -> Option<Source> {
-    let stamp = |node: Option<&Node>| node.and_then(|node| node.annotation(annotation::SOURCE)).and_then(Source::parse);
-    stamp(write.after()).filter(|source| stamp(write.before()) != Some(*source))
+    let before = |key: &str| write.before().and_then(|node| node.annotation(key));
+    let after = |key: &str| write.after().and_then(|node| node.annotation(key));
+    let is_brought = [annotation::SOURCE, annotation::PLACED_AT].iter().any(|key| before(key) != after(key));
+    after(annotation::SOURCE).filter(|_| is_brought).and_then(Source::parse)
 }
 
 #[cfg(test)]
