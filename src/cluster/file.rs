@@ -35,7 +35,7 @@ const EXAMPLE: &str = include_str!("example.yaml");
 /// The state of a cluster.
 #[derive(Clone, Debug)]
 pub enum Snapshot {
-    Objects(Objects),
+    Objects(Box<Objects>),
     /// Facts as an audit line recorded them.
     Recorded(Box<Facts>),
 }
@@ -134,7 +134,7 @@ impl Snapshot {
         for document in documents {
             objects.take(document, None)?;
         }
-        Ok(Self::Objects(objects))
+        Ok(Self::Objects(Box::new(objects)))
     }
 
     /// When the facts were recorded, where they come from an audit line.

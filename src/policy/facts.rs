@@ -33,6 +33,14 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// The role in the manifests that gives the right.
+    pub fn role(self) -> &'static str {
+        match self {
+            Self::Attest => "fencegate-attester",
+            Self::BreakGlass => "fencegate-break-glass",
+        }
+    }
+
     /// As RBAC rules spell it.
     pub fn name(self) -> &'static str {
         match self {

@@ -160,9 +160,11 @@ impl Advice<'_> {
         }
         for finding in self.decision.findings.iter().filter(|finding| finding.denies()) {
             if let Reason::NotAuthorized { verb, .. } = &finding.reason {
+                // `kubectl auth can-i VERB nodes.fencegate.dev` says no to everyone: it takes a group that the server does not serve for a
+                // part of the resource's name.
                 say(
-                    "ask for the right, and see whether you have it with",
-                    &[format!("kubectl auth can-i {} nodes.fencegate.dev/{}", verb.name(), self.node())],
+                    &format!("ask to be bound to ClusterRole {}; what you may do already", verb.role()),
+                    &["kubectl auth can-i --list | grep -F fencegate.dev".to_owned()],
                 );
             }
         }

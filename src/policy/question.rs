@@ -38,6 +38,7 @@ impl<'a> Question<'a> {
     }
 
     /// Asks the sources, now that what they know is read.
+    #[must_use]
     pub fn put_to(mut self, facts: &Facts) -> Self {
         if self.does(Transition::Place) {
             self.fence = vouched(&self.request.write, facts, &self.settings.sources);

@@ -20,6 +20,7 @@ pub struct Request {
 /// Of a write to `nodes/status` the taints are those of the stored Node on both sides: it cannot change `spec`, and the mutating
 /// phase still shows the client's stale copy there.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and that in a box")]
 pub enum Write {
     Create { new: Node },
     Update { old: Node, new: Node },

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
@@ -26,7 +27,6 @@ use crate::support::certificates;
 pub struct Gate {
     pub replicas: Vec<Replica>,
     service: Service,
-    ca: String,
 }
 
 /// One process.
@@ -49,47 +49,72 @@ impl Gate {
         Self::guard_with(plane, 1).await
     }
 
-    /// Starts replicas with the rights of the manifests' service account, and registers them.
+    /// Starts replicas with the rights and the rules of the default manifests, and registers them.
     pub async fn guard_with(plane: &Plane, replicas: usize) -> Self {
         let made = certificates();
         let path = |name: &str| plane.folder.path().join(name);
         fs::write(path("gate.crt"), &made.certificate).unwrap();
         fs::write(path("gate.key"), &made.key).unwrap();
+        let objects = rendered(plane, "default");
+        fs::write(path("config.yaml"), rules(&objects)).unwrap();
         let replicas: Vec<Replica> = (0..replicas).map(|number| Replica::start(plane, number)).collect();
         let service = Service::start(replicas.iter().map(|replica| replica.port).collect()).await;
-        let gate = Self { replicas, service, ca: made.ca };
-        gate.apply_manifests(plane);
+        let gate = Self { replicas, service };
+        let (webhooks, others): (Vec<Value>, Vec<Value>) = objects.into_iter().partition(is_webhook);
+        apply_all_but_webhooks(plane, &others).await;
+        let webhooks: Vec<Value> = webhooks.into_iter().map(|webhook| gate.with_url(webhook, &made.ca)).collect();
+        apply(plane, &webhooks);
         for replica in &gate.replicas {
             plane.until("the gate is ready", async |_| replica.is_ready().await).await;
         }
         // The API server takes a moment to call a webhook that was just registered.
-        let probe = json!({"metadata": {"name": "probe", "annotations": {"fencegate.dev/method": "none"}}});
-        plane
-            .until("guarded writes are denied", async |plane| {
-                let path = "/api/v1/nodes?dryRun=All";
-                let created = plane.api("admin", http::Method::POST, path, Some(probe.clone())).await;
-                created.is_err_and(|refusal| refusal.message.contains("EvidenceMalformed"))
-            })
-            .await;
+        gate.until_called(plane, &["mutate", "validate"]).await;
         gate
     }
 
-    /// Applies `manifests/overlays/default` as it is, but for the Service: a URL in its place, as envtest has it.
-    fn apply_manifests(&self, plane: &Plane) {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/overlays/default");
-        let rendered = plane.kubectl("admin", &["kustomize", folder.to_str().unwrap()], "");
-        assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
-        let text = String::from_utf8(rendered.stdout).unwrap();
-        let mut objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
-        for object in objects.iter_mut().filter(|object| object["kind"] == "ValidatingWebhookConfiguration") {
-            let client = &mut object["webhooks"][0]["clientConfig"];
-            assert_eq!(client["service"]["path"], "/validate");
-            let url = format!("https://localhost:{}/validate", self.service.port);
-            *client = json!({"url": url, "caBundle": base64(&self.ca)});
-        }
-        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
-        let applied = plane.kubectl("admin", &["apply", "-f", "-"], &list);
-        assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    /// Goes over to the rights and the rules of another overlay.
+    pub async fn adopt(&self, plane: &Plane, overlay: &str) {
+        let mut objects = rendered(plane, overlay);
+        self.take_rules(plane, &rules(&objects)).await;
+        objects.retain(|object| !is_webhook(object));
+        apply(plane, &objects);
+    }
+
+    /// Goes over to other rules.
+    pub async fn take_rules(&self, plane: &Plane, rules: &str) {
+        let taken = || -> Vec<usize> {
+            let log = |replica: &Replica| fs::read_to_string(&replica.record).unwrap();
+            self.replicas.iter().map(|replica| log(replica).matches("taken over").count()).collect()
+        };
+        let before = taken();
+        fs::write(plane.folder.path().join("config.yaml"), rules).unwrap();
+        let all_have = || taken().iter().zip(&before).all(|(now, before)| now > before);
+        plane.until("the rules are in force", async |_| all_have()).await;
+    }
+
+    /// Waits until the API server calls these webhooks, in this order, and no other.
+    pub async fn until_called(&self, plane: &Plane, webhooks: &[&str]) {
+        // Evidence that is fine, on a Node that is never there.
+        let probe = json!({"metadata": {"name": "probe", "annotations": {"fencegate.dev/proof": "probe"}}});
+        plane
+            .until("the API server calls the webhooks", async |plane| {
+                let before = self.record().len();
+                let path = "/api/v1/nodes?dryRun=All";
+                let _ = plane.api("admin", http::Method::POST, path, Some(probe.clone())).await;
+                let record = self.record();
+                let called: Vec<&str> = record[before..].iter().filter_map(|line| line["webhook"].as_str()).collect();
+                called == webhooks
+            })
+            .await;
+    }
+
+    /// A webhook called at a URL in the Service's place, as envtest does.
+    fn with_url(&self, mut webhook: Value, ca: &str) -> Value {
+        let client = &mut webhook["webhooks"][0]["clientConfig"];
+        let path = client["service"]["path"].as_str().unwrap();
+        let url = format!("https://localhost:{}{path}", self.service.port);
+        *client = json!({"url": url, "caBundle": BASE64.encode(ca)});
+        webhook
     }
 
     /// Kills every replica: nobody answers any more.
@@ -119,7 +144,9 @@ impl Gate {
     pub fn record(&self) -> Vec<Value> {
         let text: String = self.replicas.iter().map(|replica| fs::read_to_string(&replica.record).unwrap()).collect();
         let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
-        lines.filter(|line: &Value| line["event"] == "decision").collect()
+        let mut lines: Vec<Value> = lines.filter(|line: &Value| line["event"] == "decision").collect();
+        lines.sort_by_key(|line| line["ts"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
+        lines
     }
 }
 
@@ -131,6 +158,7 @@ impl Replica {
             "serve".to_owned(),
             format!("--listen=127.0.0.1:{port}"),
             format!("--telemetry-listen=127.0.0.1:{telemetry}"),
+            format!("--config={}", path("config.yaml").display()),
             format!("--tls-cert={}", path("gate.crt").display()),
             format!("--tls-key={}", path("gate.key").display()),
             "--drain=3s".to_owned(),
@@ -218,15 +246,47 @@ fn program() -> PathBuf {
     option_env!("CARGO_BIN_EXE_fencegate").map_or_else(beside, PathBuf::from)
 }
 
-/// Base64 as a `caBundle` has it.
-fn base64(text: &str) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let encode = |chunk: &[u8]| -> String {
-        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        let digit = |index: usize| {
-            if index <= chunk.len() { char::from(ALPHABET[(bits >> (18 - 6 * index)) as usize & 63]) } else { '=' }
-        };
-        (0..4).map(digit).collect()
-    };
-    text.as_bytes().chunks(3).map(encode).collect()
+/// The objects of an overlay, as they are shipped.
+fn rendered(plane: &Plane, overlay: &str) -> Vec<Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/overlays").join(overlay);
+    let rendered = plane.kubectl("admin", &["kustomize", folder.to_str().unwrap()], "");
+    assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
+    serde_saphyr::from_multiple(&String::from_utf8(rendered.stdout).unwrap()).unwrap()
+}
+
+/// The rules that the gate runs with in a set of manifests.
+fn rules(objects: &[Value]) -> String {
+    let is_rules = |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == "fencegate";
+    objects.iter().find(is_rules).unwrap()["data"]["config.yaml"].as_str().unwrap().to_owned()
+}
+
+/// What holds when nobody registered the gate: the default manifests without the webhooks.
+pub async fn policy_alone(plane: &Plane) {
+    let mut objects = rendered(plane, "default");
+    objects.retain(|object| !is_webhook(object));
+    apply_all_but_webhooks(plane, &objects).await;
+}
+
+/// With the webhooks in front of it, nothing would show when the policy is in force.
+async fn apply_all_but_webhooks(plane: &Plane, objects: &[Value]) {
+    apply(plane, objects);
+    plane.until("the policy is in force", async |plane| denied_by_policy(plane).await).await;
+}
+
+fn is_webhook(object: &Value) -> bool {
+    object["kind"].as_str().is_some_and(|kind| kind.ends_with("WebhookConfiguration"))
+}
+
+fn apply(plane: &Plane, objects: &[Value]) {
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
+    let applied = plane.kubectl("admin", &["apply", "-f", "-"], &list);
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+}
+
+/// Whether the policy judges a Node that comes with the taint and nothing else.
+async fn denied_by_policy(plane: &Plane) -> bool {
+    let taint = json!({"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"});
+    let probe = json!({"metadata": {"name": "probe"}, "spec": {"taints": [taint]}});
+    let created = plane.api("admin", http::Method::POST, "/api/v1/nodes?dryRun=All", Some(probe)).await;
+    created.is_err_and(|refusal| refusal.message.contains("ValidatingAdmissionPolicy 'fencegate'"))
 }

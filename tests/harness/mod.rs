@@ -9,7 +9,9 @@
     reason = "a test that cannot run fails"
 )]
 
+pub mod accounts;
 pub mod csi;
 pub mod gate;
+pub mod kinds;
 pub mod machine;
 pub mod plane;

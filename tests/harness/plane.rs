@@ -27,10 +27,15 @@ const USERS: &[(&str, &str, &str)] = &[
     ("kcm", "system:kube-controller-manager", ""),
     ("scheduler", "system:kube-scheduler", ""),
     ("gate", "system:serviceaccount:fencegate-system:fencegate", "system:serviceaccounts"),
+    ("oncall", "oncall", "oncall"),
+    ("tenant", "tenant", "tenants"),
     ("node-n1", "system:node:n1", "system:nodes"),
     ("node-n2", "system:node:n2", "system:nodes"),
     ("node-n3", "system:node:n3", "system:nodes"),
 ];
+
+/// In place of a token: none at all.
+pub const ANONYMOUS: &str = "anonymous";
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_mins(2);
@@ -217,16 +222,16 @@ impl Plane {
         path
     }
 
-    /// A client for a user, by token.
+    /// A client for a user, by token: one of [`USERS`], a service account's own, or [`ANONYMOUS`].
     pub fn client(&self, token: &str) -> Client {
         let mut config = Config::new(self.url.parse().unwrap());
         config.accept_invalid_certs = true;
-        config.auth_info.token = Some(token.to_owned().into());
+        config.auth_info.token = Some(token).filter(|token| *token != ANONYMOUS).map(|token| token.to_owned().into());
         Client::try_from(config).unwrap()
     }
 
     async fn text(&self, token: &str, path: &str) -> Result<String, Refusal> {
-        send(&self.client(token), Method::GET, path, None).await
+        send(&self.client(token), Method::GET, "application/json", path, None).await
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, Refusal> {
@@ -241,6 +246,12 @@ impl Plane {
     /// One request as the user with this token; a PATCH is a merge patch.
     pub async fn api(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> Result<Value, Refusal> {
         call(&self.client(token), method, path, body).await
+    }
+
+    /// A PATCH of this content type.
+    pub async fn patch(&self, token: &str, content_type: &str, path: &str, body: Value) -> Result<Value, Refusal> {
+        let text = send(&self.client(token), Method::PATCH, content_type, path, Some(body)).await?;
+        Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
     /// The kubectl of this version.
@@ -317,14 +328,24 @@ impl Plane {
     }
 }
 
+/// Content types of patches.
+pub const MERGE: &str = "application/merge-patch+json";
+pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
+
 /// One request; the answer as JSON.
 pub async fn call(client: &Client, method: Method, path: &str, body: Option<Value>) -> Result<Value, Refusal> {
-    let text = send(client, method, path, body).await?;
+    let content_type = if method == Method::PATCH { MERGE } else { "application/json" };
+    let text = send(client, method, content_type, path, body).await?;
     Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
-async fn send(client: &Client, method: Method, path: &str, body: Option<Value>) -> Result<String, Refusal> {
-    let content_type = if method == Method::PATCH { "application/merge-patch+json" } else { "application/json" };
+async fn send(
+    client: &Client,
+    method: Method,
+    content_type: &str,
+    path: &str,
+    body: Option<Value>,
+) -> Result<String, Refusal> {
     let bytes = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
     let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type).body(bytes).unwrap();
     client.request_text(request).await.map_err(|error| match error {

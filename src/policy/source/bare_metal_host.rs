@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answer,
-    custom::{DETACHED, Kind, ObjectMeta, PAUSED, about_the_node, latest},
+    custom::{DETACHED, Kind, ObjectMeta, PAUSED, ask_each},
 };
 use crate::policy::{
     evidence::quoted,
@@ -60,8 +60,7 @@ pub(super) fn vouches(write: &Write, facts: &Facts) -> Answer {
     if named_by(node).is_none() {
         return Err(format!("spec.providerID {} names no host", quoted(&node.spec.provider_id)).into());
     }
-    let hosts = about_the_node(KIND, facts.bare_metal_hosts())?;
-    latest(hosts, |BareMetalHost { metadata, status }| {
+    ask_each(KIND, facts.bare_metal_hosts(), |BareMetalHost { metadata, status }| {
         let why = match (status.powered_on, status.operational_status.as_str()) {
             _ if metadata.annotations.contains_key(PAUSED) => "is paused, nobody looks at its power".to_owned(),
             _ if metadata.annotations.contains_key(DETACHED) => "is detached, nobody looks at its power".to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Doubt;
+use super::{Answer, Doubt};
 use crate::policy::{facts::Installed, json::null_is_default, reason::Unread};
 
 /// A kind that a cluster may or may not have.
@@ -54,23 +54,22 @@ impl ObjectMeta {
     }
 }
 
-/// The objects about the node, at least one; else why there is nothing to judge.
-pub(super) fn about_the_node<'a, T>(kind: Kind, read: Result<&'a Installed<T>, &str>) -> Result<&'a [T], Doubt> {
-    match read {
-        Ok(Some(objects)) if objects.is_empty() => Err(format!("there is no {} for the node", kind.name).into()),
-        Ok(Some(objects)) => Ok(objects),
-        Ok(None) => Err("not installed".to_owned().into()),
-        Err(why) => Err(Doubt::Unread(Unread { what: format!("{}.{}", kind.plural, kind.group), why: why.to_owned() })),
+/// Asks every object about the node: the answer of the one that vouches for the latest fence, else why the first does not. A fence
+/// without a time counts as the earliest.
+pub(super) fn ask_each<T>(kind: Kind, read: Result<&Installed<T>, &str>, ask: impl Fn(&T) -> Answer) -> Answer {
+    let objects = match read {
+        Ok(Some(objects)) => objects,
+        Ok(None) => return Err("not installed".to_owned().into()),
+        Err(why) => {
+            let what = format!("{}.{}", kind.plural, kind.group);
+            return Err(Doubt::Unread(Unread { what, why: why.to_owned() }));
+        }
+    };
+    let answers: Vec<Answer> = objects.iter().map(ask).collect();
+    match answers.iter().filter_map(|answer| answer.as_ref().ok()).max() {
+        Some(latest) => Ok(*latest),
+        None => {
+            answers.into_iter().next().unwrap_or_else(|| Err(format!("there is no {} for the node", kind.name).into()))
+        }
     }
-}
-
-/// Of several objects about the node the answer of the one that vouches for the latest fence, else why the first does not. A
-/// fence without a time counts as the earliest.
-pub(super) fn latest<T>(objects: &[T], ask: impl Fn(&T) -> super::Answer) -> super::Answer {
-    let mut answers = objects.iter().map(ask);
-    let first = answers.next().unwrap_or_else(|| Err(String::new().into()));
-    answers.fold(first, |best, answer| match (best, answer) {
-        (Ok(one), Ok(other)) => Ok(one.max(other)),
-        (best @ Ok(_), Err(_)) | (Err(_), best @ Ok(_)) | (best @ Err(_), Err(_)) => best,
-    })
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answer,
-    custom::{Kind, ObjectMeta, about_the_node, latest},
+    custom::{Kind, ObjectMeta, ask_each},
 };
 use crate::policy::{
     facts::Facts,
@@ -59,8 +59,7 @@ pub fn is_about(remediation: &FenceAgentsRemediation, node: &str) -> bool {
 }
 
 pub(super) fn vouches(facts: &Facts) -> Answer {
-    let remediations = about_the_node(KIND, facts.fence_agents_remediations())?;
-    latest(remediations, |FenceAgentsRemediation { metadata, status }| {
+    ask_each(KIND, facts.fence_agents_remediations(), |FenceAgentsRemediation { metadata, status }| {
         let condition = status.conditions.iter().find(|condition| condition.kind == SUCCEEDED);
         match condition {
             Some(condition) if condition.status == "True" => Ok(condition.last_transition_time),

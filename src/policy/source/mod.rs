@@ -9,7 +9,6 @@ use super::{
     annotation,
     evidence::Method,
     facts::{Fact, Facts},
-    node::Node,
     reason::Unread,
     request::Write,
 };
@@ -199,6 +198,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::policy::node::Node;
 
     fn placing(old: serde_json::Value) -> Write {
         let old: Node = serde_json::from_value(old).unwrap();

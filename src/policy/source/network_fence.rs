@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answer,
-    custom::{Kind, ObjectMeta, about_the_node, latest},
+    custom::{Kind, ObjectMeta, ask_each},
 };
 use crate::policy::{
     evidence::quoted,
@@ -68,8 +68,7 @@ pub(super) fn vouches(write: &Write, facts: &Facts) -> Answer {
     if addresses.is_empty() {
         return Err("the node reports no InternalIP".to_owned().into());
     }
-    let fences = about_the_node(KIND, facts.network_fences())?;
-    latest(fences, |fence| {
+    ask_each(KIND, facts.network_fences(), |fence| {
         let NetworkFence { metadata, spec, status } = fence;
         let open: Vec<String> = addresses
             .iter()

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Answer,
-    custom::{Kind, ObjectMeta, about_the_node, latest},
+    custom::{Kind, ObjectMeta, ask_each},
 };
 use crate::policy::{
     evidence::quoted,
@@ -51,8 +51,7 @@ pub fn is_about(remediation: &SelfNodeRemediation, node: &str) -> bool {
 }
 
 pub(super) fn vouches(facts: &Facts) -> Answer {
-    let remediations = about_the_node(KIND, facts.self_node_remediations())?;
-    latest(remediations, |SelfNodeRemediation { metadata, status }| {
+    ask_each(KIND, facts.self_node_remediations(), |SelfNodeRemediation { metadata, status }| {
         if REBOOTED.contains(&status.phase.as_str()) {
             return Ok(status.time_assumed_rebooted);
         }

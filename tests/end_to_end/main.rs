@@ -1,0 +1,27 @@
+//! What fencegate promises, on a real API server with the real controllers, spoken to with real kubectl.
+//!
+//! Machines and disks are simulated (`harness::machine`), nothing else is.
+
+#![allow(
+    clippy::indexing_slicing,
+    clippy::needless_pass_by_value,
+    clippy::panic,
+    clippy::similar_names,
+    clippy::unwrap_used,
+    reason = "a test that cannot run fails"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod everything_else;
+mod interoperation;
+mod layers;
+mod replicas;
+mod rights;
+mod sources;
+mod story;
+mod ways;
+mod world;

@@ -1,0 +1,214 @@
+//! A control plane with machines and a database on it, and the words that tests speak.
+
+use std::{collections::BTreeMap, process::Output, sync::Arc};
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    machine::{self, Machine, San, Tasks},
+    plane::Plane,
+};
+
+pub const TAINT: &str = "node.kubernetes.io/out-of-service";
+pub const PUT_ON: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+pub const TAKE_OFF: &str = "node.kubernetes.io/out-of-service-";
+
+pub fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// kubectl, as a person with all rights that RBAC can give.
+pub fn kubectl(plane: &Plane, arguments: &[&str]) -> Output {
+    plane.kubectl("alice", arguments, "")
+}
+
+#[track_caller]
+pub fn accepts(output: Output) {
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+#[track_caller]
+pub fn rejects(output: Output, reasons: &[&str]) {
+    let text = said(&output);
+    assert!(!output.status.success(), "was accepted: {text}");
+    assert!(text.contains("out-of-service.fencegate.dev\" denied the request: node "), "{text}");
+    for reason in reasons {
+        assert!(text.contains(&format!("\n  {reason}: ")), "{reason} is not in {text}");
+    }
+}
+
+/// A control plane with three machines and a StatefulSet `db` of one pod with one volume, running.
+pub struct World {
+    pub plane: Plane,
+    machines: Vec<Machine>,
+    pub san: Arc<San>,
+    /// Where the database runs first.
+    pub node: String,
+    _tasks: Tasks,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        let mut plane = plane_with_alice().await;
+        let (machines, san, tasks) = machine::start(&mut plane);
+        let mut world = Self { plane, machines, san, node: String::new(), _tasks: tasks };
+        database(&world.plane).await;
+        world.plane.until("the database runs", async |plane| runs_on(plane).await.is_some()).await;
+        world.node = runs_on(&world.plane).await.unwrap();
+        let node = world.node.clone();
+        world
+            .plane
+            .until("its volume is in use", async |plane| {
+                !of_node(plane, &node).await["status"]["volumesInUse"].is_null()
+            })
+            .await;
+        world
+    }
+
+    pub fn machine(&self) -> &Machine {
+        self.machines.iter().find(|machine| machine.name == self.node).unwrap()
+    }
+
+    pub async fn until_ready(&self, is_ready: bool) {
+        let what = format!("{} is ready: {is_ready}", self.node);
+        self.plane.until(&what, async |plane| ready(&of_node(plane, &self.node).await) == is_ready).await;
+    }
+
+    pub async fn until_moved(&self) {
+        let moved = async |plane: &Plane| runs_on(plane).await.is_some_and(|node| node != self.node);
+        self.plane.until("the database runs elsewhere", moved).await;
+    }
+
+    pub async fn attachments(&self) -> usize {
+        let list = self.plane.get("/apis/storage.k8s.io/v1/volumeattachments").await.unwrap();
+        let here = |attachment: &&Value| attachment["spec"]["nodeName"] == self.node.as_str();
+        list["items"].as_array().unwrap().iter().filter(here).count()
+    }
+}
+
+pub async fn database(plane: &Plane) {
+    let driver = json!({"metadata": {"name": "san.test"}, "spec": {"attachRequired": true}});
+    plane.create("/apis/storage.k8s.io/v1/csidrivers", driver).await;
+    let class = json!({"metadata": {"name": "san"}, "provisioner": "kubernetes.io/no-provisioner"});
+    plane.create("/apis/storage.k8s.io/v1/storageclasses", class).await;
+    let storage = json!({"storage": "1Gi"});
+    let volume = json!({"metadata": {"name": "pv-data-db-0"}, "spec": {
+        "capacity": storage, "accessModes": ["ReadWriteOnce"], "storageClassName": "san",
+        "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"namespace": "default", "name": "data-db-0"},
+        "csi": {"driver": "san.test", "volumeHandle": "data-db-0"}}});
+    plane.create("/api/v1/persistentvolumes", volume).await;
+    let claim = json!({"metadata": {"name": "data"}, "spec": {
+        "accessModes": ["ReadWriteOnce"], "storageClassName": "san", "resources": {"requests": storage}}});
+    let container = json!({"name": "c", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/d"}]});
+    let pod = json!({"metadata": {"labels": {"app": "db"}}, "spec": {
+        "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false, "containers": [container]}});
+    let set = json!({"metadata": {"name": "db"}, "spec": {"serviceName": "db", "replicas": 1,
+        "selector": {"matchLabels": {"app": "db"}}, "template": pod, "volumeClaimTemplates": [claim]}});
+    plane.create("/apis/apps/v1/namespaces/default/statefulsets", set).await;
+}
+
+pub async fn of_node(plane: &Plane, name: &str) -> Value {
+    plane.get(&format!("/api/v1/nodes/{name}")).await.unwrap_or_default()
+}
+
+pub fn ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+pub fn is_tainted(node: &Value) -> bool {
+    node["spec"]["taints"].to_string().contains(TAINT)
+}
+
+/// The node that the database runs on, if it runs.
+pub async fn runs_on(plane: &Plane) -> Option<String> {
+    let pod = plane.get("/api/v1/namespaces/default/pods/db-0").await.ok()?;
+    let runs = pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null();
+    runs.then(|| pod["spec"]["nodeName"].as_str().unwrap().to_owned())
+}
+
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%FT%TZ").to_string()
+}
+
+/// A fence that took effect just now.
+pub fn evidence() -> Value {
+    json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": now(), "fencegate.dev/fenced-by": "alice"})
+}
+
+/// A Node that nobody heartbeats, with complete evidence or none.
+pub async fn lone_node(plane: &Plane, name: &str, has_evidence: bool) {
+    let annotations = if has_evidence { evidence() } else { json!({}) };
+    plane.create("/api/v1/nodes", json!({"metadata": {"name": name, "annotations": annotations}})).await;
+}
+
+/// A Node whose kubelet was heard of for the last time a while ago, as a dead machine leaves it.
+pub async fn dead_node(plane: &Plane, name: &str, more: Value) {
+    let long_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3);
+    let mut node = json!({"metadata": {"name": name}, "status": {
+        "conditions": [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown", "message": "",
+            "lastHeartbeatTime": long_ago.strftime("%FT%TZ").to_string(),
+            "lastTransitionTime": long_ago.strftime("%FT%TZ").to_string()}],
+        "addresses": [{"type": "InternalIP", "address": "10.0.0.7"}, {"type": "InternalIP", "address": "fd00::7"}],
+        "nodeInfo": {"bootID": "boot-7", "architecture": "", "containerRuntimeVersion": "", "kernelVersion": "",
+            "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""}}});
+    json_patch::merge(&mut node, &more);
+    plane.create("/api/v1/nodes", node).await;
+    renew_lease(plane, name, long_ago).await;
+}
+
+/// The Lease of a Node, renewed for 4 s at this time and never again.
+pub async fn renew_lease(plane: &Plane, node: &str, at: jiff::Timestamp) {
+    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    let spec =
+        json!({"holderIdentity": node, "leaseDurationSeconds": 4, "renewTime": at.strftime("%FT%T.%6fZ").to_string()});
+    let lease = json!({"metadata": {"name": node}, "spec": spec});
+    if plane.api("admin", Method::POST, path, Some(lease.clone())).await.is_err() {
+        plane.api("admin", Method::PATCH, &format!("{path}/{node}"), Some(lease)).await.unwrap();
+    }
+}
+
+/// The gate's annotations of a Node, without their prefix.
+pub async fn record_on(plane: &Plane, node: &str) -> BTreeMap<String, String> {
+    let node = of_node(plane, node).await;
+    let annotations = node["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
+    let of_the_gate = annotations
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("fencegate.dev/")?.to_owned(), value.as_str()?.to_owned())));
+    of_the_gate.collect()
+}
+
+/// A control plane where `alice` may do all that RBAC can give.
+pub async fn plane_with_alice() -> Plane {
+    let plane = Plane::start().await;
+    let everything = json!({
+        "metadata": {"name": "alice"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "alice"}],
+    });
+    plane.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", everything).await;
+    plane
+}
+
+/// Writes again while the node controller, which has its own taints to put on a new Node, comes between read and write.
+pub fn without_conflict(write: impl Fn() -> Output) -> Output {
+    loop {
+        let output = write();
+        if output.status.success() || !said(&output).contains("the object has been modified") {
+            return output;
+        }
+    }
+}
+
+/// A volume that counts as attached to a node, until [`detach`].
+pub async fn attach(plane: &Plane, name: &str, node: &str) {
+    let attachment = json!({"metadata": {"name": name}, "spec": {"attacher": "other.test", "nodeName": node,
+        "source": {"persistentVolumeName": format!("pv-{name}")}}});
+    plane.create("/apis/storage.k8s.io/v1/volumeattachments", attachment).await;
+}
+
+pub async fn detach(plane: &Plane, name: &str) {
+    let path = format!("/apis/storage.k8s.io/v1/volumeattachments/{name}");
+    plane.api("admin", Method::DELETE, &path, None).await.unwrap();
+}
