@@ -47,6 +47,37 @@ async fn post(body: impl Into<Body>) -> (StatusCode, String) {
 }
 
 #[tokio::test]
+async fn the_mutating_webhook_judges_alike_and_patches_what_it_allows() {
+    let ask = async |review: &Value| -> Value {
+        let (status, text) = send(Method::POST, "/mutate?timeout=5s", Body::from(review.to_string())).await;
+        assert_eq!(status, StatusCode::OK);
+        serde_json::from_str::<Value>(&text).unwrap().get("response").unwrap().clone()
+    };
+    let denied = ask(&bare_taint()).await;
+    assert_eq!(denied.pointer("/status/code").unwrap(), 403);
+    assert_eq!((denied.get("patch"), denied.get("patchType")), (None, None));
+    let mut attested = bare_taint();
+    let annotations = json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-by": "alice",
+        "fencegate.dev/fenced-at": "2026-11-22T10:11:00Z"});
+    *attested.pointer_mut("/request/object/metadata").unwrap() =
+        json!({"name": "worker-2", "annotations": annotations});
+    let allowed = ask(&attested).await;
+    assert_eq!(
+        (allowed.get("allowed").unwrap(), allowed.get("patchType").unwrap()),
+        (&json!(true), &json!("JSONPatch"))
+    );
+    let patch = base64::Engine::decode(
+        &base64::engine::general_purpose::STANDARD,
+        allowed.get("patch").and_then(Value::as_str).unwrap(),
+    );
+    let patch = String::from_utf8(patch.unwrap()).unwrap();
+    assert!(
+        patch.contains(r#""path":"/metadata/annotations/fencegate.dev~1placed-at","value":"2026-11-22T10:12:00Z""#),
+        "{patch}"
+    );
+}
+
+#[tokio::test]
 async fn a_review_is_answered_with_its_own_uid_and_never_a_patch() {
     let (status, text) = post(bare_taint().to_string()).await;
     let answer: Value = serde_json::from_str(&text).unwrap();

@@ -260,6 +260,78 @@ async fn whatever_could_not_be_read_denies_with_its_name() {
     assert!(reason.contains("the list of VolumeAttachments could not be read"), "{reason}");
 }
 
+const CUSTOM: [Fact; 4] =
+    [Fact::FenceAgentsRemediations, Fact::SelfNodeRemediations, Fact::NetworkFences, Fact::BareMetalHosts];
+
+/// A request about a Node that names its host and has an address.
+fn on_bare_metal() -> Request {
+    let node: Node =
+        serde_json::from_value(json!({"metadata": {"name": "n1"}, "spec": {"providerID": "metal3://infra/host-1/m"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]}}))
+        .unwrap();
+    Request { write: Write::Update { old: node.clone(), new: node }, ..release() }
+}
+
+async fn read_custom(cluster: &Cluster) -> Facts {
+    let deadline = Instant::now() + Duration::from_secs(4);
+    cluster.read(&on_bare_metal(), &CUSTOM.into_iter().collect(), &Clock::System, deadline).await.facts
+}
+
+#[tokio::test]
+async fn a_kind_that_is_not_served_is_known_not_to_be_there() {
+    let (cluster, asked) = scripted(|_| Says::Text(404, "404 page not found"));
+    let facts = read_custom(&cluster).await;
+    assert_eq!(facts.fence_agents_remediations.unwrap().value(), Ok(&None));
+    assert_eq!(facts.self_node_remediations.unwrap().value(), Ok(&None));
+    assert_eq!(facts.network_fences.unwrap().value(), Ok(&None));
+    assert_eq!(facts.bare_metal_hosts.unwrap().value(), Ok(&None));
+    let mut asked = asked.lock().unwrap().clone();
+    asked.sort();
+    assert_eq!(
+        asked,
+        [
+            "GET /apis/csiaddons.openshift.io/v1alpha1/networkfences?&limit=500",
+            "GET /apis/fence-agents-remediation.medik8s.io/v1alpha1/fenceagentsremediations?&limit=500",
+            "GET /apis/metal3.io/v1alpha1/namespaces/infra/baremetalhosts?&fieldSelector=metadata.name%3Dhost-1&limit=500",
+            "GET /apis/self-node-remediation.medik8s.io/v1alpha1/selfnoderemediations?&limit=500",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_kind_that_may_not_be_read_is_not_known() {
+    let (cluster, _) = scripted(|_| status(403, "Forbidden"));
+    let facts = read_custom(&cluster).await;
+    assert_eq!(why(facts.fence_agents_remediations), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.self_node_remediations), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.network_fences), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.bare_metal_hosts), "forbidden: scripted Forbidden");
+}
+
+#[tokio::test]
+async fn only_objects_about_the_node_are_kept() {
+    let (cluster, _) = scripted(|line| {
+        let named = |name: &str| json!({"metadata": {"name": name, "namespace": "infra"}});
+        list(match line {
+            line if line.contains("networkfences") => json!([
+                {"metadata": {"name": "about"}, "spec": {"cidrs": ["10.0.0.0/24"]}},
+                {"metadata": {"name": "other"}, "spec": {"cidrs": ["10.0.1.0/24"]}},
+            ]),
+            line if line.contains("baremetalhosts") => json!([named("host-1"), named("host-2")]),
+            _ => json!([named("n1"), named("n2"),
+                {"metadata": {"name": "x", "annotations": {"remediation.medik8s.io/node-name": "n1", "other": "y"}}},
+                {"metadata": {"name": "n1", "annotations": {"remediation.medik8s.io/node-name": "n2"}}}]),
+        })
+    });
+    let facts = read_custom(&cluster).await;
+    let about = facts.fence_agents_remediations.unwrap().value().unwrap().clone().unwrap();
+    let names: Vec<&str> = about.iter().map(|remediation| remediation.metadata.name.as_str()).collect();
+    assert_eq!(names, ["n1", "x"]);
+    assert_eq!(facts.self_node_remediations.unwrap().value().unwrap().as_ref().unwrap().len(), 2);
+    assert_eq!(facts.network_fences.unwrap().value().unwrap().as_ref().unwrap()[0].metadata.name, "about");
+    assert_eq!(facts.bare_metal_hosts.unwrap().value().unwrap().as_ref().unwrap().len(), 1);
+}
+
 #[tokio::test]
 async fn an_unreachable_api_server_is_no_fact_at_all() {
     let unreachable = kube::Config::new("http://127.0.0.1:1".parse().unwrap());

@@ -1,0 +1,149 @@
+//! What the manifests must say, read as they are shipped. That an API server takes them, and what it does with them, is tested in `tests/end_to_end`.
+
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use fencegate::{
+    config,
+    policy::source::{Source, custom::Kind},
+};
+use serde_json::{Value, json};
+
+fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests")
+}
+
+/// The objects in a file.
+fn objects(path: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&fs::read_to_string(manifests().join(path)).unwrap()).unwrap()
+}
+
+/// The same program in the words of one line.
+fn program(conditions: &Value) -> String {
+    let conditions = conditions.as_array().unwrap();
+    assert_eq!(conditions.len(), 1);
+    conditions[0]["expression"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_webhooks_are_registered_as_the_contract_says_and_share_one_program() {
+    let validating = &objects("base/validating-webhook.yaml")[0];
+    let mutating = &objects("base/mutating-webhook.yaml")[0];
+    let policy = &objects("base/admission-policy.yaml")[0];
+    for (configuration, failure_policy, path, operations) in [
+        (validating, "Fail", "/validate", json!(["CREATE", "UPDATE", "DELETE"])),
+        (mutating, "Ignore", "/mutate", json!(["CREATE", "UPDATE"])),
+    ] {
+        assert_eq!(configuration["metadata"]["name"], "fencegate");
+        let webhooks = configuration["webhooks"].as_array().unwrap();
+        assert_eq!(webhooks.len(), 1);
+        let webhook = &webhooks[0];
+        for (field, value) in [
+            ("name", json!("out-of-service.fencegate.dev")),
+            ("failurePolicy", json!(failure_policy)),
+            ("matchPolicy", json!("Equivalent")),
+            ("admissionReviewVersions", json!(["v1"])),
+            ("sideEffects", json!("None")),
+            ("timeoutSeconds", json!(5)),
+        ] {
+            assert_eq!(webhook[field], value, "{field} for {path}");
+        }
+        assert_eq!(webhook["clientConfig"]["service"]["path"], path);
+        let rule = |operations: Value, resource: &str| json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": operations, "resources": [resource], "scope": "Cluster"});
+        assert_eq!(webhook["rules"], json!([rule(operations, "nodes"), rule(json!(["UPDATE"]), "nodes/status")]));
+    }
+    let guarded = program(&validating["webhooks"][0]["matchConditions"]);
+    assert_eq!(program(&mutating["webhooks"][0]["matchConditions"]), guarded);
+    assert_eq!(program(&policy["spec"]["matchConditions"]), guarded);
+}
+
+#[test]
+fn the_policy_denies_as_forbidden_and_says_why() {
+    let objects = objects("base/admission-policy.yaml");
+    let (policy, binding) = (&objects[0]["spec"], &objects[1]["spec"]);
+    assert_eq!(policy["failurePolicy"], "Fail");
+    assert_eq!(binding["policyName"], objects[0]["metadata"]["name"]);
+    assert_eq!(binding["validationActions"], json!(["Deny", "Audit"]));
+    assert!(binding["matchResources"].is_null(), "nobody and nothing is exempt");
+    for validation in policy["validations"].as_array().unwrap() {
+        let message = validation["messageExpression"].as_str().unwrap();
+        let code = message.trim_start_matches('\'').split(':').next().unwrap();
+        assert!(fencegate::policy::reason::Code::ALL.iter().any(|known| known.name() == code), "{code}");
+        assert_eq!(validation["reason"], "Forbidden", "{code}");
+    }
+}
+
+/// Group, resource and verbs of every rule.
+fn rules(role: &Value) -> Vec<(String, String, Vec<String>)> {
+    let strings = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let of_rule = |rule: &Value| {
+        let (groups, verbs) = (strings(&rule["apiGroups"]), strings(&rule["verbs"]));
+        strings(&rule["resources"])
+            .into_iter()
+            .map(move |resource| (groups[0].clone(), resource, verbs.clone()))
+            .collect::<Vec<_>>()
+    };
+    role["rules"].as_array().unwrap().iter().flat_map(of_rule).collect()
+}
+
+#[test]
+fn the_gate_may_read_what_it_asks_for_and_write_nothing() {
+    let objects = objects("base/rbac.yaml");
+    let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
+    let mut given = rules(role);
+    given.sort();
+    let rule = |group: &str, resource: &str, verb: &str| (group.to_owned(), resource.to_owned(), vec![verb.to_owned()]);
+    let needed = [
+        rule("", "nodes", "list"),
+        rule("", "persistentvolumes", "get"),
+        rule("", "pods", "list"),
+        rule("authorization.k8s.io", "subjectaccessreviews", "create"),
+        rule("coordination.k8s.io", "leases", "get"),
+        rule("storage.k8s.io", "volumeattachments", "list"),
+    ];
+    assert_eq!(given, needed);
+}
+
+#[test]
+fn the_two_rights_are_bound_to_nobody() {
+    let roles = objects("base/roles.yaml");
+    assert!(roles.iter().all(|object| object["kind"] == "ClusterRole"));
+    let given: Vec<_> = roles.iter().map(|role| (role["metadata"]["name"].as_str().unwrap(), rules(role))).collect();
+    let right = |verb: &str| vec![("fencegate.dev".to_owned(), "nodes".to_owned(), vec![verb.to_owned()])];
+    assert_eq!(given, [("fencegate-attester", right("attest")), ("fencegate-break-glass", right("break-glass"))]);
+}
+
+#[test]
+fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
+    use fencegate::policy::source::{bare_metal_host, fence_agents_remediation, network_fence, self_node_remediation};
+    let default = [Source::Annotations, Source::CloudShutdown];
+    let base = objects("base/config.yaml");
+    let settings = config::parse(base[0]["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
+    assert_eq!(settings, fencegate::policy::settings::Settings::default(), "what is shipped is the default");
+
+    let medik8s = [fence_agents_remediation::KIND, self_node_remediation::KIND];
+    let overlays: [(&str, Vec<Source>, &[Kind]); 4] = [
+        ("medik8s", vec![Source::FenceAgentsRemediation, Source::SelfNodeRemediation], &medik8s),
+        ("csi-addons", vec![Source::NetworkFence], &[network_fence::KIND]),
+        ("metal3", vec![Source::BareMetalHost], &[bare_metal_host::KIND]),
+        ("two-node-fencing", vec![Source::Pacemaker], &[]),
+    ];
+    for (name, sources, kinds) in overlays {
+        let overlay = &objects(&format!("overlays/{name}/kustomization.yaml"))[0];
+        let patch: Value = serde_saphyr::from_str(overlay["patches"][0]["patch"].as_str().unwrap()).unwrap();
+        let settings = config::parse(patch["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
+        assert_eq!(settings.sources, [default.to_vec(), sources].concat(), "{name}");
+        let needed: Vec<_> =
+            kinds.iter().map(|kind| (kind.group.to_owned(), kind.plural.to_owned(), vec!["list".to_owned()])).collect();
+        let path = format!("components/{name}/rbac.yaml");
+        let given = if kinds.is_empty() { Vec::new() } else { rules(&objects(&path)[0]) };
+        assert_eq!(given, needed, "{name}");
+        assert_eq!(overlay["components"].is_null(), kinds.is_empty(), "{name}");
+    }
+}
