@@ -130,17 +130,45 @@ fn certs_are_made_once_and_the_key_is_private() {
 }
 
 #[test]
+fn review_shows_the_stamps_that_the_mutating_webhook_would_put_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let annotations = serde_json::json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-by": "alice",
+        "fencegate.dev/fenced-at": "2026-11-22T10:11:00Z"});
+    let mut review = support::bare_taint();
+    review["request"]["object"]["metadata"]["annotations"] = annotations;
+    let review = review.to_string();
+    fs::write(folder.path().join("cluster.yaml"), "kind: List\nitems: []\n").unwrap();
+    let common = ["review", "--cluster", "cluster.yaml", "--now", "2026-11-22T10:12:00Z"];
+    let as_mutating = |more: &[&str]| {
+        let arguments: Vec<&str> = common.iter().chain(["--webhook", "mutate"].iter()).chain(more).copied().collect();
+        run(folder.path(), &arguments, &review)
+    };
+    let text = stdout(&as_mutating(&[]));
+    assert!(text.starts_with("allowed (Place,Attest)\n"), "{text}");
+    assert!(
+        text.contains("\n  fencegate.dev/placed-by=alice\n") && text.contains("\n  fencegate.dev/source=annotations\n"),
+        "{text}"
+    );
+    assert!(stdout(&as_mutating(&["--output", "json"])).contains(r#""patchType":"JSONPatch""#));
+    assert_eq!(
+        stdout(&run(folder.path(), &common, &review)),
+        "allowed (Place,Attest)\n",
+        "the validating webhook changes nothing"
+    );
+}
+
+#[test]
 fn the_demo_ends_well_and_without_colour_in_a_pipe() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["demo"], "");
     let told = stdout(&output);
     assert_eq!(code(&output), 0, "{told}{}", stderr(&output));
     assert!(told.contains("PodsRemain: still bound to the node: prod/db-0 (terminating)"));
-    assert!(told.contains("node/worker-2 untainted"));
+    assert!(told.contains("node/worker-2 untainted") && told.contains(r#""placedBy":"alice""#));
     assert!(!told.contains('\u{1b}'));
     assert_eq!(stdout(&run(folder.path(), &["demo"], "")), told, "the same story every time");
     let lines = stdout(&run(folder.path(), &["demo", "--audit"], "")).matches("\"event\":\"decision\"").count();
-    assert_eq!(lines, 9);
+    assert_eq!(lines, 12, "nine writes, and three of them went on to the validating webhook");
 }
 
 #[tokio::test]

@@ -98,14 +98,14 @@ fn the_gate_may_read_what_it_asks_for_and_write_nothing() {
     let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
     let mut given = rules(role);
     given.sort();
-    let rule = |group: &str, resource: &str, verb: &str| (group.to_owned(), resource.to_owned(), vec![verb.to_owned()]);
+    let may = |verb: &str, group: &str, resource: &str| (group.to_owned(), resource.to_owned(), vec![verb.to_owned()]);
     let needed = [
-        rule("", "nodes", "list"),
-        rule("", "persistentvolumes", "get"),
-        rule("", "pods", "list"),
-        rule("authorization.k8s.io", "subjectaccessreviews", "create"),
-        rule("coordination.k8s.io", "leases", "get"),
-        rule("storage.k8s.io", "volumeattachments", "list"),
+        may("list", "", "nodes"),
+        may("get", "", "persistentvolumes"),
+        may("list", "", "pods"),
+        may("create", "authorization.k8s.io", "subjectaccessreviews"),
+        may("get", "coordination.k8s.io", "leases"),
+        may("list", "storage.k8s.io", "volumeattachments"),
     ];
     assert_eq!(given, needed);
 }
@@ -141,8 +141,8 @@ fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
         assert_eq!(settings.sources, [default.to_vec(), sources].concat(), "{name}");
         let needed: Vec<_> =
             kinds.iter().map(|kind| (kind.group.to_owned(), kind.plural.to_owned(), vec!["list".to_owned()])).collect();
-        let path = format!("components/{name}/rbac.yaml");
-        let given = if kinds.is_empty() { Vec::new() } else { rules(&objects(&path)[0]) };
+        let component = || objects(&format!("components/{name}/rbac.yaml"));
+        let given = if kinds.is_empty() { Vec::new() } else { rules(&component()[0]) };
         assert_eq!(given, needed, "{name}");
         assert_eq!(overlay["components"].is_null(), kinds.is_empty(), "{name}");
     }

@@ -1,4 +1,4 @@
-//! Calls the webhook as the API server does: a POST over TLS on a kept-alive HTTP/1.1 connection.
+//! Calls the webhooks as the API server does: a POST over TLS on a kept-alive HTTP/1.1 connection.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -16,12 +16,12 @@ use serde_json::Value;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::TlsConnector;
 
-use crate::tls::provider;
+use crate::{admission::review::Webhook, tls::provider};
 
 /// What the API server reads of an answer.
 #[derive(Debug, Deserialize)]
-pub struct Answer {
-    pub response: Response,
+struct Answer {
+    response: Response,
 }
 
 #[derive(Debug, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Response {
     pub allowed: bool,
     #[serde(default)]
     pub status: Option<Status>,
+    /// A JSON patch in base64.
+    #[serde(default)]
+    pub patch: Option<String>,
     #[serde(default)]
     pub warnings: Vec<String>,
 }
@@ -58,10 +61,10 @@ impl Caller {
         Ok(Self { address, tls, sender: None, connections: JoinSet::new() })
     }
 
-    /// Sends one review, and waits for its answer.
-    pub async fn post(&mut self, review: &Value) -> anyhow::Result<Answer> {
+    /// Sends one review to a webhook, and waits for its answer.
+    pub async fn post(&mut self, webhook: Webhook, review: &Value) -> anyhow::Result<Response> {
         let body = Full::new(Bytes::from(serde_json::to_vec(review)?));
-        let request = Request::post("/validate?timeout=5s")
+        let request = Request::post(format!("/{}?timeout=5s", webhook.name()))
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, "application/json")
             .body(body)?;
@@ -73,7 +76,9 @@ impl Caller {
         sender.ready().await.context("the webhook closed the connection")?;
         let answer = sender.send_request(request).await.context("the webhook did not answer")?;
         let body = answer.into_body().collect().await?.to_bytes();
-        serde_json::from_slice(&body).with_context(|| String::from_utf8_lossy(&body).into_owned())
+        let answer: Answer =
+            serde_json::from_slice(&body).with_context(|| String::from_utf8_lossy(&body).into_owned())?;
+        Ok(answer.response)
     }
 
     async fn connect(

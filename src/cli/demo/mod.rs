@@ -1,7 +1,7 @@
 //! `fencegate demo`: the whole story on the built-in example cluster.
 //!
-//! Every step is an AdmissionReview as an API server would send it, POSTed over TLS to the real server on a loopback port; only
-//! the cluster and the clock are the story's. A step that ends otherwise than it should fails the demo.
+//! Every step is a write as an API server would have it admitted: AdmissionReviews POSTed over TLS to the real server on a loopback port, first to
+//! the mutating webhook and with its patch to the validating one. Only the cluster and the clock are the story's. A step that ends otherwise than it should fails the demo.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -13,12 +13,19 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
+use json_patch::Patch;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use self::{client::Caller, story::Step};
+use self::{
+    client::{Caller, Response},
+    story::{Does, Step},
+};
 use crate::{
+    admission::review::Webhook,
     audit::Audit,
     clock::Clock,
     cluster::{Cluster, Snapshot},
@@ -41,44 +48,102 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let steps = story::steps()?;
-    let stage = Stage::set().await?;
+    let Stage { server, mut caller, cluster, clock, mut audit } = Stage::set().await?;
     let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     let mut out = std::io::stdout().lock();
     writeln!(out, "A database runs on worker-2. At 10:10:00 the machine loses power; its kubelet says nothing.\n")?;
     let mut failed = None;
     let (end, ended) = oneshot::channel::<()>();
-    let Stage { server, mut caller, cluster, clock, mut audit } = stage;
     let telling = async {
-        for step in &steps {
-            clock.store(Arc::new(step.at));
-            cluster.store(Arc::new(step.cluster.clone()));
-            let answer = caller.post(&step.review).await?;
+        let mut stored = story::worker();
+        for (number, step) in story::steps().iter().enumerate() {
+            let at: Timestamp = format!("2026-11-22T{}Z", step.time).parse()?;
+            clock.store(Arc::new(at));
+            cluster.store(Arc::new(if step.bound { Snapshot::example()? } else { Snapshot::parse(NOTHING_BOUND)? }));
+            if let Some((_, happens)) = &step.meanwhile {
+                happens(&mut stored);
+            }
+            let answer = admit(&mut caller, step, number, &mut stored).await?;
             tell(&mut out, &paint, step, &answer)?;
             while let Ok(line) = audit.try_recv() {
                 if args.audit {
                     writeln!(out, "  {}", paint.dim(&line))?;
                 }
             }
-            if answer.response.allowed != step.allowed {
-                failed = Some(step.command.clone());
+            if answer.allowed != step.done.is_some() {
+                failed = Some(step.command);
                 break;
             }
         }
         drop(caller);
         let _ = end.send(());
-        anyhow::Ok(())
+        anyhow::Ok(stored)
     };
     let (told, ()) = tokio::join!(telling, server.run(async { drop(ended.await) }));
-    told?;
+    let stored = told?;
     if let Some(command) = failed {
         bail!("the story went wrong at: {command}");
     }
+    let outage = stored.pointer("/metadata/annotations/fencegate.dev~1last-outage").and_then(Value::as_str);
+    let outage = outage.context("the Node does not say what happened to it")?;
+    let read = "kubectl get node worker-2 -o jsonpath='{.metadata.annotations.fencegate\\.dev/last-outage}'";
+    writeln!(out, "{} {} {}\n{outage}\n", paint.dim("10:40:10"), paint.dim("$"), paint.bold(read))?;
     writeln!(
         out,
         "The database never had two writers. Every decision above is a line of JSON in the audit log (--audit)."
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cluster once the database runs elsewhere.
+const NOTHING_BOUND: &str = "kind: List\nitems: []\n";
+
+/// What the API server does with a write: the mutating webhook, its patch, the validating webhook, and only then is it stored. A deletion
+/// has nothing to patch.
+async fn admit(caller: &mut Caller, step: &Step, number: usize, stored: &mut Value) -> anyhow::Result<Response> {
+    let mut new = stored.clone();
+    let operation = match &step.does {
+        Does::Update(change) => {
+            change(&mut new);
+            "UPDATE"
+        }
+        Does::Delete => {
+            new = Value::Null;
+            "DELETE"
+        }
+    };
+    let review = |webhook: Webhook, new: &Value| {
+        json!({
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": {
+                "uid": format!("3b8f0c52-4a7e-4c0d-9d0b-{:04}{number:08}", webhook as u8),
+                "kind": {"group": "", "version": "v1", "kind": "Node"},
+                "resource": {"group": "", "version": "v1", "resource": "nodes"},
+                "name": "worker-2",
+                "operation": operation,
+                "userInfo": {"username": step.user, "groups": ["system:authenticated"]},
+                "object": new,
+                "oldObject": stored,
+                "dryRun": false,
+            },
+        })
+    };
+    if !new.is_null() {
+        let answer = caller.post(Webhook::Mutate, &review(Webhook::Mutate, &new)).await?;
+        if !answer.allowed {
+            return Ok(answer);
+        }
+        if let Some(patch) = &answer.patch {
+            let patch: Patch = serde_json::from_slice(&BASE64.decode(patch)?)?;
+            json_patch::patch(&mut new, &patch)?;
+        }
+    }
+    let answer = caller.post(Webhook::Validate, &review(Webhook::Validate, &new)).await?;
+    if answer.allowed {
+        *stored = new;
+    }
+    Ok(answer)
 }
 
 /// The server and what the story turns.
@@ -125,20 +190,20 @@ impl Stage {
 }
 
 /// Prints a step as its user would see it.
-fn tell(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer: &client::Answer) -> std::io::Result<()> {
-    if let Some(meanwhile) = step.meanwhile {
+fn tell(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer: &Response) -> std::io::Result<()> {
+    if let Some((meanwhile, _)) = &step.meanwhile {
         writeln!(out, "{meanwhile}\n")?;
     }
-    writeln!(out, "{} {} {}", paint.dim(step.time), paint.dim("$"), paint.bold(&step.command))?;
-    for warning in &answer.response.warnings {
+    writeln!(out, "{} {} {}", paint.dim(step.time), paint.dim("$"), paint.bold(step.command))?;
+    for warning in &answer.warnings {
         writeln!(out, "{} {warning}", paint.yellow("Warning:"))?;
     }
-    if let Some(status) = &answer.response.status {
+    if let Some(status) = &answer.status {
         let who =
             "Error from server (Forbidden): admission webhook \"out-of-service.fencegate.dev\" denied the request:";
         writeln!(out, "{} {}\n", paint.red(who), status.message)
     } else {
-        writeln!(out, "{}\n", paint.green(step.done))
+        writeln!(out, "{}\n", paint.green(step.done.unwrap_or("admitted")))
     }
 }
 
