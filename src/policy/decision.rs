@@ -1,12 +1,12 @@
 //! What was decided, and everything that is told about it: to the user, to the audit log, to the metrics.
 
 use super::{
-    annotation::{self, closest_known},
+    annotation::{self, OVERRIDDEN, closest_known},
     evidence::quoted,
     facts::Facts,
     node::Node,
     question::Question,
-    reason::{Code, Mode, Reason, Unread},
+    reason::{Code, Forgery, Mode, Reason, Unread},
     rules::{self, Outcome},
     source::{Fence, Source},
     stamp::{self, Stamps},
@@ -106,6 +106,7 @@ impl Decision {
         let mut notices = Vec::new();
         let mut findings = gathered(outcomes, &mut notices);
         let break_glass = break_glass(question, facts, &mut findings);
+        findings.extend(marked_unused(question, &findings, &break_glass));
         findings.sort_by_key(|finding| finding.reason.code());
         let mut warnings = Vec::new();
         if let Some(reason) = break_glass.used() {
@@ -212,6 +213,16 @@ fn break_glass(question: &Question<'_>, facts: &Facts, findings: &mut Vec<Findin
         finding.waived = true;
     }
     BreakGlass::Used(reason.to_owned())
+}
+
+/// A break-glass that is marked as used though nothing needed it: no such mark is the gate's. Where the gate's first pass rewrote the
+/// evidence, what it was needed for may be gone by the second.
+fn marked_unused(question: &Question<'_>, findings: &[Finding], break_glass: &BreakGlass) -> Option<Finding> {
+    let is_marked = question.writes(OVERRIDDEN) && !findings.iter().any(Finding::denies);
+    let why = || "marks a break-glass as used that was not needed".to_owned();
+    let reason = || Reason::StampForged { stamps: vec![Forgery { key: OVERRIDDEN, why: why() }] };
+    (is_marked && break_glass.used().is_none() && !question.rewrites_evidence())
+        .then(|| Finding::new(reason(), Mode::Enforce))
 }
 
 /// Keys under the gate's prefix that this write sets and that mean nothing.

@@ -6,7 +6,7 @@ use std::{fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
 /// Reads `null` as the type's default.
@@ -25,6 +25,18 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value).unwrap_or_default())
+}
+
+/// Reads an object that nobody may have checked: what is not of its shape is as good as nothing. One such object must not make a
+/// whole list of them unreadable.
+pub fn object_or_nothing<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: DeserializeOwned + Default,
+{
+    let value = serde_json::Value::deserialize(deserializer)?;
+    let object: Option<Object<T>> = serde_json::from_value(value).ok();
+    Ok(object.map(|Object(value)| value).unwrap_or_default())
 }
 
 /// Reads a list of objects, or `null` as an empty one.

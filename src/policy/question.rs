@@ -67,6 +67,17 @@ impl<'a> Question<'a> {
         after.is_some() && before != after
     }
 
+    /// Whether the taint is on before and after.
+    pub fn stays_out_of_service(&self) -> bool {
+        let write = &self.request.write;
+        write.before().is_some_and(Node::is_out_of_service) && write.after().is_some_and(Node::is_out_of_service)
+    }
+
+    /// Whether the gate's mutating side rewrites evidence that the write brings: it writes another source's out, or a release consumes it.
+    pub fn rewrites_evidence(&self) -> bool {
+        self.does(Transition::Release) || (self.does(Transition::Place) && self.writes(SOURCE))
+    }
+
     /// Whether evidence is written or changed, and not just taken away.
     pub fn records(&self) -> bool {
         let differs = |key: &&str| {

@@ -124,7 +124,12 @@ async fn with_attest_by_rbac_evidence_and_taint_are_for_attesters() {
     let rules =
         json!([{"apiGroups": ["fencegate.dev"], "resources": ["nodes"], "resourceNames": ["n1"], "verbs": ["attest"]}]);
     bind(&plane, "attester-of-n1", rules, json!({"kind": "Group", "name": "oncall"})).await;
-    plane.until("the right is known", async |plane| annotate(plane, "oncall", "n1", evidence()).await.is_ok()).await;
+    plane
+        .until("the right is known", async |plane| {
+            let proof = json!({"fencegate.dev/proof": "seen by oncall"});
+            annotate(plane, "oncall", "n1", proof).await.is_ok()
+        })
+        .await;
     assert_eq!(record_on(&plane, "n1").await["recorded-by"], "oncall");
     accepts(plane.kubectl("oncall", &["taint", "node", "n1", PUT_ON], ""));
     assert!(annotate(&plane, "oncall", "n2", evidence()).await.unwrap_err().contains("NotAuthorized"));

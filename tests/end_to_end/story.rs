@@ -36,7 +36,7 @@ async fn the_story_from_a_dead_machine_to_its_return() {
     assert!(!is_tainted(&of_node(plane, node).await));
     assert_eq!((world.san.corrupted(), world.san.disks()), (vec![], 1), "never two writers");
 
-    let told: Vec<(String, String)> = gate
+    let mut told: Vec<(String, String)> = gate
         .record()
         .iter()
         .filter(|line| line["user"]["name"] == "alice")
@@ -46,8 +46,9 @@ async fn the_story_from_a_dead_machine_to_its_return() {
             (line["transitions"][0].as_str().unwrap().to_owned(), line["decision"].as_str().unwrap().to_owned())
         })
         .collect();
+    // Where a heartbeat comes between, the API server asks again.
+    told.dedup();
     let expected = [
-        ("Place", "deny"),
         ("Place", "deny"),
         ("Attest", "allow"),
         ("Place", "allow"),

@@ -3,15 +3,13 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::{EVIDENCE, OVERRIDDEN, STAMPS},
-    node::Node,
-    question::Question,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EvidenceFrozen,
-    applies: |question| question.does(Transition::Attest) && stays_on(question),
+    applies: |question| question.does(Transition::Attest) && question.stays_out_of_service(),
     needs: no_facts,
     check: |question, _| {
         let differs = |key: &&str| {
@@ -23,12 +21,6 @@ pub(super) const RULE: Rule = Rule {
         Outcome::fail_if(!keys.is_empty(), || Reason::EvidenceFrozen { keys })
     },
 };
-
-/// Whether the taint is on before and after.
-fn stays_on(question: &Question<'_>) -> bool {
-    let write = &question.request.write;
-    write.before().is_some_and(Node::is_out_of_service) && write.after().is_some_and(Node::is_out_of_service)
-}
 
 #[cfg(test)]
 mod tests {

@@ -3,7 +3,7 @@
 
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
-    annotation::{BREAK_GLASS, EVIDENCE, METHOD, OVERRIDDEN, SOURCE, STAMPS},
+    annotation::{BREAK_GLASS, EVIDENCE, LAST_OUTAGE, METHOD, OVERRIDDEN, SOURCE, STAMPS},
     facts::{Fact, Facts, Verb},
     question::Question,
     reason::{Code, Forgery, Reason},
@@ -59,10 +59,13 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
 }
 
 /// A stamp goes with what it is about, not before: else a spent break-glass would be good again, and evidence nobody's.
-/// Evidence that the gate writes out with this write replaces what was there.
+/// Evidence that the gate writes out with this write replaces what was there. What is not about this outage
+/// is frozen while it lasts, and that is said elsewhere.
 fn too_early(question: &Question<'_>, key: &str, is_written_out: bool) -> Option<String> {
     let stays = |key: &str| question.change(key).1.is_some();
-    if key == OVERRIDDEN && stays(BREAK_GLASS) {
+    if question.stays_out_of_service() && [OVERRIDDEN, LAST_OUTAGE].contains(&key) {
+        None
+    } else if key == OVERRIDDEN && stays(BREAK_GLASS) {
         Some("can only be removed together with the break-glass".to_owned())
     } else if !is_written_out && EVIDENCE.into_iter().any(stays) {
         Some("can only be removed together with the evidence".to_owned())
@@ -80,7 +83,7 @@ mod tests {
         *,
     };
     use crate::policy::{
-        annotation::{FENCED_AT, FENCED_BY, LAST_OUTAGE, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY},
+        annotation::{FENCED_AT, FENCED_BY, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY},
         facts::{Access, Observed},
         node::{CLOUD_SHUTDOWN, Taint},
         outage::Outage,

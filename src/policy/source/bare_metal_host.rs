@@ -13,7 +13,7 @@ use super::{
 use crate::policy::{
     evidence::quoted,
     facts::Facts,
-    json::{null_is_default, object_or_null},
+    json::{null_is_default, object_or_nothing, object_or_null},
     node::Node,
     request::Write,
 };
@@ -27,7 +27,7 @@ pub const KIND: Kind =
 pub struct BareMetalHost {
     #[serde(deserialize_with = "object_or_null")]
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "object_or_null")]
+    #[serde(deserialize_with = "object_or_nothing")]
     pub status: Status,
 }
 

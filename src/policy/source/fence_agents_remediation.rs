@@ -11,7 +11,7 @@ use super::{
 };
 use crate::policy::{
     facts::Facts,
-    json::{null_is_default, object_or_null, objects_or_null},
+    json::{null_is_default, object_or_nothing, object_or_null, objects_or_null},
 };
 
 pub const KIND: Kind = Kind {
@@ -30,7 +30,7 @@ const SUCCEEDED: &str = "FenceAgentActionSucceeded";
 pub struct FenceAgentsRemediation {
     #[serde(deserialize_with = "object_or_null")]
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "object_or_null")]
+    #[serde(deserialize_with = "object_or_nothing")]
     pub status: Status,
 }
 

@@ -13,7 +13,7 @@ use super::{
 use crate::policy::{
     evidence::quoted,
     facts::Facts,
-    json::{null_is_default, object_or_null},
+    json::{null_is_default, object_or_nothing, object_or_null},
 };
 
 pub const KIND: Kind = Kind {
@@ -32,7 +32,7 @@ const REBOOTED: [&str; 2] = ["Reboot-Completed", "Fencing-Completed"];
 pub struct SelfNodeRemediation {
     #[serde(deserialize_with = "object_or_null")]
     pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "object_or_null")]
+    #[serde(deserialize_with = "object_or_nothing")]
     pub status: Status,
 }
 
