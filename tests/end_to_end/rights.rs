@@ -91,7 +91,7 @@ async fn break_glass_is_a_right_and_each_reason_works_once() {
     annotate(&plane, "oncall", "n1", json!({"fencegate.dev/break-glass": "again"})).await.unwrap();
     accepts(taint("oncall", PUT_ON));
     let spent = annotate(&plane, "oncall", "n1", json!({"fencegate.dev/overridden": null})).await.unwrap_err();
-    assert!(spent.contains("StampForged"), "{spent}");
+    assert!(spent.contains("EvidenceFrozen"), "{spent}");
     let frozen = annotate(&plane, "oncall", "n1", evidence()).await.unwrap_err();
     assert!(frozen.contains("EvidenceFrozen") && frozen.contains("this break-glass was used before"), "{frozen}");
 
