@@ -22,6 +22,7 @@ use crate::{
     admin::{self, Condition},
     admission,
     audit::Audit,
+    certificates::{self, Accepted, CertificateError, SelfManaged},
     clock::Clock,
     cluster::Cluster,
     config::{self, ConfigError},
@@ -40,9 +41,7 @@ pub struct Options {
     pub listen: SocketAddr,
     /// `None`: no telemetry port.
     pub telemetry_listen: Option<SocketAddr>,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-    pub client_ca: Option<PathBuf>,
+    pub certificates: Certificates,
     pub config: Option<PathBuf>,
     pub cluster: Cluster,
     pub clock: Clock,
@@ -54,6 +53,14 @@ pub struct Options {
     pub drain: Duration,
     /// How often files are looked at.
     pub reload_interval: Duration,
+}
+
+/// Where the serving certificate comes from.
+pub enum Certificates {
+    /// PEM files, read again when their content changes.
+    Files { certificate: PathBuf, key: PathBuf, client_ca: Option<PathBuf> },
+    /// The replicas make and renew it themselves.
+    SelfManaged(Box<certificates::Options>),
 }
 
 /// Reviews in flight at once, by default: each may hold a body of 7 MiB, and guarded writes are rare.
@@ -71,16 +78,18 @@ pub enum StartError {
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("certificate: {0}")]
-    Tls(#[from] ReloadError<TlsError>),
+    Tls(#[from] Box<ReloadError<TlsError>>),
+    #[error("certificate: {0}")]
+    SelfManaged(#[from] Box<CertificateError>),
     #[error("configuration: {0}")]
-    Config(#[from] ReloadError<ConfigError>),
+    Config(#[from] Box<ReloadError<ConfigError>>),
 }
 
 /// A server that is bound and accepts connections once it is [`run`](Server::run).
 pub struct Server {
     listener: TcpListener,
     telemetry: Option<TcpListener>,
-    serving: Reloading<Serving, TlsError>,
+    keeper: Keeper,
     rules: Option<Reloading<Settings, ConfigError>>,
     gate: Gate,
     limits: Limits,
@@ -90,23 +99,59 @@ pub struct Server {
     shutdown: Shutdown,
 }
 
+/// Whoever looks after the serving certificate.
+enum Keeper {
+    Files(Reloading<Serving, TlsError>),
+    SelfManaged(Box<SelfManaged>),
+}
+
+impl Keeper {
+    fn new(certificates: Certificates) -> Result<Self, StartError> {
+        Ok(match certificates {
+            Certificates::Files { certificate, key, client_ca } => {
+                let files = [certificate, key].into_iter().chain(client_ca).collect();
+                Self::Files(Reloading::load(files, Serving::parse).map_err(Box::new)?)
+            }
+            Certificates::SelfManaged(options) => {
+                Self::SelfManaged(Box::new(SelfManaged::new(*options).map_err(Box::new)?))
+            }
+        })
+    }
+
+    /// What new connections are served with.
+    fn serving(&self) -> Arc<ArcSwap<Serving>> {
+        match self {
+            Self::Files(files) => files.current(),
+            Self::SelfManaged(keeper) => keeper.serving(),
+        }
+    }
+
+    /// Whether API servers accept it, where that is known.
+    fn accepted(&self) -> Option<Arc<ArcSwap<Accepted>>> {
+        match self {
+            Self::Files(_) => None,
+            Self::SelfManaged(keeper) => Some(keeper.accepted()),
+        }
+    }
+}
+
 impl Server {
     /// Reads the files and binds the ports.
     ///
     /// # Errors
     /// If a file cannot be used, or a port not be bound.
     pub async fn bind(options: Options) -> Result<Self, StartError> {
-        let files = [options.certificate, options.key].into_iter().chain(options.client_ca).collect();
-        let serving = Reloading::load(files, Serving::parse)?;
+        let keeper = Keeper::new(options.certificates)?;
         let rules = match options.config {
             Some(path) => {
-                Some(Reloading::load(vec![path], |files| config::parse(files.first().map_or(&[], Vec::as_slice)))?)
+                let parse = |files: &[Vec<u8>]| config::parse(files.first().map_or(&[], Vec::as_slice));
+                Some(Reloading::load(vec![path], parse).map_err(Box::new)?)
             }
             None => None,
         };
         let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::default()), Reloading::current);
         let metrics = Arc::new(Metrics::default());
-        metrics.certificate_ends(serving.current().load().not_after);
+        metrics.certificate_ends(keeper.serving().load().not_after);
         let gate = Gate { cluster: options.cluster, settings, clock: options.clock, audit: options.audit, metrics };
         let telemetry = match options.telemetry_listen {
             Some(address) => Some(listen(address).await?),
@@ -115,7 +160,7 @@ impl Server {
         Ok(Self {
             listener: listen(options.listen).await?,
             telemetry,
-            serving,
+            keeper,
             rules,
             gate,
             limits: options.limits,
@@ -144,24 +189,29 @@ impl Server {
 
     /// Serves until `end` resolves, then drains and finishes what is in flight.
     pub async fn run(self, end: impl Future<Output = ()>) {
-        let Self { listener, telemetry, serving, rules, gate, limits, shutdown, .. } = self;
+        let Self { listener, telemetry, keeper, rules, gate, limits, shutdown, .. } = self;
         let background = TaskTracker::new();
         let done = CancellationToken::new();
         let readiness = Readiness {
-            serving: serving.current(),
+            serving: keeper.serving(),
+            accepted: keeper.accepted(),
             clock: gate.clock.clone(),
             reached: Arc::new(OnceLock::new()),
             draining: shutdown.draining.clone(),
         };
-        let in_force = serving.current();
+        let in_force = keeper.serving();
         let metrics = Arc::clone(&gate.metrics);
-        let on_certificate = move |taken: Option<&Serving>| {
-            taken.inspect(|serving| metrics.certificate_ends(serving.not_after));
-        };
+        let on_certificate = move |serving: &Serving| metrics.certificate_ends(serving.not_after);
         let metrics = Arc::clone(&gate.metrics);
         let on_rules = move |taken: Option<&Settings>| metrics.config_reloaded(taken.is_some());
         spawn(&background, &done, reach(gate.cluster.clone(), Arc::clone(&readiness.reached)));
-        spawn(&background, &done, watch(serving, self.reload_interval, on_certificate));
+        match keeper {
+            Keeper::Files(files) => {
+                let tell = move |taken: Option<&Serving>| taken.into_iter().for_each(&on_certificate);
+                spawn(&background, &done, watch(files, self.reload_interval, tell));
+            }
+            Keeper::SelfManaged(keeper) => spawn(&background, &done, keeper.run(on_certificate)),
+        }
         if let Some(rules) = rules {
             spawn(&background, &done, watch(rules, self.reload_interval, on_rules));
         }
@@ -184,6 +234,8 @@ impl Server {
 struct Readiness {
     /// The certificate in force.
     serving: Arc<ArcSwap<Serving>>,
+    /// Whether the API server will accept it, where that is known.
+    accepted: Option<Arc<ArcSwap<Accepted>>>,
     clock: Clock,
     /// Set when the cluster answered for the first time. One that is away later is no reason to send the API server
     /// elsewhere.
@@ -196,7 +248,8 @@ impl Readiness {
     fn conditions(&self) -> Vec<Condition> {
         let reached = self.reached.get().ok_or_else(|| "not reached yet".to_owned()).copied();
         let draining = if self.draining.is_cancelled() { Err("draining".to_owned()) } else { Ok(()) };
-        let certificate = self.serving.load().check(self.clock.now());
+        let accepted = self.accepted.as_ref().map_or(Ok(()), |accepted| accepted.load().as_ref().clone());
+        let certificate = self.serving.load().check(self.clock.now()).and(accepted);
         vec![("certificate", certificate), ("cluster", reached), ("shutdown", draining)]
     }
 }

@@ -11,7 +11,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     &["policy", "clock", "reload"],
     &["admin", "admission", "audit", "cluster", "config", "metrics", "telemetry", "tls"],
-    &["gate"],
+    &["certificates", "gate"],
     &["server"],
     &["cli"],
     &["main"],

@@ -6,7 +6,10 @@ mod support;
 
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
-use fencegate::tls::{accept::Limits, issue::Development};
+use fencegate::{
+    server::Certificates,
+    tls::{accept::Limits, issue::Development},
+};
 use http::Request;
 use http_body_util::Full;
 use hyper::{body::Bytes, client::conn::http1};
@@ -122,10 +125,12 @@ async fn over_capacity_the_next_connection_is_closed() {
 async fn with_a_client_ca_only_its_clients_are_served() {
     let clients = certificates();
     let ca = clients.ca.clone();
+    let folder = tempfile::tempdir().unwrap();
     let running = Running::start(|options| {
-        let path = options.certificate.with_file_name("clients.crt");
+        let Certificates::Files { client_ca, .. } = &mut options.certificates else { panic!("no files") };
+        let path = folder.path().join("clients.crt");
         fs::write(&path, ca).unwrap();
-        options.client_ca = Some(path);
+        *client_ca = Some(path);
     })
     .await;
     assert!(running.client().post(bare_taint().to_string()).await.is_err(), "without a certificate");
@@ -154,8 +159,11 @@ async fn a_new_certificate_is_served_after_a_symlink_swap_and_a_bad_one_is_not()
         symlink(Path::new("..data").join(file), volume.path().join(file)).unwrap();
     }
     let running = Running::start(|options| {
-        options.certificate = volume.path().join("tls.crt");
-        options.key = volume.path().join("tls.key");
+        options.certificates = Certificates::Files {
+            certificate: volume.path().join("tls.crt"),
+            key: volume.path().join("tls.key"),
+            client_ca: None,
+        };
     })
     .await;
     Client::new(running.address, &first.ca).ask(&bare_taint()).await;
@@ -174,14 +182,15 @@ async fn a_new_certificate_is_served_after_a_symlink_swap_and_a_bad_one_is_not()
 
 #[tokio::test]
 async fn a_changed_configuration_takes_effect_and_a_bad_one_shows_on_a_metric() {
+    let folder = tempfile::tempdir().unwrap();
     let running = Running::start(|options| {
-        let path = options.certificate.with_file_name("config.yaml");
+        let path = folder.path().join("config.yaml");
         fs::write(&path, "checks: {EvidenceMissing: warn}").unwrap();
         options.config = Some(path);
     })
     .await;
     assert_eq!(running.client().ask(&bare_taint()).await["response"]["allowed"], true);
-    let path = running.folder.path().join("config.yaml");
+    let path = folder.path().join("config.yaml");
     fs::write(&path, "checks: {EvidenceMising: off}").unwrap();
     running.until("/metrics", |_, text| text.contains("\nfencegate_config_last_reload_success 0\n")).await;
     assert_eq!(running.client().ask(&bare_taint()).await["response"]["allowed"], true, "the last good one stays");

@@ -32,7 +32,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::Args),
+    Serve(Box<serve::Args>),
     Review(review::Args),
     Certs(certs::Args),
     Demo(demo::Args),
@@ -44,7 +44,7 @@ const COULD_NOT_RUN: u8 = 2;
 /// Runs the program.
 pub fn main() -> ExitCode {
     let result = match arguments().command {
-        Command::Serve(args) => block_on(serve::run(args)),
+        Command::Serve(args) => block_on(serve::run(*args)),
         Command::Review(args) => block_on(review::run(args)),
         Command::Certs(args) => certs::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),
@@ -100,8 +100,13 @@ impl ClusterArg {
 
 /// The cluster of the kubeconfig, or the one that this program runs in.
 async fn live() -> anyhow::Result<Cluster> {
+    Ok(Cluster::Live(Live::new(client().await?)))
+}
+
+/// A client for it.
+async fn client() -> anyhow::Result<Client> {
     let config = Config::infer().await.context("no cluster: neither a kubeconfig nor a service account")?;
-    Ok(Cluster::Live(Live::new(Client::try_from(config).context("cannot make a client for the cluster")?)))
+    Client::try_from(config).context("cannot make a client for the cluster")
 }
 
 /// A length of time as Kubernetes writes it: `15s`, `1m30s`.

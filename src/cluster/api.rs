@@ -185,7 +185,7 @@ pub(super) fn check_name(name: &str) -> Result<(), ReadError> {
 }
 
 /// What went wrong, as an operator would say it.
-fn told(error: &kube::Error) -> String {
+pub(super) fn told(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == StatusCode::FORBIDDEN => format!("forbidden: {}", status.message),
         kube::Error::Api(status) => {

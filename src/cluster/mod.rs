@@ -21,6 +21,7 @@ use crate::{
 mod api;
 pub mod file;
 pub mod live;
+pub mod registration;
 
 pub use file::Snapshot;
 pub use live::Live;

@@ -38,17 +38,13 @@ impl Development {
     pub fn make(hosts: &[String], days: u32, now: Timestamp) -> Result<Self, IssueError> {
         let lifetime = SignedDuration::from_hours(24 * i64::from(days));
         let not_after = now.checked_add(lifetime).map_err(|_| IssueError::Validity)?;
-        let valid = |params: &mut CertificateParams| -> Result<(), IssueError> {
-            params.not_before = asn1(now.checked_sub(BACKDATED).map_err(|_| IssueError::Validity)?)?;
-            params.not_after = asn1(not_after)?;
-            Ok(())
-        };
+        let not_before = now.checked_sub(BACKDATED).map_err(|_| IssueError::Validity)?;
 
         let mut ca = CertificateParams::default();
         ca.distinguished_name.push(DnType::CommonName, "fencegate development CA");
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        valid(&mut ca)?;
+        valid(&mut ca, not_before, not_after)?;
         let issuer = Issuer::new(ca.clone(), KeyPair::generate()?);
 
         for host in hosts {
@@ -59,7 +55,7 @@ impl Development {
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         leaf.use_authority_key_identifier_extension = true;
-        valid(&mut leaf)?;
+        valid(&mut leaf, not_before, not_after)?;
         let key = KeyPair::generate()?;
         Ok(Self {
             ca: ca.self_signed(issuer.key())?.pem(),
@@ -69,6 +65,17 @@ impl Development {
             not_after: Timestamp::from_second(not_after.as_second()).map_err(|_| IssueError::Validity)?,
         })
     }
+}
+
+/// Writes down from when to when a certificate is valid.
+pub(super) fn valid(
+    params: &mut CertificateParams,
+    not_before: Timestamp,
+    not_after: Timestamp,
+) -> Result<(), IssueError> {
+    params.not_before = asn1(not_before)?;
+    params.not_after = asn1(not_after)?;
+    Ok(())
 }
 
 fn asn1(at: Timestamp) -> Result<time::OffsetDateTime, IssueError> {

@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub mod accept;
 mod activity;
+pub mod authority;
 pub mod issue;
 
 /// What new connections are served with.

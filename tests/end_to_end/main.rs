@@ -16,6 +16,7 @@ mod harness;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
 mod everything_else;
 mod interoperation;
 mod layers;

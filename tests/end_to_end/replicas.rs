@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Guarded writes to the Node `busy`, again and again: evidence that is fine and a taint that is not.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
     workers: Vec<tokio::task::JoinHandle<Vec<String>>>,
@@ -25,7 +25,7 @@ struct Load {
 
 impl Load {
     /// Starts workers that stop on demand and return what went wrong with their calls.
-    fn start(plane: &Plane) -> Self {
+    pub fn start(plane: &Plane) -> Self {
         let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let workers = (0..8)
             .map(|worker| {
@@ -64,13 +64,18 @@ impl Load {
         Self { stop, calls, workers }
     }
 
+    /// How many there were.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Ordering::Relaxed)
+    }
+
     /// Waits for that many more calls.
-    async fn goes_on(&self, plane: &Plane, calls: usize) {
+    pub async fn goes_on(&self, plane: &Plane, calls: usize) {
         let until = self.calls.load(Ordering::Relaxed) + calls;
         plane.until("the load goes on", async |_| self.calls.load(Ordering::Relaxed) >= until).await;
     }
 
-    async fn ends(self) -> Vec<String> {
+    pub async fn ends(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let mut failed = Vec::new();
         for worker in self.workers {

@@ -5,33 +5,31 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::Child,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream},
-    task::AbortHandle,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
 };
 
-use super::plane::{Plane, free_port, keep};
-use crate::support::certificates;
+use super::{
+    plane::{Plane, free_port, keep},
+    proxy::Proxy,
+};
 
 /// Replicas of the gate in front of a control plane, behind an address of their own.
 pub struct Gate {
     pub replicas: Vec<Replica>,
-    service: Service,
+    service: Proxy,
 }
 
 /// One process.
 pub struct Replica {
-    port: u16,
+    pub port: u16,
+    /// Its way to the API server.
+    pub uplink: Proxy,
     telemetry: u16,
     child: Option<Child>,
     record: PathBuf,
@@ -51,25 +49,38 @@ impl Gate {
 
     /// Starts replicas with the rights and the rules of the default manifests, and registers them.
     pub async fn guard_with(plane: &Plane, replicas: usize) -> Self {
-        let made = certificates();
+        let gate = Self::start(plane, replicas, &[]).await;
+        gate.until_ready(plane).await;
+        gate
+    }
+
+    /// The same with more arguments, and without waiting until they are ready.
+    pub async fn start(plane: &Plane, replicas: usize, arguments: &[&str]) -> Self {
         let path = |name: &str| plane.folder.path().join(name);
-        fs::write(path("gate.crt"), &made.certificate).unwrap();
-        fs::write(path("gate.key"), &made.key).unwrap();
         let objects = rendered(plane, "default");
         fs::write(path("config.yaml"), rules(&objects)).unwrap();
-        let replicas: Vec<Replica> = (0..replicas).map(|number| Replica::start(plane, number)).collect();
-        let service = Service::start(replicas.iter().map(|replica| replica.port).collect()).await;
+        let replicas: Vec<Replica> = {
+            let mut started = Vec::new();
+            for number in 0..replicas {
+                started.push(Replica::start(plane, number, arguments).await);
+            }
+            started
+        };
+        let service = Proxy::start(replicas.iter().map(|replica| replica.port).collect()).await;
         let gate = Self { replicas, service };
         let (webhooks, others): (Vec<Value>, Vec<Value>) = objects.into_iter().partition(is_webhook);
         apply_all_but_webhooks(plane, &others).await;
-        let webhooks: Vec<Value> = webhooks.into_iter().map(|webhook| gate.with_url(webhook, &made.ca)).collect();
+        let webhooks: Vec<Value> = webhooks.into_iter().map(|webhook| gate.with_url(webhook)).collect();
         apply(plane, &webhooks);
-        for replica in &gate.replicas {
+        gate
+    }
+
+    /// Waits until all replicas are ready and called: the API server takes a moment to call a webhook that was just registered.
+    pub async fn until_ready(&self, plane: &Plane) {
+        for replica in &self.replicas {
             plane.until("the gate is ready", async |_| replica.is_ready().await).await;
         }
-        // The API server takes a moment to call a webhook that was just registered.
-        gate.until_called(plane, &["mutate", "validate"]).await;
-        gate
+        self.until_called(plane, &["mutate", "validate"]).await;
     }
 
     /// Goes over to the rights and the rules of another overlay.
@@ -83,8 +94,7 @@ impl Gate {
     /// Goes over to other rules.
     pub async fn take_rules(&self, plane: &Plane, rules: &str) {
         let taken = || -> Vec<usize> {
-            let log = |replica: &Replica| fs::read_to_string(&replica.record).unwrap();
-            self.replicas.iter().map(|replica| log(replica).matches("taken over").count()).collect()
+            self.replicas.iter().map(|replica| replica.log().matches("taken over").count()).collect()
         };
         let before = taken();
         fs::write(plane.folder.path().join("config.yaml"), rules).unwrap();
@@ -109,11 +119,11 @@ impl Gate {
     }
 
     /// A webhook called at a URL in the Service's place, as envtest does.
-    fn with_url(&self, mut webhook: Value, ca: &str) -> Value {
+    fn with_url(&self, mut webhook: Value) -> Value {
         let client = &mut webhook["webhooks"][0]["clientConfig"];
         let path = client["service"]["path"].as_str().unwrap();
         let url = format!("https://localhost:{}{path}", self.service.port);
-        *client = json!({"url": url, "caBundle": BASE64.encode(ca)});
+        *client = json!({"url": url});
         webhook
     }
 
@@ -125,7 +135,7 @@ impl Gate {
     /// Sends no new connection to a replica any more, as a Service does once it is not ready or gone.
     pub fn leave_out(&self, number: usize) {
         let port = self.replicas[number].port;
-        self.service.endpoints.lock().unwrap().retain(|endpoint| *endpoint != port);
+        self.service.leave_out(port);
     }
 
     /// How many reviews reached the gate.
@@ -142,7 +152,7 @@ impl Gate {
 
     /// The audit log of all replicas.
     pub fn record(&self) -> Vec<Value> {
-        let text: String = self.replicas.iter().map(|replica| fs::read_to_string(&replica.record).unwrap()).collect();
+        let text: String = self.replicas.iter().map(Replica::log).collect();
         let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         let mut lines: Vec<Value> = lines.filter(|line: &Value| line["event"] == "decision").collect();
         lines.sort_by_key(|line| line["ts"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
@@ -151,21 +161,31 @@ impl Gate {
 }
 
 impl Replica {
-    fn start(plane: &Plane, number: usize) -> Self {
+    pub async fn start(plane: &Plane, number: usize, more: &[&str]) -> Self {
+        let uplink = Proxy::start(vec![plane.port()]).await;
+        let kubeconfig = plane.kubeconfig_via("gate", uplink.port, number);
         let path = |name: &str| plane.folder.path().join(name);
         let (port, telemetry) = (free_port(), free_port());
-        let arguments = [
+        let mut arguments = vec![
             "serve".to_owned(),
             format!("--listen=127.0.0.1:{port}"),
             format!("--telemetry-listen=127.0.0.1:{telemetry}"),
             format!("--config={}", path("config.yaml").display()),
-            format!("--tls-cert={}", path("gate.crt").display()),
-            format!("--tls-key={}", path("gate.key").display()),
+            "--namespace=fencegate-system".to_owned(),
+            "--tls-host=localhost".to_owned(),
+            format!("--identity=replica-{number}"),
+            "--certificate-interval=500ms".to_owned(),
             "--drain=3s".to_owned(),
         ];
+        arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let record = path(&format!("gate-{number}.log"));
-        let child = keep(&program(), &arguments, &record, &[("KUBECONFIG", plane.kubeconfig("gate"))]);
-        Self { port, telemetry, child: Some(child), record }
+        let child = keep(&program(), &arguments, &record, &[("KUBECONFIG", kubeconfig)]);
+        Self { port, uplink, telemetry, child: Some(child), record }
+    }
+
+    /// All that it wrote.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.record).unwrap()
     }
 
     /// Ends it as the kubelet does.
@@ -190,7 +210,8 @@ impl Replica {
         self.telemetry("/livez").await.starts_with("HTTP/1.1 200")
     }
 
-    async fn telemetry(&self, path: &str) -> String {
+    /// What it says on the telemetry port.
+    pub async fn telemetry(&self, path: &str) -> String {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.telemetry)).await else { return String::new() };
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         let mut text = String::new();
@@ -200,43 +221,6 @@ impl Replica {
         };
         let _ = tokio::time::timeout(Duration::from_secs(5), exchange).await;
         text
-    }
-}
-
-/// What a Service is to the API server: one address, each new connection to one of its endpoints in turn.
-struct Service {
-    port: u16,
-    endpoints: Arc<Mutex<Vec<u16>>>,
-    task: AbortHandle,
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Service {
-    async fn start(endpoints: Vec<u16>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let endpoints = Arc::new(Mutex::new(endpoints));
-        let (shared, turn) = (Arc::clone(&endpoints), AtomicUsize::new(0));
-        let task = tokio::spawn(async move {
-            loop {
-                let Ok((mut client, _)) = listener.accept().await else { continue };
-                let endpoint = {
-                    let endpoints = shared.lock().unwrap();
-                    endpoints[turn.fetch_add(1, Ordering::Relaxed) % endpoints.len()]
-                };
-                tokio::spawn(async move {
-                    // A connection to nobody is closed, as the kernel would.
-                    let Ok(mut server) = TcpStream::connect(("127.0.0.1", endpoint)).await else { return };
-                    let _ = copy_bidirectional(&mut client, &mut server).await;
-                });
-            }
-        });
-        Self { port, endpoints, task: task.abort_handle() }
     }
 }
 

@@ -15,3 +15,4 @@ pub mod gate;
 pub mod kinds;
 pub mod machine;
 pub mod plane;
+pub mod proxy;

@@ -204,16 +204,31 @@ impl Plane {
         self.parts.push(Part(part));
     }
 
-    /// The kubeconfig of a user, by token. Written once: a program that was just started may be reading it.
+    /// Where the API server listens.
+    pub fn port(&self) -> u16 {
+        self.url.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
+    /// The kubeconfig of a user, by token.
     pub fn kubeconfig(&self, token: &str) -> String {
-        let path = self.path(&format!("{token}.kubeconfig"));
+        self.write_kubeconfig(token, token, &self.url)
+    }
+
+    /// The same, for one who comes through a port of their own.
+    pub fn kubeconfig_via(&self, token: &str, port: u16, number: usize) -> String {
+        self.write_kubeconfig(&format!("{token}-{number}"), token, &format!("https://127.0.0.1:{port}"))
+    }
+
+    /// Written once: a program that was just started may be reading it.
+    fn write_kubeconfig(&self, name: &str, token: &str, server: &str) -> String {
+        let path = self.path(&format!("{name}.kubeconfig"));
         if Path::new(&path).exists() {
             return path;
         }
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "c", "cluster": {"server": self.url, "insecure-skip-tls-verify": true}}],
+            "clusters": [{"name": "c", "cluster": {"server": server, "insecure-skip-tls-verify": true}}],
             "users": [{"name": "u", "user": {"token": token}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
             "current-context": "c",

@@ -14,7 +14,7 @@ use fencegate::{
     audit::Audit,
     clock::Clock,
     cluster::{Cluster, Snapshot},
-    server::{Options, Server},
+    server::{Certificates, Options, Server},
     tls::{accept::Limits, issue::Development, provider},
 };
 use http::{Request, Response};
@@ -67,9 +67,11 @@ impl Running {
         let mut options = Options {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             telemetry_listen: Some((Ipv4Addr::LOCALHOST, 0).into()),
-            certificate: write("tls.crt", &made.certificate),
-            key: write("tls.key", &made.key),
-            client_ca: None,
+            certificates: Certificates::Files {
+                certificate: write("tls.crt", &made.certificate),
+                key: write("tls.key", &made.key),
+                client_ca: None,
+            },
             config: None,
             cluster: Cluster::of(Snapshot::example().unwrap()),
             clock: Clock::System,

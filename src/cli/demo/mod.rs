@@ -30,7 +30,7 @@ use crate::{
     clock::Clock,
     cluster::{Cluster, Snapshot},
     reload,
-    server::{IN_FLIGHT, Options, Server},
+    server::{Certificates, IN_FLIGHT, Options, Server},
     tls::{accept::Limits, issue::Development},
 };
 
@@ -170,9 +170,11 @@ impl Stage {
         let server = Server::bind(Options {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             telemetry_listen: None,
-            certificate: file("tls.crt", &certificates.certificate)?,
-            key: file("tls.key", &certificates.key)?,
-            client_ca: None,
+            certificates: Certificates::Files {
+                certificate: file("tls.crt", &certificates.certificate)?,
+                key: file("tls.key", &certificates.key)?,
+                client_ca: None,
+            },
             config: None,
             cluster: Cluster::File(Arc::clone(&cluster)),
             clock: Clock::Set(Arc::clone(&clock)),

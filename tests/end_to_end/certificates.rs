@@ -1,0 +1,170 @@
+//! Certificates that the replicas make and renew themselves, and what becomes of them when someone breaks something.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{gate::Gate, plane::Plane},
+    replicas::Load,
+    support,
+    world::{accepts, kubectl, lone_node, plane_with_alice},
+};
+
+const SECRET: &str = "/api/v1/namespaces/fencegate-system/secrets/fencegate-ca";
+const CONFIGURATIONS: [&str; 2] = [
+    "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/fencegate",
+    "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/fencegate",
+];
+
+fn decoded(value: &Value) -> String {
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, value.as_str().unwrap_or_default());
+    String::from_utf8(bytes.unwrap()).unwrap()
+}
+
+/// What the Secret says; nothing where it says none.
+async fn authority(plane: &Plane) -> Value {
+    let secret = plane.get(SECRET).await.unwrap_or_default();
+    serde_json::from_str(&decoded(&secret["data"]["authority.json"])).unwrap_or_default()
+}
+
+async fn signs(plane: &Plane) -> String {
+    authority(plane).await["current"]["certificate"].as_str().unwrap_or_default().to_owned()
+}
+
+/// `caBundle` of both configurations.
+async fn bundles(plane: &Plane) -> [String; 2] {
+    let mut bundles = [String::new(), String::new()];
+    for (bundle, path) in bundles.iter_mut().zip(CONFIGURATIONS) {
+        *bundle = decoded(&plane.get(path).await.unwrap()["webhooks"][0]["clientConfig"]["caBundle"]);
+    }
+    bundles
+}
+
+/// Both configurations without what changes with every write, and without `caBundle`.
+async fn all_but_bundles(plane: &Plane) -> Vec<Value> {
+    let mut all = Vec::new();
+    for path in CONFIGURATIONS {
+        let mut configuration = plane.get(path).await.unwrap();
+        let metadata = configuration["metadata"].as_object_mut().unwrap();
+        for field in ["managedFields", "resourceVersion", "generation"] {
+            metadata.remove(field);
+        }
+        configuration["webhooks"][0]["clientConfig"].as_object_mut().unwrap().remove("caBundle");
+        all.push(configuration);
+    }
+    all
+}
+
+/// Whether someone who trusts the CA alone is served by this replica.
+async fn is_served(ca: &str, port: u16) -> bool {
+    support::Client::new(([127, 0, 0, 1], port).into(), ca).connect().await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_replicas_started_at_once_from_nothing_agree_on_one_ca() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::guard_with(&plane, 3).await;
+    let ca = signs(&plane).await;
+    assert_eq!(bundles(&plane).await, [ca.clone(), ca.clone()]);
+    for replica in &gate.replicas {
+        assert!(is_served(&ca, replica.port).await);
+    }
+    let key = authority(&plane).await["current"]["key"].as_str().unwrap().to_owned();
+    let lines: String = gate.replicas.iter().map(crate::harness::gate::Replica::log).collect();
+    assert!(!lines.contains(key.lines().nth(1).unwrap()), "no key in any log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_is_replaced_under_load_without_one_failed_call() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::start(&plane, 3, &["--ca-lifetime=40s", "--leaf-lifetime=8s"]).await;
+    gate.until_ready(&plane).await;
+    lone_node(&plane, "busy", false).await;
+    let first = signs(&plane).await;
+    let load = Load::start(&plane);
+    plane.until("another CA signs", async |plane| ![&first, ""].contains(&signs(plane).await.as_str())).await;
+    let second = signs(&plane).await;
+    assert!(bundles(&plane).await.iter().all(|bundle| bundle.contains(&first) && bundle.contains(&second)));
+    let is_gone = async |plane: &Plane| bundles(plane).await.iter().all(|bundle| !bundle.contains(&first));
+    plane.until("the old one is trusted no more", is_gone).await;
+    load.goes_on(&plane, 200).await;
+    let calls = load.calls();
+    assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
+    for replica in &gate.replicas {
+        assert!(is_served(&bundles(&plane).await[0], replica.port).await);
+    }
+    println!("{calls} guarded writes while one CA replaced the other, none failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_broken_is_mended_and_nothing_else_is_changed() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::guard_with(&plane, 2).await;
+    let (ca, before) = (signs(&plane).await, all_but_bundles(&plane).await);
+    let is_whole =
+        async |plane: &Plane| signs(plane).await == ca && bundles(plane).await.iter().all(|bundle| *bundle == ca);
+    let garbage = |text: &str| json!(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text));
+    plane.api("admin", Method::DELETE, SECRET, None).await.unwrap();
+    plane.until("the Secret is there again", is_whole).await;
+    for data in [json!(null), json!({"authority.json": garbage("no JSON")}), json!({"authority.json": garbage("{}")})] {
+        plane.api("admin", Method::PATCH, SECRET, Some(json!({"data": data}))).await.unwrap();
+        plane.until("the Secret is whole again", is_whole).await;
+    }
+    for path in CONFIGURATIONS {
+        let foreign = support::certificates().ca;
+        for bundle in [json!(null), garbage(&foreign)] {
+            let patch = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]);
+            plane.patch("admin", "application/json-patch+json", path, patch).await.unwrap();
+            plane.until("caBundle is whole again", is_whole).await;
+        }
+    }
+    assert_eq!(all_but_bundles(&plane).await, before);
+    gate.until_ready(&plane).await;
+    accepts(kubectl(&plane, &["get", "nodes"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_cut_off_while_the_others_moved_on_is_not_ready_until_it_has_caught_up() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::start(&plane, 2, &["--ca-lifetime=40s", "--leaf-lifetime=8s"]).await;
+    gate.until_ready(&plane).await;
+    let first = signs(&plane).await;
+    let alone = &gate.replicas[1];
+    let led = alone.uplink.cut();
+    plane.until("what it serves with has ended", async |_| !alone.is_ready().await).await;
+    let moved_on =
+        async |plane: &Plane| bundles(plane).await.iter().all(|bundle| !bundle.contains(&first) && !bundle.is_empty());
+    plane.until("the other one has replaced the CA", moved_on).await;
+    assert!(!alone.is_ready().await && gate.replicas[0].is_ready().await);
+    alone.uplink.mend(led);
+    plane.until("it has caught up", async |_| alone.is_ready().await).await;
+    assert!(is_served(&bundles(&plane).await[0], alone.port).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_right_to_write_it_is_not_ready_and_says_which_is_missing() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::start(&plane, 1, &[]).await;
+    gate.until_ready(&plane).await;
+    drop(gate);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let cases = [
+        (
+            format!("{rbac}/clusterrolebindings/fencegate-certificates"),
+            "cannot get resource \"mutatingwebhookconfigurations\"",
+        ),
+        (
+            format!("{rbac}/namespaces/fencegate-system/rolebindings/fencegate-certificates"),
+            "cannot get resource \"secrets\"",
+        ),
+    ];
+    for (number, (binding, missing)) in cases.into_iter().enumerate() {
+        plane.api("admin", Method::DELETE, &binding, None).await.unwrap();
+        let replica = crate::harness::gate::Replica::start(&plane, 7 + number, &[]).await;
+        let says = async |_: &Plane| {
+            let ready = replica.telemetry("/readyz").await;
+            ready.starts_with("HTTP/1.1 503") && ready.contains(missing)
+        };
+        plane.until(missing, says).await;
+    }
+}
