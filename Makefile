@@ -47,10 +47,11 @@ define build-tools
 endef
 
 .PHONY: control-plane
-control-plane: ## etcd, the API server, its controllers and kubectl, from source
+control-plane: ## etcd, the API server, its controllers, kubectl and helm, from source
 ifndef KUBEBUILDER_ASSETS
 	$(call build-tools,tests/cluster,$(ASSETS))
 	@ln -sf server $(ASSETS)/etcd
+	@cd tests/helm && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 endif
 
 .PHONY: cluster
@@ -63,7 +64,7 @@ cluster: control-plane ## a control plane with the gate in front, left running f
 test-oldest: control-plane ## the tests on a real control plane of the oldest Kubernetes that is supported
 	$(call build-tools,tests/cluster/oldest,$(OLDEST))
 	@ln -sf $(ASSETS)/server $(OLDEST)/etcd
-	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(OLDEST)/
+	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(ASSETS)/helm $(OLDEST)/
 	KUBEBUILDER_ASSETS=$(OLDEST) $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2
 
 # Two at a time: each test has a control plane of its own, some 650 MB.

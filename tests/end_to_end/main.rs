@@ -18,6 +18,7 @@ mod support;
 
 mod certificates;
 mod everything_else;
+mod install;
 mod interoperation;
 mod layers;
 mod replicas;

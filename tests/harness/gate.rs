@@ -59,20 +59,29 @@ impl Gate {
         let path = |name: &str| plane.folder.path().join(name);
         let objects = rendered(plane, "default");
         fs::write(path("config.yaml"), rules(&objects)).unwrap();
-        let replicas: Vec<Replica> = {
-            let mut started = Vec::new();
-            for number in 0..replicas {
-                started.push(Replica::start(plane, number, arguments).await);
-            }
-            started
-        };
-        let service = Proxy::start(replicas.iter().map(|replica| replica.port).collect()).await;
-        let gate = Self { replicas, service };
+        let mut gate = Self::of_nobody().await;
+        for number in 0..replicas {
+            let replica = Replica::start(plane, number, arguments).await;
+            gate.service.lead_to(replica.port);
+            gate.replicas.push(replica);
+        }
         let (webhooks, others): (Vec<Value>, Vec<Value>) = objects.into_iter().partition(is_webhook);
         apply_all_but_webhooks(plane, &others).await;
         let webhooks: Vec<Value> = webhooks.into_iter().map(|webhook| gate.with_url(webhook)).collect();
         apply(plane, &webhooks);
         gate
+    }
+
+    /// An address without replicas.
+    pub async fn of_nobody() -> Self {
+        Self { replicas: Vec::new(), service: Proxy::start(Vec::new()).await }
+    }
+
+    /// Takes one more replica in, as a Service does: once it is ready.
+    pub async fn join(&mut self, plane: &Plane, replica: Replica) {
+        plane.until("it is ready", async |_| replica.is_ready().await).await;
+        self.service.lead_to(replica.port);
+        self.replicas.push(replica);
     }
 
     /// Waits until all replicas are ready and called: the API server takes a moment to call a webhook that was just registered.
@@ -119,7 +128,10 @@ impl Gate {
     }
 
     /// A webhook called at a URL in the Service's place, as envtest does.
-    fn with_url(&self, mut webhook: Value) -> Value {
+    pub fn with_url(&self, mut webhook: Value) -> Value {
+        if !is_webhook(&webhook) {
+            return webhook;
+        }
         let client = &mut webhook["webhooks"][0]["clientConfig"];
         let path = client["service"]["path"].as_str().unwrap();
         let url = format!("https://localhost:{}{path}", self.service.port);
@@ -231,7 +243,7 @@ fn program() -> PathBuf {
 }
 
 /// The objects of an overlay, as they are shipped.
-fn rendered(plane: &Plane, overlay: &str) -> Vec<Value> {
+pub fn rendered(plane: &Plane, overlay: &str) -> Vec<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/overlays").join(overlay);
     let rendered = plane.kubectl("admin", &["kustomize", folder.to_str().unwrap()], "");
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));

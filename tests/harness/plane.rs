@@ -269,6 +269,11 @@ impl Plane {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
+    /// Helm.
+    pub fn helm_path(&self) -> PathBuf {
+        self.binaries.join("helm")
+    }
+
     /// The kubectl of this version.
     pub fn kubectl_path(&self) -> PathBuf {
         self.binaries.join("kubectl")
@@ -392,8 +397,8 @@ while read -r signal; do kill -"$signal" "$child"; done
 kill -9 "$child" 2>/dev/null; wait "$child""#;
 
 /// Everything that is started here.
-const PARTS: [&str; 7] =
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "csi-attacher", "kwok"];
+const PARTS: [&str; 8] =
+    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "csi-attacher", "kwok", "helm"];
 
 fn binaries() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster");

@@ -57,6 +57,11 @@ impl Proxy {
         Self { port, endpoints, cut, task: task.abort_handle() }
     }
 
+    /// Sends new connections there, too.
+    pub fn lead_to(&self, port: u16) {
+        self.endpoints.lock().unwrap().push(port);
+    }
+
     /// Sends no new connection there any more.
     pub fn leave_out(&self, port: u16) {
         self.endpoints.lock().unwrap().retain(|endpoint| *endpoint != port);
