@@ -88,6 +88,12 @@ summary:
 bench: ## what a decision costs
 	$(CARGO) bench --locked
 
+# Both sides of ten thousand connections are files of ours.
+.PHONY: soak
+soak: release ## honest calls beside floods, slow clients and garbage, for a minute
+	@$(CARGO) build --quiet --locked --example soak
+	@ulimit -n 65536 2>/dev/null || ulimit -n $$(ulimit -Hn); target/debug/examples/soak
+
 .PHONY: release
 release: ## the optimised binary, target/release/fencegate
 	$(CARGO) build --locked --release

@@ -63,8 +63,8 @@ pub enum Certificates {
     SelfManaged(Box<certificates::Options>),
 }
 
-/// Reviews in flight at once, by default: each may hold a body of 7 MiB, and guarded writes are rare.
-pub const IN_FLIGHT: usize = 64;
+/// Reviews in flight at once, by default: each may hold 256 KiB of a body, and guarded writes are rare.
+pub const IN_FLIGHT: usize = 512;
 /// How long to serve on after SIGTERM, by default: an endpoint's removal reaches every API server within seconds.
 pub const DRAIN: Duration = Duration::from_secs(15);
 /// How long to wait for what is in flight after that: the longest that Kubernetes lets a webhook take.

@@ -111,14 +111,28 @@ async fn over_capacity_the_next_review_is_turned_away_at_once() {
 }
 
 #[tokio::test]
-async fn over_capacity_the_next_connection_is_closed() {
+async fn over_capacity_a_connection_that_says_nothing_makes_room_and_one_at_work_does_not() {
     let limits = Limits { connections: 1, ..Limits::default() };
     let running = Running::start(|options| options.limits = limits).await;
-    let first = running.client().connect().await.unwrap();
-    assert!(running.client().connect().await.is_err());
-    drop(first);
-    let again = async { while running.client().connect().await.is_err() {} };
-    timeout(PATIENCE, again).await.unwrap();
+    let mut silent = running.client().connect().await.unwrap();
+    let mut working = running.client().connect().await.unwrap();
+    let mut byte = [0];
+    let closed = timeout(PATIENCE, silent.read(&mut byte)).await.unwrap();
+    assert!(closed.is_err() || closed.is_ok_and(|read| read == 0), "it made room");
+    let body = bare_taint().to_string();
+    let length = body.len();
+    let head =
+        format!("POST /validate HTTP/1.1\r\nHost: l\r\nExpect: 100-continue\r\nContent-Length: {length}\r\n\r\n");
+    working.write_all(head.as_bytes()).await.unwrap();
+    let mut go_on = [0; 25];
+    timeout(PATIENCE, working.read_exact(&mut go_on)).await.unwrap().unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n", "its body is waited for");
+    let refused = async { while running.client().connect().await.is_ok() {} };
+    timeout(PATIENCE, refused).await.unwrap();
+    working.write_all(body.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    timeout(PATIENCE, working.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
 #[tokio::test]

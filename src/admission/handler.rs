@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -21,6 +21,12 @@ use crate::policy::{Decision, review::Review};
 
 /// Two objects of 3 MiB, etcd's own limit doubled, and the rest of the review.
 pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
+/// What any request may hold of a body. A review of a Node as large clusters have them is a tenth of it.
+const SMALL: usize = 256 * 1024;
+/// Larger bodies at once. With [`SMALL`] and the requests in flight this bounds the memory that bodies take.
+const LARGE: usize = 16;
+/// How long a body may take, however long the call: an API server's comes in milliseconds, and a slow one holds a place.
+const BODY_TIME: Duration = Duration::from_secs(2);
 /// For a call that brings no timeout of its own.
 const DEFAULT_TIME: Duration = Duration::from_secs(4);
 /// The longest that Kubernetes lets a webhook take.
@@ -40,13 +46,16 @@ pub trait Judge: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 struct Endpoint<J> {
     judge: J,
-    /// Requests in flight: each may hold a body of [`BODY_LIMIT`].
+    /// Requests in flight: each may hold a body of [`SMALL`].
     capacity: Arc<Semaphore>,
+    /// Those that hold a larger one, of up to [`BODY_LIMIT`].
+    large: Arc<Semaphore>,
 }
 
 /// The webhook's endpoints. Over `in_flight` requests at once, the next are turned away with 503.
 pub fn router<J: Judge>(judge: J, in_flight: usize) -> Router {
-    let endpoint = Endpoint { judge, capacity: Arc::new(Semaphore::new(in_flight)) };
+    let endpoint =
+        Endpoint { judge, capacity: Arc::new(Semaphore::new(in_flight)), large: Arc::new(Semaphore::new(LARGE)) };
     Router::new()
         .route("/mutate", post(|state, query, body| answer::<J>(Webhook::Mutate, state, query, body)))
         .route("/validate", post(|state, query, body| answer::<J>(Webhook::Validate, state, query, body)))
@@ -63,22 +72,39 @@ async fn answer<J: Judge>(
         endpoint.judge.turned_away();
         return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
     };
-    let deadline = Instant::now() + time_for(query.as_deref());
-    let body = match timeout_at(deadline, Limited::new(body, BODY_LIMIT).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            return refuse(StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 7 MiB");
+    let now = Instant::now();
+    let deadline = now + time_for(query.as_deref());
+    let review = match timeout_at(deadline.min(now + BODY_TIME), read(body, &endpoint.large)).await {
+        Ok(Ok(review)) => review,
+        Ok(Err(refusal)) => {
+            if refusal.0 == StatusCode::SERVICE_UNAVAILABLE {
+                endpoint.judge.turned_away();
+            }
+            return refuse(refusal.0, &refusal.1);
         }
-        Ok(Err(error)) => return refuse(StatusCode::BAD_REQUEST, &format!("the body broke off: {error}")),
         Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
     };
-    let review = match review::read(&body) {
-        Ok(review) => review,
-        Err(error) => return refuse(StatusCode::BAD_REQUEST, &error.to_string()),
-    };
-    drop(body);
     let decision = endpoint.judge.judge(webhook, &review, deadline).await;
     Json(Answer::new(webhook, &review, &decision)).into_response()
+}
+
+/// Reads a body and the review in it; or says what is wrong with it. What a body takes is given back as soon as it is read.
+async fn read(mut body: Body, large: &Semaphore) -> Result<Review, (StatusCode, String)> {
+    let mut bytes = Vec::new();
+    let mut permit = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| (StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > BODY_LIMIT {
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 7 MiB".to_owned()));
+        }
+        if bytes.len() + data.len() > SMALL && permit.is_none() {
+            let too_many = |_| (StatusCode::SERVICE_UNAVAILABLE, "too many large reviews in flight".to_owned());
+            permit = Some(large.try_acquire().map_err(too_many)?);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    review::read(&bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
 /// Says no to the caller rather than to the write, and closes a connection whose body was not read to its end.

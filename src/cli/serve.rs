@@ -59,7 +59,7 @@ pub struct Args {
     /// Reviews in flight at once; over it, HTTP 503
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_IN_FLIGHT", default_value_t = IN_FLIGHT)]
     max_in_flight: usize,
-    /// Connections at once; over it, new ones are closed
+    /// Connections at once; over it, the one that has been idle for longest makes room
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     max_connections: usize,
 }

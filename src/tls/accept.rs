@@ -15,7 +15,6 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -25,12 +24,13 @@ use tower::ServiceExt;
 use super::{
     Serving,
     activity::{Activity, HeaderTimeout},
+    seats::{Seat, Seats},
 };
 
 /// What a client may take, and how many there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; over it new ones are closed unread.
+    /// Connections at once; over it the one that has done nothing for longest makes room for the next.
     pub connections: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
@@ -82,7 +82,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let tasks = TaskTracker::new();
-    let capacity = Arc::new(Semaphore::new(limits.connections));
+    let seats = Arc::new(Seats::new(limits.connections));
     let mut back_off = BACK_OFF;
     loop {
         // Both arms are cancel-safe: an accept that did not finish took no connection.
@@ -93,17 +93,22 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 back_off = BACK_OFF;
-                let Ok(permit) = Arc::clone(&capacity).try_acquire_owned() else {
-                    tracing::warn!(limit = limits.connections, "too many connections, one was closed unread");
+                let Some(seat) = seats.take() else {
+                    tracing::warn!(
+                        limit = limits.connections,
+                        "too many connections, all of them busy: one was closed unread"
+                    );
                     continue;
                 };
                 let config = Arc::clone(&serving.load().config);
-                let connection =
-                    connection(stream, TlsAcceptor::from(config), router.clone(), limits, shutdown.clone());
-                tasks.spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
+                tasks.spawn(connection(
+                    stream,
+                    TlsAcceptor::from(config),
+                    router.clone(),
+                    limits,
+                    shutdown.clone(),
+                    seat,
+                ));
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
@@ -127,7 +132,14 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 /// One connection, from handshake to end.
-async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, limits: Limits, shutdown: Shutdown) {
+async fn connection(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    router: Router,
+    limits: Limits,
+    shutdown: Shutdown,
+    seat: Seat,
+) {
     // Answers are one small write each: waiting to fill a segment only delays them.
     let _ = stream.set_nodelay(true);
     let handshake = timeout(limits.handshake, acceptor.accept(stream));
@@ -139,13 +151,13 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, li
             Err(_) => return tracing::debug!("TLS handshake timed out"),
         },
         () = shutdown.stopping.cancelled() => return,
+        () = seat.is_needed() => return,
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let activity = Activity::new();
     let result = if is_http2 {
-        http2(stream, router, &activity, limits, &shutdown).await
+        http2(stream, router, &seat, limits, &shutdown).await
     } else {
-        http1(stream, router, &activity, limits, &shutdown).await
+        http1(stream, router, &seat, limits, &shutdown).await
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
@@ -155,26 +167,28 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router, li
 async fn http1(
     stream: TlsStream<TcpStream>,
     router: Router,
-    activity: &Arc<Activity>,
+    seat: &Seat,
     limits: Limits,
     shutdown: &Shutdown,
 ) -> hyper::Result<()> {
-    let stream = HeaderTimeout::new(stream, Arc::clone(activity), limits.header);
+    let stream = HeaderTimeout::new(stream, Arc::clone(&seat.activity), limits.header);
     let connection = conn::http1::Builder::new()
         // Ours starts with the header's first byte: see `HeaderTimeout`.
         .header_read_timeout(None)
         .max_buf_size(READ_BUFFER)
         .serve_connection(
             TokioIo::new(stream),
-            service_fn(|request| answer(request, router.clone(), Arc::clone(activity), shutdown.draining.clone())),
+            service_fn(|request| {
+                answer(request, router.clone(), Arc::clone(&seat.activity), shutdown.draining.clone())
+            }),
         );
-    until_told(connection, activity, limits.idle, shutdown).await
+    until_told(connection, seat, limits.idle, shutdown).await
 }
 
 async fn http2(
     stream: TlsStream<TcpStream>,
     router: Router,
-    activity: &Arc<Activity>,
+    seat: &Seat,
     limits: Limits,
     shutdown: &Shutdown,
 ) -> hyper::Result<()> {
@@ -185,15 +199,17 @@ async fn http2(
         .max_header_list_size(16 * 1024)
         .serve_connection(
             TokioIo::new(stream),
-            service_fn(|request| answer(request, router.clone(), Arc::clone(activity), shutdown.draining.clone())),
+            service_fn(|request| {
+                answer(request, router.clone(), Arc::clone(&seat.activity), shutdown.draining.clone())
+            }),
         );
-    until_told(connection, activity, limits.idle, shutdown).await
+    until_told(connection, seat, limits.idle, shutdown).await
 }
 
-/// Serves a connection to its end: the client's, an idle one, or ours.
+/// Serves a connection to its end: the client's, an idle one, one whose place is needed, or ours.
 async fn until_told(
     connection: impl GracefulConnection<Error = hyper::Error>,
-    activity: &Arc<Activity>,
+    seat: &Seat,
     idle: Duration,
     shutdown: &Shutdown,
 ) -> hyper::Result<()> {
@@ -201,7 +217,8 @@ async fn until_told(
     // A connection may be polled again after either of the others won.
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = activity.idle_for(idle) => {}
+        () = seat.activity.idle_for(idle) => {}
+        () = seat.is_needed() => {}
         () = shutdown.stopping.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();

@@ -49,6 +49,11 @@ impl Activity {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there ever was a request, and when the last one ended; `None` while one is in flight.
+    pub fn idle_since(&self) -> Option<(bool, Instant)> {
+        (!self.is_busy()).then(|| (self.begun() > 0, self.last()))
+    }
+
     /// Returns when no request was in flight for `idle`. Cancel-safe.
     pub async fn idle_for(&self, idle: Duration) {
         loop {

@@ -1,0 +1,279 @@
+//! `make soak`: honest calls beside everything that a hostile client can do without credentials. Bounded in time; fails if one honest call is not
+//! answered as it should be, or memory is not bounded.
+//!
+//! It runs the optimised program as it is, on loopback, with a file for a cluster: what reads cost is the API server's to say.
+
+#![allow(clippy::unwrap_used, dead_code, reason = "a load test that cannot run fails")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use support::{Client, bare_taint, certificates};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::{interval, sleep, timeout},
+};
+
+const IDLE: usize = 10_000;
+const SLOW_HANDSHAKES: usize = 200;
+const SLOW_BODIES: usize = 200;
+const LARGE_BODIES: usize = 4;
+const GARBAGE: usize = 20;
+/// Connections of the honest caller, and what each of them asks for in a second.
+const HONEST: usize = 5;
+const EACH: u64 = 100;
+/// What `resources.limits.memory` gives in the manifests, less a quarter.
+const MOST_MEMORY: usize = 384 * 1024;
+
+/// What the attackers got done.
+#[derive(Default)]
+struct Done {
+    idle: AtomicUsize,
+    handshakes: AtomicUsize,
+    bodies: AtomicUsize,
+    large: AtomicUsize,
+    garbage: AtomicUsize,
+}
+
+/// Ends the program with the test.
+struct Program(Child);
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Program {
+    /// Resident memory in KiB.
+    fn memory(&self) -> usize {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let seconds: u64 = std::env::args().nth(1).map_or(60, |text| text.parse().unwrap());
+    let (made, folder) = (certificates(), tempfile::tempdir().unwrap());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for (name, content) in
+        [("tls.crt", made.certificate.as_str()), ("tls.key", &made.key), ("cluster.yaml", "kind: List\nitems: []\n")]
+    {
+        fs::write(path(name), content).unwrap();
+    }
+    let address: SocketAddr = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let program = Command::new("target/release/fencegate")
+        .args(["serve", "--listen", &address.to_string(), "--telemetry-listen", "127.0.0.1:0"])
+        .args(["--tls-cert", &path("tls.crt"), "--tls-key", &path("tls.key"), "--cluster", &path("cluster.yaml")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let program = Program(program.unwrap());
+    let client = Client::new(address, &made.ca);
+    while client.connect().await.is_err() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let before = program.memory();
+
+    let mut attack = JoinSet::new();
+    let done = Arc::new(Done::default());
+    for n in 0..IDLE {
+        attack.spawn(idle(client.clone(), Arc::clone(&done), n));
+    }
+    for _ in 0..SLOW_HANDSHAKES {
+        attack.spawn(slow_handshake(address, Arc::clone(&done)));
+    }
+    for _ in 0..SLOW_BODIES {
+        attack.spawn(slow_body(client.clone(), Arc::clone(&done)));
+    }
+    for _ in 0..LARGE_BODIES {
+        attack.spawn(large_body(client.clone(), Arc::clone(&done)));
+    }
+    for _ in 0..GARBAGE {
+        attack.spawn(garbage(client.clone(), Arc::clone(&done)));
+    }
+    // Until it is at its height.
+    sleep(Duration::from_secs(10)).await;
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut honest = JoinSet::new();
+    for _ in 0..HONEST {
+        honest.spawn(honest_calls(client.clone(), end));
+    }
+    let mut most = before;
+    while Instant::now() < end {
+        sleep(Duration::from_millis(250)).await;
+        most = most.max(program.memory());
+    }
+    let (mut took, mut failed) = (Vec::new(), Vec::new());
+    while let Some(result) = honest.join_next().await {
+        let (fine, wrong) = result.unwrap();
+        took.extend(fine);
+        failed.extend(wrong);
+    }
+    attack.shutdown().await;
+    took.sort();
+    let at = |share: usize| took.get(took.len() * share / 1000).copied().unwrap_or_default();
+    let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
+    println!(
+        "beside {IDLE} idle connections ({} handshakes), {} silent ones, {} slow bodies, {} of 7 MiB and {} of garbage in {seconds}s:",
+        count(&done.idle),
+        count(&done.handshakes),
+        count(&done.bodies),
+        count(&done.large),
+        count(&done.garbage)
+    );
+    println!(
+        "{} honest calls answered, {} not; median {:.1?}, 99% {:.1?}, 99.9% {:.1?}, slowest {:.1?}",
+        took.len(),
+        failed.len(),
+        at(500),
+        at(990),
+        at(999),
+        took.last().copied().unwrap_or_default()
+    );
+    println!("memory: {} MiB before, {} MiB at most", before / 1024, most / 1024);
+    for why in failed.iter().take(5) {
+        println!("  {why}");
+    }
+    let expected = HONEST as u64 * EACH * seconds * 9 / 10;
+    let is_fine = failed.is_empty() && took.len() as u64 >= expected && most <= MOST_MEMORY;
+    println!("soak result: {}", if is_fine { "ok" } else { "FAILED" });
+    ExitCode::from(u8::from(!is_fine))
+}
+
+/// Shakes hands, and says nothing; again a while after it was closed.
+async fn idle(client: Client, done: Arc<Done>, number: usize) {
+    // Not all in one moment: the test's own machine has to shake hands, too.
+    sleep(Duration::from_millis(number as u64)).await;
+    loop {
+        if let Ok(mut stream) = client.connect().await {
+            done.idle.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.read(&mut [0]).await;
+        }
+        sleep(Duration::from_secs(15)).await;
+    }
+}
+
+/// Connects, and does not even shake hands.
+async fn slow_handshake(address: SocketAddr, done: Arc<Done>) {
+    loop {
+        if let Ok(mut stream) = TcpStream::connect(address).await {
+            done.handshakes.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.read(&mut [0]).await;
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Sends a body byte by byte.
+async fn slow_body(client: Client, done: Arc<Done>) {
+    loop {
+        if let Ok(mut stream) = client.connect().await {
+            done.bodies.fetch_add(1, Ordering::Relaxed);
+            let head = b"POST /validate HTTP/1.1\r\nHost: l\r\nContent-Length: 1000\r\n\r\n{";
+            let mut sent = stream.write_all(head).await;
+            while sent.is_ok() {
+                sleep(Duration::from_millis(200)).await;
+                sent = stream.write_all(b" ").await;
+            }
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
+}
+
+/// Sends a review of almost 7 MiB, as fast as it can.
+async fn large_body(client: Client, done: Arc<Done>) {
+    let mut review = bare_taint();
+    let image = json!({"names": ["registry.example/team/service@sha256:0"], "sizeBytes": 1});
+    let images: Vec<Value> = std::iter::repeat_n(image, 105_000).collect();
+    *review.pointer_mut("/request/object/status").unwrap() = json!({"images": images});
+    let body = Bytes::from(review.to_string());
+    assert!(body.len() > 6 << 20 && body.len() < 7 << 20, "{}", body.len());
+    loop {
+        let is_answered = client.post(body.clone()).await.is_ok();
+        done.large.fetch_add(usize::from(is_answered), Ordering::Relaxed);
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Sends what is no HTTP.
+async fn garbage(client: Client, done: Arc<Done>) {
+    let noise: Vec<u8> = (0..20_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    loop {
+        if let Ok(mut stream) = client.connect().await {
+            done.garbage.fetch_add(1, Ordering::Relaxed);
+            let _ = stream.write_all(&noise).await;
+            let _ = timeout(Duration::from_secs(5), stream.read(&mut [0])).await;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Asks at a steady pace on one connection, and on a new one every second, as an API server does that was just started.
+async fn honest_calls(client: Client, end: Instant) -> (Vec<Duration>, Vec<String>) {
+    let (mut took, mut failed) = (Vec::new(), Vec::new());
+    let mut pace = interval(Duration::from_millis(1000 / EACH));
+    let mut sender = None;
+    let mut asked = 0_u64;
+    let body = Bytes::from(bare_taint().to_string());
+    while Instant::now() < end {
+        pace.tick().await;
+        if asked.is_multiple_of(EACH) {
+            sender = None;
+        }
+        asked += 1;
+        let start = Instant::now();
+        match timeout(Duration::from_secs(5), ask(&client, &mut sender, &body)).await {
+            Ok(Ok(())) => took.push(start.elapsed()),
+            Ok(Err(why)) => failed.push(why),
+            Err(_) => failed.push("no answer within 5s".to_owned()),
+        }
+    }
+    (took, failed)
+}
+
+async fn ask(
+    client: &Client,
+    sender: &mut Option<http1::SendRequest<Full<Bytes>>>,
+    body: &Bytes,
+) -> Result<(), String> {
+    if sender.is_none() {
+        let stream = client.connect().await.map_err(|error| format!("connect: {error}"))?;
+        let (made, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| format!("handshake: {error}"))?;
+        tokio::spawn(connection);
+        *sender = Some(made);
+    }
+    let request = http::Request::post("/validate?timeout=5s").header("host", "localhost");
+    let request = request.body(Full::new(body.clone())).map_err(|error| error.to_string())?;
+    let sender = sender.as_mut().ok_or("no connection")?;
+    sender.ready().await.map_err(|error| format!("closed: {error}"))?;
+    let answer = sender.send_request(request).await.map_err(|error| format!("send: {error}"))?;
+    let status = answer.status();
+    let text = answer.into_body().collect().await.map_err(|error| format!("answer: {error}"))?.to_bytes();
+    let answer: Value =
+        serde_json::from_slice(&text).map_err(|_| format!("{status}: {}", String::from_utf8_lossy(&text)))?;
+    let is_right = answer.pointer("/response/uid") == bare_taint().pointer("/request/uid")
+        && answer.pointer("/response/status/code") == Some(&json!(403));
+    if is_right { Ok(()) } else { Err(answer.to_string()) }
+}
