@@ -15,7 +15,7 @@ demo: ## the whole story on the built-in example cluster
 	@$(CARGO) run --quiet --locked -- demo
 
 .PHONY: test
-test: fmt clippy unit end-to-end doc summary ## everything that must hold, on a real control plane too
+test: fmt clippy unit end-to-end image-test doc summary ## everything that must hold, on a real control plane too
 
 .PHONY: test-fast
 test-fast: fmt clippy unit doc ## everything but the control plane: the inner loop
@@ -73,6 +73,14 @@ end-to-end: control-plane ## tests on a real control plane
 	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 --show-output 2>&1 \
 	  | tee target/end-to-end.log
 
+.PHONY: image
+image: ## the container image, without a daemon: target/image/fencegate.oci.tar
+	@image/build.sh
+
+.PHONY: image-test
+image-test: image ## the image taken apart, and the program run from it
+	@set -o pipefail; $(CARGO) test --locked --features image --test image 2>&1 | tee target/image.log
+
 .PHONY: doc
 doc: ## the documentation builds, without broken links
 	RUSTDOCFLAGS="$(STRICT)" $(CARGO) doc --locked --no-deps --document-private-items
@@ -82,7 +90,7 @@ doc: ## the documentation builds, without broken links
 summary:
 	@awk '/^test result:/ {passed += $$4; failed += $$6; ignored += $$8} \
 	  END {printf "test result: %s. %d passed; %d failed; %d ignored; 0 measured; 0 filtered out\n", \
-	       failed ? "FAILED" : "ok", passed, failed, ignored; exit failed > 0 || passed == 0}' target/test.log target/end-to-end.log
+	       failed ? "FAILED" : "ok", passed, failed, ignored; exit failed > 0 || passed == 0}' target/test.log target/end-to-end.log target/image.log
 
 .PHONY: bench
 bench: ## what a decision costs
