@@ -147,3 +147,33 @@ fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
         assert_eq!(overlay["components"].is_null(), kinds.is_empty(), "{name}");
     }
 }
+
+#[test]
+fn every_action_of_the_workflows_is_pinned_to_a_commit() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows");
+    let mut used = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let workflow: Value = serde_saphyr::from_str(&text).unwrap();
+        assert!(workflow["permissions"].is_object(), "no more rights than are said");
+        for action in text.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")) {
+            let (_, rest) = action.split_once('@').unwrap();
+            let commit = rest.split(' ').next().unwrap();
+            assert!(commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{action}");
+            assert!(rest.contains(" # v"), "{action}: of which version?");
+            used += 1;
+        }
+    }
+    assert!(used > 0);
+}
+
+#[test]
+fn the_version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    let chart: Value =
+        serde_saphyr::from_str(&fs::read_to_string(manifests().join("../charts/fencegate/Chart.yaml")).unwrap())
+            .unwrap();
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
+    let container = &objects("base/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!(container["image"], format!("fencegate:{version}"));
+}

@@ -7,9 +7,7 @@
 use std::{fmt, sync::Arc};
 
 use jiff::{SignedDuration, Timestamp};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{
     RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
@@ -220,11 +218,7 @@ impl Authority {
     pub fn issue(&self, hosts: &[String], now: Timestamp, lifetimes: &Lifetimes) -> Result<Leaf, IssueError> {
         let (_, ca_ends) = self.current.validity().map_err(|_| IssueError::Validity)?;
         let ends = now.checked_add(lifetimes.leaf).map_err(|_| IssueError::Validity)?.min(ca_ends);
-        let mut leaf = CertificateParams::new(hosts)?;
-        leaf.distinguished_name.push(DnType::CommonName, "fencegate");
-        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        leaf.use_authority_key_identifier_extension = true;
+        let mut leaf = issue::serving(hosts)?;
         valid(&mut leaf, now, ends)?;
         let key = KeyPair::generate()?;
         Ok(Leaf {

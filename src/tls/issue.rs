@@ -47,14 +47,7 @@ impl Development {
         valid(&mut ca, not_before, not_after)?;
         let issuer = Issuer::new(ca.clone(), KeyPair::generate()?);
 
-        for host in hosts {
-            CertificateParams::new([host.clone()]).map_err(|source| IssueError::Host { host: host.clone(), source })?;
-        }
-        let mut leaf = CertificateParams::new(hosts)?;
-        leaf.distinguished_name.push(DnType::CommonName, "fencegate");
-        leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        leaf.use_authority_key_identifier_extension = true;
+        let mut leaf = serving(hosts)?;
         valid(&mut leaf, not_before, not_after)?;
         let key = KeyPair::generate()?;
         Ok(Self {
@@ -65,6 +58,19 @@ impl Development {
             not_after: Timestamp::from_second(not_after.as_second()).map_err(|_| IssueError::Validity)?,
         })
     }
+}
+
+/// A serving certificate for these DNS names and IP addresses, yet without its time.
+pub(super) fn serving(hosts: &[String]) -> Result<CertificateParams, IssueError> {
+    for host in hosts {
+        CertificateParams::new([host.clone()]).map_err(|source| IssueError::Host { host: host.clone(), source })?;
+    }
+    let mut leaf = CertificateParams::new(hosts)?;
+    leaf.distinguished_name.push(DnType::CommonName, "fencegate");
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.use_authority_key_identifier_extension = true;
+    Ok(leaf)
 }
 
 /// Writes down from when to when a certificate is valid.

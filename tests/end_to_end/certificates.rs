@@ -142,29 +142,44 @@ async fn a_replica_that_was_cut_off_while_the_others_moved_on_is_not_ready_until
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_to_write_it_is_not_ready_and_says_which_is_missing() {
+async fn without_the_right_to_write_or_read_it_says_which_is_missing() {
     let plane = plane_with_alice().await;
-    let gate = Gate::start(&plane, 1, &[]).await;
-    gate.until_ready(&plane).await;
-    drop(gate);
+    let mut gate = Gate::guard(&plane).await;
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
-    let cases = [
-        (
-            format!("{rbac}/clusterrolebindings/fencegate-certificates"),
-            "cannot get resource \"mutatingwebhookconfigurations\"",
-        ),
-        (
-            format!("{rbac}/namespaces/fencegate-system/rolebindings/fencegate-certificates"),
-            "cannot get resource \"secrets\"",
-        ),
-    ];
-    for (number, (binding, missing)) in cases.into_iter().enumerate() {
-        plane.api("admin", Method::DELETE, &binding, None).await.unwrap();
-        let replica = crate::harness::gate::Replica::start(&plane, 7 + number, &[]).await;
-        let says = async |_: &Plane| {
-            let ready = replica.telemetry("/readyz").await;
+    let (in_cluster, in_namespace) = (
+        format!("{rbac}/clusterroles/fencegate-certificates"),
+        format!("{rbac}/namespaces/fencegate-system/roles/fencegate-certificates"),
+    );
+    let allow = async |role: &str, group: &str, resources: &[&str], verbs: &[&str]| {
+        let rules = json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
+        plane.api("admin", Method::PATCH, role, Some(json!({"rules": rules}))).await.unwrap();
+    };
+    let configurations = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+
+    // What must be written and may not be.
+    allow(&in_cluster, "admissionregistration.k8s.io", &configurations, &["get"]).await;
+    let wiped = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": null}]);
+    plane.patch("admin", "application/json-patch+json", CONFIGURATIONS[0], wiped).await.unwrap();
+    let missing = "cannot patch resource \\\"mutatingwebhookconfigurations\\\"";
+    plane.until(missing, async |_| gate.replicas[0].log().contains(missing)).await;
+    // Whoever comes after it is not ready, and says why to whoever asks.
+    gate.stop();
+    let late = crate::harness::gate::Replica::start(&plane, 8, &[]).await;
+    let says = async |missing: &str| {
+        let told = async |_: &Plane| {
+            let ready = late.telemetry("/readyz").await;
             ready.starts_with("HTTP/1.1 503") && ready.contains(missing)
         };
-        plane.until(missing, says).await;
-    }
+        plane.until(missing, told).await;
+    };
+    says("cannot patch resource \"mutatingwebhookconfigurations\"").await;
+    allow(&in_cluster, "admissionregistration.k8s.io", &configurations, &["patch"]).await;
+    says("cannot get resource \"mutatingwebhookconfigurations\"").await;
+    allow(&in_namespace, "", &["secrets"], &["get"]).await;
+    allow(&in_cluster, "admissionregistration.k8s.io", &configurations, &["get", "patch"]).await;
+    says("cannot update resource \"leases\"").await;
+    plane.api("admin", Method::DELETE, SECRET, None).await.unwrap();
+    says("cannot create resource \"secrets\"").await;
+    allow(&in_namespace, "", &["configmaps"], &["get"]).await;
+    says("cannot get resource \"secrets\"").await;
 }
