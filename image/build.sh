@@ -34,7 +34,7 @@ tool cargo-cyclonedx "$CYCLONEDX"
 export PATH="$tools/bin:$PATH"
 
 # What it is made of, twice: readable from the program itself, and as CycloneDX.
-RUSTFLAGS="-C target-feature=+crt-static" cargo auditable build --quiet --release --locked --target "$triple"
+RUSTFLAGS="-C target-feature=+crt-static" cargo auditable build --quiet --release --locked --target "$triple" --target-dir "$PWD/target"
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename fencegate.cdx
 # Where it was built is nobody's business, and would make each build another.
 sed "s#file://$PWD#file:///fencegate#g" fencegate.cdx.json >"$out/fencegate.cdx.json" && rm fencegate.cdx.json

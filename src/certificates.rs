@@ -159,13 +159,21 @@ impl SelfManaged {
             Ok(authority) => authority,
             Err(why) => {
                 // Both say the same, unless someone was half-way through.
-                let mut published: Vec<u8> = validating.unwrap_or_default();
-                published.extend(mutating.ok().filter(|other| *other != published).unwrap_or_default());
+                let mut published: Vec<u8> = validating.ok().flatten().unwrap_or_default();
+                let other = mutating.ok().flatten().filter(|other| *other != published);
+                published.extend(other.unwrap_or_default());
                 return self.mend(stored, &why, &published, now).await;
             }
         };
         self.agreed = Some(authority.clone());
         let bundles = [(Side::Mutating, mutating?), (Side::Validating, validating?)];
+        let bundles: Vec<(Side, Vec<u8>)> =
+            bundles.into_iter().filter_map(|(side, bundle)| Some((side, bundle?))).collect();
+        if bundles.is_empty() {
+            return Err("no webhook configuration fencegate is there: nobody calls".to_owned());
+        }
+        // Also where nothing can be written about it.
+        self.accepted.store(Arc::new(self.verify(&bundles, now)));
         let wanted = authority.bundle();
         let is_published = bundles.iter().all(|(_, bundle)| bundle == wanted.as_bytes());
         let step =
@@ -184,7 +192,7 @@ impl SelfManaged {
             return Ok(Look::Again);
         }
         let is_trusted = bundles.iter().all(|(_, bundle)| authority.is_trusted_by(bundle));
-        let is_accepted = self.verify(&bundles, now).is_ok();
+        let is_accepted = self.accepted.load().is_ok();
         // A certificate of a CA that is not published yet is better than none that is accepted, and no better than one that is.
         if (is_trusted || !is_accepted) && self.leaf.is_due(&authority, now, &self.options.lifetimes) {
             self.issue(&authority, now, tell).map_err(|error| error.to_string())?;

@@ -159,27 +159,31 @@ impl Registration {
         outcome(written).map_err(|why| self.about_lease(&why))
     }
 
-    /// The `caBundle` that an API server finds in a webhook configuration: empty where there is none.
+    /// The `caBundle` that an API server finds in a webhook configuration: empty where it has none, `None` where there is no such
+    /// configuration: either of the two works alone.
     ///
     /// # Errors
-    /// Why it could not be read, or that the configuration or its webhook is not there.
-    pub async fn bundle(&self, side: Side) -> Result<Vec<u8>, String> {
+    /// Why it could not be read, or that its webhook is not there.
+    pub async fn bundle(&self, side: Side) -> Result<Option<Vec<u8>>, String> {
         let about = |why: &str| format!("{} {NAME}: {why}", side.kind());
-        let webhooks: Vec<(String, Option<ByteString>)> = match side {
+        let webhooks: Option<Vec<(String, Option<ByteString>)>> = match side {
             Side::Mutating => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-                let read = within(api.get(NAME)).await.map_err(|error| about(&told(&error)))?;
-                read.webhooks.into_iter().flatten().map(|hook| (hook.name, hook.client_config.ca_bundle)).collect()
+                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&told(&error)))?;
+                let webhooks = read.map(|read| read.webhooks.unwrap_or_default().into_iter());
+                webhooks.map(|webhooks| webhooks.map(|hook| (hook.name, hook.client_config.ca_bundle)).collect())
             }
             Side::Validating => {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-                let read = within(api.get(NAME)).await.map_err(|error| about(&told(&error)))?;
-                read.webhooks.into_iter().flatten().map(|hook| (hook.name, hook.client_config.ca_bundle)).collect()
+                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&told(&error)))?;
+                let webhooks = read.map(|read| read.webhooks.unwrap_or_default().into_iter());
+                webhooks.map(|webhooks| webhooks.map(|hook| (hook.name, hook.client_config.ca_bundle)).collect())
             }
         };
+        let Some(webhooks) = webhooks else { return Ok(None) };
         let ours = webhooks.into_iter().find(|(name, _)| name == WEBHOOK);
         let (_, bundle) = ours.ok_or_else(|| about(&format!("has no webhook {WEBHOOK}")))?;
-        Ok(bundle.map(|bytes| bytes.0).unwrap_or_default())
+        Ok(Some(bundle.map(|bytes| bytes.0).unwrap_or_default()))
     }
 
     /// Writes `caBundle`, and nothing else: server-side apply of that one field under a field manager of its own.

@@ -120,6 +120,16 @@ async fn whatever_is_broken_is_mended_and_nothing_else_is_changed() {
     }
     assert_eq!(all_but_bundles(&plane).await, before);
     gate.until_ready(&plane).await;
+
+    // Either configuration works alone, and is looked after.
+    plane.api("admin", Method::DELETE, CONFIGURATIONS[0], None).await.unwrap();
+    gate.until_called(&plane, &["validate"]).await;
+    let wiped = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": null}]);
+    plane.patch("admin", "application/json-patch+json", CONFIGURATIONS[1], wiped).await.unwrap();
+    let bundle = async |plane: &Plane| {
+        decoded(&plane.get(CONFIGURATIONS[1]).await.unwrap()["webhooks"][0]["clientConfig"]["caBundle"])
+    };
+    plane.until("the one that is left is whole again", async |plane| bundle(plane).await == ca).await;
     accepts(kubectl(&plane, &["get", "nodes"]));
 }
 
@@ -162,6 +172,7 @@ async fn without_the_right_to_write_or_read_it_says_which_is_missing() {
     plane.patch("admin", "application/json-patch+json", CONFIGURATIONS[0], wiped).await.unwrap();
     let missing = "cannot patch resource \\\"mutatingwebhookconfigurations\\\"";
     plane.until(missing, async |_| gate.replicas[0].log().contains(missing)).await;
+    plane.until("it is not ready", async |_| !gate.replicas[0].is_ready().await).await;
     // Whoever comes after it is not ready, and says why to whoever asks.
     gate.stop();
     let late = crate::harness::gate::Replica::start(&plane, 8, &[]).await;
