@@ -45,8 +45,6 @@ pub struct Args {
     /// Accept only clients with a certificate of this CA, PEM
     #[arg(long, value_name = "FILE", env = "FENCEGATE_CLIENT_CA")]
     client_ca: Option<PathBuf>,
-    #[command(flatten)]
-    self_managed: SelfManagedArgs,
     /// Where facts come from: `live`, or a file as `kubectl get -o yaml` writes it
     #[arg(long, value_name = "live|FILE", env = "FENCEGATE_CLUSTER", default_value = "live")]
     cluster: ClusterArg,
@@ -62,6 +60,9 @@ pub struct Args {
     /// Connections at once; over it, the one that has been idle for longest makes room
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     max_connections: usize,
+    // Last: its heading would stand over whatever came after it.
+    #[command(flatten)]
+    self_managed: SelfManagedArgs,
 }
 
 /// Certificates that the replicas make: one CA in a Secret, published in the webhook configurations, and a serving certificate each.
