@@ -10,7 +10,7 @@ use super::{
     reason::{Code, Mode},
     request::Request,
     settings::Settings,
-    source::{Fence, Refusal, vouched},
+    source::{Fence, Refusal, Source, vouched},
     transition::{Transition, Transitions},
 };
 
@@ -75,32 +75,42 @@ impl<'a> Question<'a> {
 
     /// Whether the gate's mutating side rewrites evidence that the write brings: it writes another source's out, or a release consumes it.
     pub fn rewrites_evidence(&self) -> bool {
-        self.does(Transition::Release) || (self.does(Transition::Place) && self.writes(SOURCE))
+        self.does(Transition::Release) || self.is_written_out()
+    }
+
+    /// Whether the write brings evidence that the gate wrote out for another source than the annotations. Evidence that its writer stamps as
+    /// vouched for by the annotations is its writer's own.
+    fn is_written_out(&self) -> bool {
+        let source = self.change(SOURCE).1.and_then(Source::parse);
+        self.does(Transition::Place) && self.writes(SOURCE) && source.is_some_and(|source| source.method().is_some())
+    }
+
+    /// Whether an annotation differs before and after.
+    pub fn changes(&self, key: &str) -> bool {
+        let (before, after) = self.change(key);
+        before != after
     }
 
     /// Whether evidence is written or changed, and not just taken away.
     pub fn records(&self) -> bool {
-        let differs = |key: &&str| {
-            let (before, after) = self.change(key);
-            before != after
-        };
-        EVIDENCE.iter().any(differs) && EVIDENCE.iter().any(|key| self.change(key).1.is_some())
+        EVIDENCE.iter().any(|key| self.changes(key)) && EVIDENCE.iter().any(|key| self.change(key).1.is_some())
     }
 
     /// Whether the requester changes an annotation of the gate. What the gate's own mutating side changes for a write does not
     /// count: stamps, evidence that it wrote out for a source, and what it consumes at a release.
     pub fn attests(&self) -> bool {
-        let is_written_out = self.does(Transition::Place) && self.writes(SOURCE);
+        let is_written_out = self.is_written_out();
         let is_the_gates = |key: &str| {
             let consumed = self.does(Transition::Release) && self.change(key).1.is_none();
             STAMPS.contains(&key) || consumed || (is_written_out && EVIDENCE.contains(&key))
         };
         let sides = [self.request.write.before(), self.request.write.after()];
         self.does(Transition::Attest)
-            && sides.into_iter().flatten().flat_map(Node::gate_annotations).any(|(key, _)| {
-                let (before, after) = self.change(key);
-                before != after && !is_the_gates(key)
-            })
+            && sides
+                .into_iter()
+                .flatten()
+                .flat_map(Node::gate_annotations)
+                .any(|(key, _)| self.changes(key) && !is_the_gates(key))
     }
 
     /// The time of the fence: the vouching source's, else what `fenced-at` says even if the rest of the evidence is flawed.

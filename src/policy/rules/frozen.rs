@@ -12,11 +12,11 @@ pub(super) const RULE: Rule = Rule {
     applies: |question| question.does(Transition::Attest) && question.stays_out_of_service(),
     needs: no_facts,
     check: |question, _| {
-        let differs = |key: &&str| {
-            let (before, after) = question.change(key);
-            let is_marked_used = *key == OVERRIDDEN && after.is_some() && after == question.break_glass();
-            before != after && !is_marked_used
+        let is_marked_used = |key: &str| {
+            let after = question.change(key).1;
+            key == OVERRIDDEN && after.is_some() && after == question.break_glass()
         };
+        let differs = |key: &&str| question.changes(key) && !is_marked_used(key);
         let keys: Vec<String> = EVIDENCE.into_iter().chain(STAMPS).filter(differs).map(str::to_owned).collect();
         Outcome::fail_if(!keys.is_empty(), || Reason::EvidenceFrozen { keys })
     },
