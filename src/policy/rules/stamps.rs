@@ -3,7 +3,7 @@
 
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
-    annotation::{BREAK_GLASS, EVIDENCE, LAST_OUTAGE, METHOD, OVERRIDDEN, SOURCE, STAMPS},
+    annotation::{BREAK_GLASS, EVIDENCE, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, SOURCE, STAMPS},
     facts::{Fact, Facts, Verb},
     question::Question,
     reason::{Code, Forgery, Reason},
@@ -39,7 +39,8 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
         })
         .collect();
     // Evidence that the gate wrote out for another source says what that source says.
-    if let (Ok(fence), true) = (&question.fence, question.writes(SOURCE)) {
+    let is_brought = question.writes(SOURCE) || question.writes(PLACED_AT);
+    if let (Ok(fence), true) = (&question.fence, is_brought) {
         let miscopied = |key: &&str| {
             let is_a_copy = question.change(key).1.is_some_and(|value| is_due(key, value));
             due.contains_key(key) && question.writes(key) && !is_a_copy
@@ -83,7 +84,7 @@ mod tests {
         *,
     };
     use crate::policy::{
-        annotation::{FENCED_AT, FENCED_BY, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY},
+        annotation::{FENCED_AT, FENCED_BY, PLACED_BY, RECORDED_AT, RECORDED_BY},
         facts::{Access, Observed},
         node::{CLOUD_SHUTDOWN, Taint},
         outage::Outage,
