@@ -7,9 +7,9 @@
 
 use divan::{Bencher, black_box};
 use fencegate::{
-    admission::review::{self, Answer, Webhook},
+    admission::review::{self, Answer},
     cluster::Snapshot,
-    policy::{decide, facts::Facts, facts_needed, settings::Settings},
+    policy::{decide, facts::Facts, facts_needed, review::Webhook, settings::Settings},
 };
 use serde_json::{Value, json};
 

@@ -13,7 +13,7 @@ use crate::policy::{
     Decision,
     annotation::{BOOT_ID, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF},
     facts::Facts,
-    node::Node,
+    object::node::Node,
     request::Request,
     review::Review,
     source::Source,

@@ -152,7 +152,7 @@ fn sources(names: &[String]) -> Result<Vec<Source>, ConfigError> {
     }
     let mut sources = Vec::new();
     for text in names {
-        let known = Source::ALL.map(Source::name).join(", ");
+        let known = Source::ALL.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
         let source = Source::parse(text).ok_or_else(|| field(name, format!("{text:?} is not one of {known}")))?;
         if sources.contains(&source) {
             return Err(field(name, format!("{text:?} is there twice")));

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
 use crate::{
-    admission::{handler::Judge, review::Webhook},
+    admission::handler::Judge,
     audit::{Audit, Line},
     clock::Clock,
     cluster::Cluster,
@@ -14,7 +14,7 @@ use crate::{
     policy::{
         self, Decision,
         facts::{Facts, Reading},
-        review::{Asks, Review},
+        review::{Content, Review, Webhook},
         settings::Settings,
     },
 };
@@ -33,8 +33,8 @@ impl Judge for Gate {
     async fn judge(&self, webhook: Webhook, review: &Review, deadline: Instant) -> Decision {
         let start = Instant::now();
         let settings = self.settings.load_full();
-        let (decision, Reading { facts, timings }) = match &review.asks {
-            Asks::About(request) => {
+        let (decision, Reading { facts, timings }) = match &review.content {
+            Content::Node(request) => {
                 let query = policy::facts_needed(request, &settings);
                 let reading = if query.is_empty() {
                     self.nothing_to_read()
@@ -43,8 +43,10 @@ impl Judge for Gate {
                 };
                 (policy::decide(request, &reading.facts, &settings), reading)
             }
-            Asks::Nothing => (Decision::nothing(), self.nothing_to_read()),
-            Asks::Garbled { node, why } => (Decision::malformed(node.clone(), why.clone()), self.nothing_to_read()),
+            Content::Unrelated => (Decision::unrelated(), self.nothing_to_read()),
+            Content::Malformed { node, why } => {
+                (Decision::malformed(node.clone(), why.clone()), self.nothing_to_read())
+            }
         };
         self.metrics.decided(webhook.name(), &decision, &timings, start.elapsed().as_secs_f64());
         if decision.is_on_record() {

@@ -301,7 +301,7 @@ async fn reach(cluster: Cluster, reached: Arc<OnceLock<()>>) {
                 let _ = reached.set(());
                 return tracing::info!("the cluster answers");
             }
-            Err(why) => tracing::warn!(why, "the cluster was not reached yet"),
+            Err(error) => tracing::warn!(%error, "the API server is not reachable yet, retrying"),
         }
     }
 }

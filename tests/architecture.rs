@@ -1,4 +1,5 @@
-//! Which module may use which: layers, from the ground up. Nothing uses its own layer or one above.
+//! Which module may use which: layers, from the ground up, of the crate and within `policy`. No module
+//! uses its own layer or one above.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -8,7 +9,9 @@ use std::{
 };
 
 /// Modules of one layer do not know of each other.
-const LAYERS: &[&[&str]] = &[
+type Layers = &'static [&'static [&'static str]];
+
+const LAYERS: Layers = &[
     &["policy", "clock", "reload"],
     &["admin", "admission", "audit", "cluster", "config", "metrics", "telemetry", "tls"],
     &["certificates", "gate"],
@@ -17,11 +20,27 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
 ];
 
+const POLICY_LAYERS: Layers = &[
+    &["annotation", "json", "text"],
+    &["evidence", "object"],
+    &["request"],
+    &["facts", "review", "transition"],
+    &["source"],
+    &["reason"],
+    &["settings"],
+    &["proposal"],
+    &["assessment"],
+    &["record"],
+    &["rules"],
+    &["decision"],
+    &["message", "mod"],
+];
+
 /// All that `policy` may name from outside.
 const POLICY_CRATES: &[&str] = &["std", "core", "serde", "serde_json", "jiff", "crate", "super", "self"];
 
-fn layer(module: &str) -> usize {
-    LAYERS
+fn layer(layers: Layers, module: &str) -> usize {
+    layers
         .iter()
         .position(|layer| layer.contains(&module))
         .unwrap_or_else(|| panic!("{module} has no layer: give it one above all that it uses"))
@@ -86,10 +105,40 @@ fn no_module_uses_its_own_layer_or_one_above() {
     for (path, module, code) in modules() {
         let crate_name = if module == "main" { "fencegate::" } else { "crate::" };
         for used in used(&code, crate_name) {
-            let allowed = used == module || layer(&used) < layer(&module);
+            let allowed = used == module || layer(LAYERS, &used) < layer(LAYERS, &module);
             assert!(allowed, "{}: {module} may not use {used}", path.display());
         }
     }
+}
+
+#[test]
+fn no_module_of_the_policy_uses_its_own_layer_or_one_above() {
+    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy");
+    let mut uses = 0;
+    for (path, top, code) in modules() {
+        if top != "policy" {
+            continue;
+        }
+        let code = without_tests(&code);
+        let inside = path.strip_prefix(&policy).unwrap();
+        let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
+        assert!(!code.contains("super::super"), "{}: say crate::policy", path.display());
+        // In a file of a folder, `super` is the folder.
+        let is_at_the_top = inside.components().count() == 1 || inside.ends_with("mod.rs");
+        let prefixes =
+            if is_at_the_top && module != "mod" { &["crate::policy::", "super::"][..] } else { &["crate::policy::"] };
+        for used in prefixes.iter().flat_map(|prefix| used(&code, prefix)) {
+            let allowed = used == module || layer(POLICY_LAYERS, &used) < layer(POLICY_LAYERS, &module);
+            assert!(allowed, "{}: {module} may not use {used}", path.display());
+            uses += 1;
+        }
+    }
+    assert!(uses > 100, "{uses} uses found: are they still spelled as this test reads them?");
+}
+
+/// The code before its unit tests, which may use what the module may not.
+fn without_tests(code: &str) -> &str {
+    code.split("#[cfg(test)]\n").next().unwrap()
 }
 
 #[test]

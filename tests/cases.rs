@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use fencegate::{
     admission::{
         handler::Judge as _,
-        review::{self, Answer, Webhook},
+        review::{self, Answer},
     },
     audit::Audit,
     clock::Clock,
@@ -21,7 +21,7 @@ use fencegate::{
     policy::{
         self,
         facts::{Fact, Facts, Observed, Verb},
-        review::Review,
+        review::{Review, Webhook},
         settings::Settings,
     },
 };
@@ -200,29 +200,22 @@ impl Case {
     }
 }
 
-fn make_unreadable(facts: &mut Facts, fact: &str, attest: bool) {
-    let at = facts.now;
-    let why = || "forbidden: no".to_owned();
-    match fact {
-        "lease" => facts.lease = Some(Observed::Unknown { at, why: why() }),
-        "pods" => facts.pods = Some(Observed::Unknown { at, why: why() }),
-        "volumeAttachments" => facts.volume_attachments = Some(Observed::Unknown { at, why: why() }),
-        "persistentVolumes" => {
-            for volume in facts.persistent_volumes.values_mut() {
-                *volume = Observed::Unknown { at, why: why() };
-            }
+/// Makes a fact unreadable that a case names as the audit line does.
+fn make_unreadable(facts: &mut Facts, name: &str, attest: bool) {
+    let (at, why) = (facts.now, "forbidden: no".to_owned());
+    if name == "persistentVolumes" {
+        for volume in facts.persistent_volumes.values_mut() {
+            *volume = Observed::Unknown { at, why: why.clone() };
         }
-        "nodes" => facts.nodes = Some(Observed::Unknown { at, why: why() }),
-        "fenceAgentsRemediations" => facts.fence_agents_remediations = Some(Observed::Unknown { at, why: why() }),
-        "selfNodeRemediations" => facts.self_node_remediations = Some(Observed::Unknown { at, why: why() }),
-        "networkFences" => facts.network_fences = Some(Observed::Unknown { at, why: why() }),
-        "bareMetalHosts" => facts.bare_metal_hosts = Some(Observed::Unknown { at, why: why() }),
-        "access" => {
-            let verb = if attest { Verb::Attest } else { Verb::BreakGlass };
-            facts.access.insert(verb, Observed::Unknown { at, why: why() });
-        }
-        other => panic!("unreadable: {other:?} is no fact"),
+        return;
     }
+    if name == "access" {
+        let verb = if attest { Verb::Attest } else { Verb::BreakGlass };
+        return facts.fail(at, Fact::Access(verb), why);
+    }
+    let in_camel_case = |fact: &Fact| fact.name().replace('_', "") == name.to_lowercase();
+    let fact = Fact::all().find(in_camel_case).unwrap_or_else(|| panic!("unreadable: {name:?} is no fact"));
+    facts.fail(at, fact, why);
 }
 
 /// What the gate answers, and its line in the audit log, if any.

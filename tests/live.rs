@@ -19,8 +19,8 @@ use fencegate::{
     cluster::{Cluster, Live},
     policy::{
         decide,
-        facts::{Fact, FactQuery, Facts, Observed, Verb},
-        node::Node,
+        facts::{CustomKind, Fact, FactQuery, Facts, Observed, Verb},
+        object::node::Node,
         request::{Request, User, Write},
         settings::Settings,
     },
@@ -90,10 +90,10 @@ async fn read(cluster: &Cluster, facts: &[Fact]) -> Facts {
     cluster.read(&release(), &query, &Clock::System, deadline).await.facts
 }
 
-fn why<T: std::fmt::Debug>(observed: Option<Observed<T>>) -> String {
-    match observed.unwrap() {
+fn why<T: std::fmt::Debug>(observed: Observed<T>) -> String {
+    match observed {
         Observed::Unknown { why, .. } => why,
-        known @ Observed::Known { .. } => panic!("{known:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -101,7 +101,7 @@ fn why<T: std::fmt::Debug>(observed: Option<Observed<T>>) -> String {
 async fn a_lease_that_does_not_exist_is_known() {
     let (cluster, asked) = scripted(|_| status(404, "NotFound"));
     let facts = read(&cluster, &[Fact::Lease]).await;
-    assert_eq!(facts.lease.unwrap().value(), Ok(&None));
+    assert_eq!(facts.lease.value(), Ok(&None));
     assert_eq!(*asked.lock().unwrap(), ["GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"]);
 }
 
@@ -128,7 +128,7 @@ async fn an_answer_that_does_not_come_costs_the_deadline_once() {
     let facts = read(&cluster, &[Fact::Lease, Fact::Pods]).await;
     assert_eq!(start.elapsed(), Duration::from_secs(4));
     assert_eq!(why(facts.lease), "no answer within 4.0s");
-    assert!(facts.pods.unwrap().value().is_ok(), "what did come counts");
+    assert!(facts.pods.value().is_ok(), "what did come counts");
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn half_an_answer_is_none() {
         assert!(why(read(&cluster, &[Fact::Pods]).await.pods).contains("could not be understood"), "{text}");
     }
     let (cluster, _) = scripted(|_| Says::Json(200, json!({"kind": "PodList", "items": null})));
-    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.unwrap().value().unwrap().len(), 0, "an empty list in Go");
+    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.value().unwrap().len(), 0, "an empty list in Go");
 }
 
 fn page(numbers: std::ops::Range<usize>, next: &str) -> Says {
@@ -155,7 +155,7 @@ async fn lists_are_read_page_by_page_and_only_the_nodes_own_kept() {
         _ => page(0..500, "two"),
     });
     let facts = read(&cluster, &[Fact::VolumeAttachments]).await;
-    assert_eq!(facts.volume_attachments.unwrap().value().unwrap().len(), 300);
+    assert_eq!(facts.volume_attachments.value().unwrap().len(), 300);
     assert_eq!(
         *asked.lock().unwrap(),
         [
@@ -181,7 +181,7 @@ async fn a_list_that_expired_is_read_again_from_its_start_once() {
         page(10..12, "")
     });
     let facts = read(&cluster, &[Fact::VolumeAttachments]).await;
-    assert_eq!(facts.volume_attachments.unwrap().value().unwrap().len(), 6, "nothing is counted twice");
+    assert_eq!(facts.volume_attachments.value().unwrap().len(), 6, "nothing is counted twice");
     assert_eq!(asked.lock().unwrap().len(), 4);
     *expired.lock().unwrap() = 2;
     assert!(why(read(&cluster, &[Fact::VolumeAttachments]).await.volume_attachments).contains("410"));
@@ -196,7 +196,7 @@ async fn a_list_that_does_not_end_is_given_up() {
 #[tokio::test]
 async fn pods_are_selected_by_their_node() {
     let (cluster, asked) = scripted(|_| list(json!([{"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}}])));
-    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.unwrap().value().unwrap().len(), 1);
+    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.value().unwrap().len(), 1);
     assert_eq!(*asked.lock().unwrap(), ["GET /api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&limit=500"]);
 }
 
@@ -260,9 +260,6 @@ async fn whatever_could_not_be_read_denies_with_its_name() {
     assert!(reason.contains("the list of VolumeAttachments could not be read"), "{reason}");
 }
 
-const CUSTOM: [Fact; 4] =
-    [Fact::FenceAgentsRemediations, Fact::SelfNodeRemediations, Fact::NetworkFences, Fact::BareMetalHosts];
-
 /// A request about a Node that names its host and has an address.
 fn on_bare_metal() -> Request {
     let node: Node =
@@ -274,17 +271,20 @@ fn on_bare_metal() -> Request {
 
 async fn read_custom(cluster: &Cluster) -> Facts {
     let deadline = Instant::now() + Duration::from_secs(4);
-    cluster.read(&on_bare_metal(), &CUSTOM.into_iter().collect(), &Clock::System, deadline).await.facts
+    cluster
+        .read(&on_bare_metal(), &CustomKind::ALL.iter().copied().map(Fact::Custom).collect(), &Clock::System, deadline)
+        .await
+        .facts
 }
 
 #[tokio::test]
 async fn a_kind_that_is_not_served_is_known_not_to_be_there() {
     let (cluster, asked) = scripted(|_| Says::Text(404, "404 page not found"));
     let facts = read_custom(&cluster).await;
-    assert_eq!(facts.fence_agents_remediations.unwrap().value(), Ok(&None));
-    assert_eq!(facts.self_node_remediations.unwrap().value(), Ok(&None));
-    assert_eq!(facts.network_fences.unwrap().value(), Ok(&None));
-    assert_eq!(facts.bare_metal_hosts.unwrap().value(), Ok(&None));
+    assert_eq!(facts.custom.fence_agents_remediations.value(), Ok(&None));
+    assert_eq!(facts.custom.self_node_remediations.value(), Ok(&None));
+    assert_eq!(facts.custom.network_fences.value(), Ok(&None));
+    assert_eq!(facts.custom.bare_metal_hosts.value(), Ok(&None));
     let mut asked = asked.lock().unwrap().clone();
     asked.sort();
     assert_eq!(
@@ -302,10 +302,10 @@ async fn a_kind_that_is_not_served_is_known_not_to_be_there() {
 async fn a_kind_that_may_not_be_read_is_not_known() {
     let (cluster, _) = scripted(|_| status(403, "Forbidden"));
     let facts = read_custom(&cluster).await;
-    assert_eq!(why(facts.fence_agents_remediations), "forbidden: scripted Forbidden");
-    assert_eq!(why(facts.self_node_remediations), "forbidden: scripted Forbidden");
-    assert_eq!(why(facts.network_fences), "forbidden: scripted Forbidden");
-    assert_eq!(why(facts.bare_metal_hosts), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.custom.fence_agents_remediations), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.custom.self_node_remediations), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.custom.network_fences), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.custom.bare_metal_hosts), "forbidden: scripted Forbidden");
 }
 
 #[tokio::test]
@@ -324,12 +324,12 @@ async fn only_objects_about_the_node_are_kept() {
         })
     });
     let facts = read_custom(&cluster).await;
-    let about = facts.fence_agents_remediations.unwrap().value().unwrap().clone().unwrap();
+    let about = facts.custom.fence_agents_remediations.value().unwrap().clone().unwrap();
     let names: Vec<&str> = about.iter().map(|remediation| remediation.metadata.name.as_str()).collect();
     assert_eq!(names, ["n1", "x"]);
-    assert_eq!(facts.self_node_remediations.unwrap().value().unwrap().as_ref().unwrap().len(), 2);
-    assert_eq!(facts.network_fences.unwrap().value().unwrap().as_ref().unwrap()[0].metadata.name, "about");
-    assert_eq!(facts.bare_metal_hosts.unwrap().value().unwrap().as_ref().unwrap().len(), 1);
+    assert_eq!(facts.custom.self_node_remediations.value().unwrap().as_ref().unwrap().len(), 2);
+    assert_eq!(facts.custom.network_fences.value().unwrap().as_ref().unwrap()[0].metadata.name, "about");
+    assert_eq!(facts.custom.bare_metal_hosts.value().unwrap().as_ref().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 
 use fencegate::{
     config,
-    policy::source::{Source, custom::Kind},
+    policy::{facts::CustomKind, source::Source},
 };
 use serde_json::{Value, json};
 
@@ -121,17 +121,16 @@ fn the_two_rights_are_bound_to_nobody() {
 
 #[test]
 fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
-    use fencegate::policy::source::{bare_metal_host, fence_agents_remediation, network_fence, self_node_remediation};
     let default = [Source::Annotations, Source::CloudShutdown];
     let base = objects("base/config.yaml");
     let settings = config::parse(base[0]["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
     assert_eq!(settings, fencegate::policy::settings::Settings::default(), "what is shipped is the default");
 
-    let medik8s = [fence_agents_remediation::KIND, self_node_remediation::KIND];
-    let overlays: [(&str, Vec<Source>, &[Kind]); 4] = [
+    let medik8s = [CustomKind::FenceAgentsRemediation, CustomKind::SelfNodeRemediation];
+    let overlays: [(&str, Vec<Source>, &[CustomKind]); 4] = [
         ("medik8s", vec![Source::FenceAgentsRemediation, Source::SelfNodeRemediation], &medik8s),
-        ("csi-addons", vec![Source::NetworkFence], &[network_fence::KIND]),
-        ("metal3", vec![Source::BareMetalHost], &[bare_metal_host::KIND]),
+        ("csi-addons", vec![Source::NetworkFence], &[CustomKind::NetworkFence]),
+        ("metal3", vec![Source::BareMetalHost], &[CustomKind::BareMetalHost]),
         ("two-node-fencing", vec![Source::Pacemaker], &[]),
     ];
     for (name, sources, kinds) in overlays {
@@ -139,8 +138,10 @@ fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
         let patch: Value = serde_saphyr::from_str(overlay["patches"][0]["patch"].as_str().unwrap()).unwrap();
         let settings = config::parse(patch["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
         assert_eq!(settings.sources, [default.to_vec(), sources].concat(), "{name}");
-        let needed: Vec<_> =
-            kinds.iter().map(|kind| (kind.group.to_owned(), kind.plural.to_owned(), vec!["list".to_owned()])).collect();
+        let needed: Vec<_> = kinds
+            .iter()
+            .map(|kind| (kind.kind().group.to_owned(), kind.kind().plural.to_owned(), vec!["list".to_owned()]))
+            .collect();
         let component = || objects(&format!("components/{name}/rbac.yaml"));
         let given = if kinds.is_empty() { Vec::new() } else { rules(&component()[0]) };
         assert_eq!(given, needed, "{name}");

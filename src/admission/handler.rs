@@ -16,8 +16,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::review::{self, Answer, Webhook};
-use crate::policy::{Decision, review::Review};
+use super::review::{self, Answer};
+use crate::policy::{
+    Decision,
+    review::{Review, Webhook},
+};
 
 /// Two objects of 3 MiB, etcd's own limit doubled, and the rest of the review.
 pub const BODY_LIMIT: usize = 7 * 1024 * 1024;

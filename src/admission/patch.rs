@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::policy::{node::Node, stamp::Stamps};
+use crate::policy::{object::node::Node, record::stamp::Stamps};
 
 const ANNOTATIONS: &str = "/metadata/annotations";
 

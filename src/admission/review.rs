@@ -1,7 +1,8 @@
 //! Bytes to [`Request`], [`Decision`] to bytes: the AdmissionReview of `admission.k8s.io/v1`.
 //!
-//! The envelope is read first and the objects after it, so that whatever has a readable `uid` gets an answer with that
-//! `uid`: the API server counts any other answer as no answer. The objects stay slices of the body until then.
+//! The envelope is read before the objects, so that every review with a readable `uid` is answered
+//! with that `uid`: the API server ignores any other answer. Until then the objects stay slices of
+//! the body.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
@@ -13,35 +14,17 @@ use crate::policy::{
     Decision,
     json::{Object, null_is_default, object_or_null},
     message,
-    node::Node,
+    object::node::Node,
     reason::Code,
     request::{Request, User, Write},
-    review::{Asks, Review},
+    review::{Content, Review, Webhook},
     source::Source,
 };
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// The webhook that is asked, as the audit log and the metrics name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Webhook {
-    /// Judges, and completes what it allows.
-    Mutate,
-    /// Judges.
-    Validate,
-}
-
-impl Webhook {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mutate => "mutate",
-            Self::Validate => "validate",
-        }
-    }
-}
-
-/// There is nothing that an answer could be addressed to.
+/// The body has no `uid` that an answer could name.
 #[derive(Debug, Error)]
 #[error("not an AdmissionReview with a request.uid: {0}")]
 pub struct NoEnvelope(#[from] serde_json::Error);
@@ -98,27 +81,46 @@ struct Uid {
     uid: String,
 }
 
+/// Why a review with a `uid` is malformed.
+#[derive(Debug, Error)]
+enum Malformed {
+    #[error("the request could not be read: {0}")]
+    Request(serde_json::Error),
+    #[error("this is a {kind:?} of {api_version:?}, not an {KIND} of {API_VERSION}")]
+    Kind { kind: String, api_version: String },
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("operation {0:?} is not one of CREATE, UPDATE, DELETE")]
+    Operation(String),
+    #[error("{side} is not a Node: {source}")]
+    Node { side: &'static str, source: serde_json::Error },
+    #[error("oldObject is Node {old:?}, object is Node {new:?}")]
+    Names { old: String, new: String },
+    #[error("the Node has no name")]
+    NoName,
+}
+
 /// Reads a review.
 ///
 /// # Errors
-/// If the body is no JSON object with a string at `request.uid`. Whatever else is wrong is told in [`Asks::Garbled`].
+/// If the body is not a JSON object with a string at `request.uid`. Whatever else is wrong becomes
+/// [`Content::Malformed`].
 pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
     let envelope: Envelope<'_> = match serde_json::from_slice(body) {
         Ok(envelope) => envelope,
         Err(error) => {
             let UidAlone { request: Uid { uid } } = serde_json::from_slice(body)?;
-            return Ok(Review::garbled(uid, format!("the request could not be read: {error}")));
+            return Ok(Review::malformed(uid, Malformed::Request(error).to_string()));
         }
     };
     let Envelope { api_version, kind, request } = envelope;
     if api_version != API_VERSION || kind != KIND {
-        let why = format!("this is a {kind:?} of {api_version:?}, not an {KIND} of {API_VERSION}");
-        return Ok(Review::garbled(request.uid, why));
+        return Ok(Review::malformed(request.uid, Malformed::Kind { kind, api_version }.to_string()));
     }
-    let asks = match request.asks() {
-        Ok(None) => Asks::Nothing,
-        Ok(Some(asked)) => Asks::About(Box::new(asked)),
-        Err(why) => Asks::Garbled { node: request.name, why },
+    let content = match request.node_write() {
+        Ok(None) => Content::Unrelated,
+        Ok(Some(write)) => Content::Node(Box::new(write)),
+        Err(error) => Content::Malformed { node: request.name, why: error.to_string() },
     };
     Ok(Review {
         uid: request.uid,
@@ -126,13 +128,13 @@ pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
         operation: request.operation,
         subresource: request.sub_resource,
         user: request.user_info,
-        asks,
+        content,
     })
 }
 
 impl RawRequest<'_> {
-    /// The request, or `None` where it is not a write to a Node; or why it makes no sense.
-    fn asks(&self) -> Result<Option<Request>, String> {
+    /// The write to a Node; `None` if the request is about something else.
+    fn node_write(&self) -> Result<Option<Request>, Malformed> {
         if self.operation == "CONNECT" || self.resource.as_ref().is_some_and(|resource| !resource.is_nodes()) {
             return Ok(None);
         }
@@ -142,15 +144,15 @@ impl RawRequest<'_> {
             ("CREATE", _, Some(new)) => Write::Create { new },
             ("UPDATE", Some(old), Some(new)) => Write::Update { new: self.as_stored(&old, new), old },
             ("DELETE", Some(old), _) => Write::Delete { old },
-            ("CREATE" | "UPDATE", _, None) => return Err("object is missing".to_owned()),
-            ("UPDATE" | "DELETE", None, _) => return Err("oldObject is missing".to_owned()),
-            (operation, ..) => return Err(format!("operation {operation:?} is not one of CREATE, UPDATE, DELETE")),
+            ("CREATE" | "UPDATE", _, None) => return Err(Malformed::Missing("object")),
+            ("UPDATE" | "DELETE", None, _) => return Err(Malformed::Missing("oldObject")),
+            (operation, ..) => return Err(Malformed::Operation(operation.to_owned())),
         };
         let node = self.node(&write)?;
         Ok(Some(Request { node, user: self.user_info.clone(), write }))
     }
 
-    /// The new object with what an update through `nodes/status` leaves as it was: its `spec`.
+    /// The new object as it will be stored: an update through `nodes/status` cannot change `spec`.
     fn as_stored(&self, old: &Node, mut new: Node) -> Node {
         if self.sub_resource == "status" {
             new.spec = old.spec.clone();
@@ -158,16 +160,16 @@ impl RawRequest<'_> {
         new
     }
 
-    /// The node's name: from the objects, since the request's own is empty in a delete-collection.
-    fn node(&self, write: &Write) -> Result<String, String> {
+    /// The node's name, from the objects: the request's own is empty in a delete-collection.
+    fn node(&self, write: &Write) -> Result<String, Malformed> {
         fn named(node: Option<&Node>) -> Option<&str> {
             node.map(|node| node.metadata.name.as_str()).filter(|name| !name.is_empty())
         }
         match (named(write.before()), named(write.after())) {
-            (Some(old), Some(new)) if old != new => Err(format!("oldObject is Node {old:?}, object is Node {new:?}")),
+            (Some(old), Some(new)) if old != new => Err(Malformed::Names { old: old.to_owned(), new: new.to_owned() }),
             (Some(name), _) | (None, Some(name)) => Ok(name.to_owned()),
             (None, None) if !self.name.is_empty() => Ok(self.name.clone()),
-            (None, None) => Err("the Node has no name".to_owned()),
+            (None, None) => Err(Malformed::NoName),
         }
     }
 }
@@ -178,11 +180,11 @@ impl Resource {
     }
 }
 
-fn parse(side: &str, object: Option<&RawValue>) -> Result<Option<Node>, String> {
+fn parse(side: &'static str, object: Option<&RawValue>) -> Result<Option<Node>, Malformed> {
     let Some(object) = object else { return Ok(None) };
     match serde_json::from_str(object.get()) {
         Ok(Object(node)) => Ok(Some(node)),
-        Err(error) => Err(format!("{side} is not a Node: {error}")),
+        Err(source) => Err(Malformed::Node { side, source }),
     }
 }
 
@@ -212,7 +214,8 @@ struct Response<'a> {
     audit_annotations: AuditAnnotations,
 }
 
-/// The part of `metav1.Status` that the API server hands on. 403 and `Forbidden`: clients retry 409 and 429.
+/// The part of `metav1.Status` that the API server passes on. It is 403 and `Forbidden` because
+/// clients retry 409 and 429.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the field's name is Kubernetes' own")]
 struct Status {
@@ -233,8 +236,8 @@ struct AuditAnnotations {
 }
 
 impl<'a> Answer<'a> {
-    /// Addresses a decision to the review that it answers. Only the mutating webhook's holds a patch: an API server takes one from
-    /// the validating side for an error.
+    /// Answers a review with a decision. Only the mutating webhook answers with a patch: an API server
+    /// counts a patch from the validating side as an error.
     pub fn new(webhook: Webhook, review: &'a Review, decision: &'a Decision) -> Self {
         let patch = match (webhook, review.request().and_then(|request| request.write.after())) {
             (Webhook::Mutate, Some(node)) => patch(node, &decision.stamps),
@@ -284,15 +287,15 @@ mod tests {
         super::read(review.to_string().as_bytes()).unwrap()
     }
 
-    fn garbled(review: &Review) -> &str {
-        match &review.asks {
-            Asks::Garbled { why, .. } => why,
-            asks => panic!("understood: {asks:?}"),
+    fn malformed(review: &Review) -> &str {
+        match &review.content {
+            Content::Malformed { why, .. } => why,
+            content => panic!("understood: {content:?}"),
         }
     }
 
     #[test]
-    fn without_a_uid_there_is_nothing_to_answer() {
+    fn a_body_without_a_uid_is_not_answered() {
         for body in
             ["", "{}", "null", "[]", r#"{"request":{}}"#, r#"{"request":{"uid":7}}"#, r#"{"request":{"uid":"u""#]
         {
@@ -302,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_has_a_uid_is_answered() {
+    fn every_review_with_a_uid_is_answered() {
         for (request, why) in [
             (json!({"uid": "u", "operation": 5}), "could not be read"),
             (json!({"uid": "u", "operation": "UPDATE", "object": {}}), "oldObject is missing"),
@@ -316,47 +319,47 @@ mod tests {
         ] {
             let review = read(&request);
             assert_eq!(review.uid, "u");
-            assert!(garbled(&review).contains(why), "{:?}", review.asks);
+            assert!(malformed(&review).contains(why), "{:?}", review.content);
         }
         let other =
             super::read(br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"u"}}"#);
-        assert!(garbled(&other.unwrap()).contains("v1beta1"));
+        assert!(malformed(&other.unwrap()).contains("v1beta1"));
     }
 
     #[test]
-    fn a_bomb_of_nested_arrays_is_garbled_and_nothing_worse() {
+    fn deeply_nested_arrays_are_malformed_and_do_no_harm() {
         let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let review = |object: &str| {
             format!(
                 r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{object}}}}}"#
             )
         };
-        garbled(&super::read(review(&bomb).as_bytes()).unwrap());
+        malformed(&super::read(review(&bomb).as_bytes()).unwrap());
         let hidden = review(&format!(r#"{{"metadata":{{"name":"n"}},"status":{{"images":{bomb}}}}}"#));
         assert!(super::read(hidden.as_bytes()).unwrap().request().is_some(), "skipped without recursion");
     }
 
     #[test]
-    fn a_key_that_is_there_twice_is_refused() {
+    fn a_duplicate_key_is_malformed() {
         let twice = format!(
             r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{{"metadata":{{"name":"n"}},"metadata":{{"name":"n"}}}}}}}}"#
         );
-        assert!(garbled(&super::read(twice.as_bytes()).unwrap()).contains("duplicate field"));
+        assert!(malformed(&super::read(twice.as_bytes()).unwrap()).contains("duplicate field"));
         let operation = format!(
             r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","operation":"DELETE"}}}}"#
         );
-        assert!(garbled(&super::read(operation.as_bytes()).unwrap()).contains("duplicate field"));
+        assert!(malformed(&super::read(operation.as_bytes()).unwrap()).contains("duplicate field"));
     }
 
     #[test]
-    fn what_is_no_write_to_a_node_is_nothing() {
+    fn a_write_to_something_else_is_unrelated() {
         let pods = json!({"uid": "u", "operation": "CREATE", "object": {"spec": 5}, "resource": {"version": "v1", "resource": "pods"}});
         let metrics =
             json!({"uid": "u", "operation": "CREATE", "resource": {"group": "metrics.k8s.io", "resource": "nodes"}});
         let connect =
             json!({"uid": "u", "operation": "CONNECT", "subResource": "proxy", "resource": {"resource": "nodes"}});
         for request in [pods, metrics, connect] {
-            assert_eq!(read(&request).asks, Asks::Nothing);
+            assert_eq!(read(&request).content, Content::Unrelated);
         }
     }
 

@@ -110,9 +110,9 @@ async fn client() -> anyhow::Result<Client> {
 }
 
 /// A length of time as Kubernetes writes it: `15s`, `1m30s`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration: jiff::SignedDuration = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    Duration::try_from(duration).map_err(|_| "is negative".to_owned())
+fn duration(text: &str) -> anyhow::Result<Duration> {
+    let duration: jiff::SignedDuration = text.parse()?;
+    Duration::try_from(duration).context("is negative")
 }
 
 #[cfg(test)]
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_length_of_time_is_written_as_in_kubernetes() {
-        assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
         assert!(duration("-1s").is_err());
         assert!(duration("soon").is_err());
     }

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::{
+    Args as ClapArgs, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use jiff::Timestamp;
 use tokio::time::Instant;
 
@@ -19,7 +22,7 @@ use super::{ClusterArg, live};
 use crate::{
     admission::{
         handler::{BODY_LIMIT, Judge as _},
-        review::{self, Answer, Webhook},
+        review::{self, Answer},
     },
     audit::Audit,
     clock::Clock,
@@ -27,7 +30,7 @@ use crate::{
     config,
     gate::Gate,
     metrics::Metrics,
-    policy::{evidence::parse_time, settings::Settings},
+    policy::{evidence::parse_time, review::Webhook, settings::Settings},
 };
 
 /// Answer one AdmissionReview and say why.
@@ -43,8 +46,8 @@ pub struct Args {
     #[arg(value_name = "FILE|-", default_value = "-")]
     file: PathBuf,
     /// Which webhook to be
-    #[arg(long, value_enum, default_value_t = WebhookArg::Validate)]
-    webhook: WebhookArg,
+    #[arg(long, value_name = "WEBHOOK", default_value = "validate", value_parser = webhooks())]
+    webhook: Webhook,
     /// Rules, a YAML file. Without it, the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -58,12 +61,6 @@ pub struct Args {
     /// The message that a user reads, or the answer that the API server gets
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum WebhookArg {
-    Mutate,
-    Validate,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -96,10 +93,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         audit: Audit::Discard,
         metrics: Arc::new(Metrics::default()),
     };
-    let webhook = match args.webhook {
-        WebhookArg::Mutate => Webhook::Mutate,
-        WebhookArg::Validate => Webhook::Validate,
-    };
+    let webhook = args.webhook;
     let decision = gate.judge(webhook, &review, Instant::now() + TIME).await;
     let answer = Answer::new(webhook, &review, &decision);
     match args.output {
@@ -153,6 +147,13 @@ fn clock(now: Option<Timestamp>, cluster: &Cluster) -> Clock {
     now.or(recorded).map_or(Clock::System, Clock::at)
 }
 
-fn time(text: &str) -> Result<Timestamp, String> {
-    parse_time(text).ok_or_else(|| "is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z".to_owned())
+/// The webhooks by their names.
+fn webhooks() -> impl TypedValueParser<Value = Webhook> {
+    let named = |name: String| Webhook::ALL.into_iter().find(|webhook| webhook.name() == name);
+    PossibleValuesParser::new(Webhook::ALL.map(Webhook::name))
+        .try_map(move |name| named(name).context("there is no such webhook"))
+}
+
+fn time(text: &str) -> anyhow::Result<Timestamp> {
+    parse_time(text).context("is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z")
 }

@@ -1,4 +1,5 @@
-//! Asking an API server: consistent, paged, and with an answer that is understood or an error that says why not.
+//! Requests to an API server: consistent, paged, and answered with objects or with an error that says
+//! why there are none.
 
 use std::{error::Error as _, time::Duration};
 
@@ -16,12 +17,12 @@ use thiserror::Error;
 
 use crate::policy::{
     json::{Object, null_is_default, objects_or_null},
-    source::custom::Kind,
+    object::custom::Kind,
 };
 
-/// Objects in one page of a list: what client-go asks for.
+/// Objects in one page of a list: as many as client-go asks for.
 const PAGE: u32 = 500;
-/// How long the API server may take to say its version.
+/// How long the API server may take to answer with its version.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a read failed.
@@ -29,12 +30,21 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) enum ReadError {
     #[error("{0:?} cannot be part of a request")]
     Name(String),
-    #[error("{}", told(.0))]
-    Ask(#[from] kube::Error),
+    #[error("{}", describe(.0))]
+    Request(#[from] kube::Error),
     #[error("the answer could not be understood: {0}")]
-    Understand(#[from] serde_json::Error),
+    Parse(#[from] serde_json::Error),
     #[error("the list does not end")]
     Endless,
+}
+
+/// Why an API server was not reached.
+#[derive(Debug, Error)]
+pub enum ReachError {
+    #[error("{}", describe(.0))]
+    Request(#[from] kube::Error),
+    #[error("the API server did not answer within {}s", REACH_TIMEOUT.as_secs())]
+    Timeout,
 }
 
 /// One page of a list.
@@ -42,7 +52,7 @@ pub(super) enum ReadError {
 struct Page<T> {
     #[serde(default, deserialize_with = "null_is_default")]
     metadata: PageMetadata,
-    /// Must be there, or the answer is half an answer; `null` is an empty list.
+    /// Required: an answer without it is incomplete. `null` is an empty list.
     #[serde(deserialize_with = "objects_or_null", bound(deserialize = "T: Deserialize<'de>"))]
     items: Vec<T>,
 }
@@ -67,30 +77,30 @@ impl Api {
     /// Whether the API server answers.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub async fn reach(&self) -> Result<(), String> {
+    /// If it does not.
+    pub async fn reach(&self) -> Result<(), ReachError> {
         let version = self.client.apiserver_version();
         match tokio::time::timeout(REACH_TIMEOUT, version).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(told(&error)),
-            Err(_) => Err(format!("the API server did not answer within {}s", REACH_TIMEOUT.as_secs())),
+            Ok(result) => Ok(result.map(drop)?),
+            Err(_) => Err(ReachError::Timeout),
         }
     }
 
-    /// Hands an object in, and returns what becomes of it.
+    /// Creates an object, and returns it as the API server answers.
     pub async fn create<T: Resource + Serialize + DeserializeOwned>(&self, object: &T) -> Result<T, ReadError> {
         let create = clustered::<T>().create(&PostParams::default(), serde_json::to_vec(object)?);
         let answer = self.client.request_text(create.map_err(kube::Error::BuildRequest)?).await?;
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// All objects of a kind that may not be there, in one namespace or all, that `keep` keeps. `None`: there is no such kind.
+    /// The objects of a custom kind that `keep` keeps, of one namespace or all; `None` if the kind is
+    /// not installed.
     pub async fn list_custom<T: DeserializeOwned>(
         &self,
         kind: Kind,
         namespace: Option<&str>,
         selector: Option<&str>,
-        keep: impl Fn(&T) -> bool,
+        keep: impl Fn(T) -> Option<T>,
     ) -> Result<Option<Vec<T>>, ReadError> {
         let resource = ApiResource {
             group: kind.group.to_owned(),
@@ -100,15 +110,15 @@ impl Api {
             plural: kind.plural.to_owned(),
         };
         let builder = UrlBuilder::new(DynamicObject::url_path(&resource, namespace));
-        match self.list(&builder, selector, |object| Some(object).filter(&keep)).await {
+        match self.list(&builder, selector, keep).await {
             Ok(objects) => Ok(Some(objects)),
-            // A list is never missing, only its kind.
-            Err(ReadError::Ask(kube::Error::Api(status))) if status.code == StatusCode::NOT_FOUND => Ok(None),
+            // A list always exists if its kind does.
+            Err(ReadError::Request(kube::Error::Api(status))) if status.code == StatusCode::NOT_FOUND => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// One object; one that does not exist is a fact.
+    /// One object; `None` if it does not exist.
     pub async fn get<T: DeserializeOwned>(&self, builder: &UrlBuilder, name: &str) -> Result<Option<T>, ReadError> {
         check_name(name)?;
         let request = builder.get(name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
@@ -124,7 +134,8 @@ impl Api {
         }
     }
 
-    /// All objects that `keep` keeps, page by page. A list that expired under way is read once more from the start.
+    /// All objects that `keep` keeps, page by page. A list that expires on the way is read once more
+    /// from the start.
     pub async fn list<T: DeserializeOwned, K>(
         &self,
         builder: &UrlBuilder,
@@ -132,7 +143,7 @@ impl Api {
         keep: impl Fn(T) -> Option<K>,
     ) -> Result<Vec<K>, ReadError> {
         match self.pages(builder, selector, &keep).await {
-            Err(ReadError::Ask(kube::Error::Api(status))) if status.code == StatusCode::GONE => {
+            Err(ReadError::Request(kube::Error::Api(status))) if status.code == StatusCode::GONE => {
                 self.pages(builder, selector, &keep).await
             }
             result => result,
@@ -177,7 +188,8 @@ fn base<K: Resource>() -> String {
     if K::GROUP.is_empty() { format!("/api/{}", K::VERSION) } else { format!("/apis/{}/{}", K::GROUP, K::VERSION) }
 }
 
-/// Refuses names that would change the meaning of a URL or a selector; no object of Kubernetes' own has one.
+/// Rejects names that would change the meaning of a URL or a selector. No object in Kubernetes has
+/// such a name.
 pub(super) fn check_name(name: &str) -> Result<(), ReadError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     let only_dots = name.bytes().all(|byte| byte == b'.');
@@ -185,7 +197,7 @@ pub(super) fn check_name(name: &str) -> Result<(), ReadError> {
 }
 
 /// What went wrong, as an operator would say it.
-pub(super) fn told(error: &kube::Error) -> String {
+pub(super) fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == StatusCode::FORBIDDEN => format!("forbidden: {}", status.message),
         kube::Error::Api(status) => {

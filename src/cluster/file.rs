@@ -1,7 +1,8 @@
-//! A cluster that is what a file says: any `kubectl get … -o yaml|json` output, or one line of the audit log.
+//! A cluster as a file describes it: the output of `kubectl get … -o yaml|json`, or one line of the
+//! audit log.
 //!
-//! From objects, the same facts are read as from an API server. An audit line brings the facts that its decision was made by, so that the
-//! decision can be made again.
+//! From objects, the same facts are read as from an API server. An audit line has the facts of its
+//! decision, so the decision can be made again.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -10,24 +11,18 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 use thiserror::Error;
 
-use super::observed;
+use super::{VIRTUAL_GROUP, VIRTUAL_RESOURCE};
 use crate::policy::{
-    facts::{Access, Census, Fact, FactQuery, Facts, Installed, Lease, PersistentVolume, VolumeAttachment},
+    facts::{Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, NodeSummary, Observed},
     json::{Object, null_is_default},
-    node::Node,
-    pod::Pod,
-    request::{Request, User},
-    source::{
-        bare_metal_host::{self, BareMetalHost},
-        fence_agents_remediation::{self, FenceAgentsRemediation},
-        network_fence::{self, NetworkFence},
-        self_node_remediation::{self, SelfNodeRemediation},
+    object::{
+        lease::Lease,
+        node::Node,
+        pod::Pod,
+        volume::{PersistentVolume, VolumeAttachment},
     },
+    request::{Request, User},
 };
-
-/// The API group and resource that break-glass and attest are rights on.
-pub(super) const VIRTUAL_GROUP: &str = "fencegate.dev";
-pub(super) const VIRTUAL_RESOURCE: &str = "nodes";
 
 /// The example cluster that comes with the program: `worker-2` is dead, a database pod and its volume are still on it.
 const EXAMPLE: &str = include_str!("example.yaml");
@@ -49,13 +44,11 @@ pub struct Objects {
     volume_attachments: Vec<VolumeAttachment>,
     persistent_volumes: BTreeMap<String, PersistentVolume>,
     access_reviews: Vec<AccessReview>,
-    fence_agents_remediations: Vec<FenceAgentsRemediation>,
-    self_node_remediations: Vec<SelfNodeRemediation>,
-    network_fences: Vec<NetworkFence>,
-    bare_metal_hosts: Vec<BareMetalHost>,
+    /// By kind, as JSON. A kind without an entry is not installed.
+    custom: BTreeMap<CustomKind, Vec<Value>>,
 }
 
-/// Why a file is no cluster.
+/// Why a file does not describe a cluster.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
     #[error("neither JSON nor YAML: {0}")]
@@ -111,15 +104,33 @@ impl Snapshot {
     /// The example cluster that comes with the program.
     ///
     /// # Errors
-    /// Never, as a test holds; it is read like any other file.
+    /// Never: a test reads it.
     pub fn example() -> Result<Self, SnapshotError> {
         Self::parse(EXAMPLE)
     }
 
-    /// Reads a file's text: JSON or YAML, one document or several, Lists taken apart.
+    /// Reads a file's text: JSON or YAML, one document or several, objects or Lists of them.
     ///
     /// # Errors
-    /// If it is neither, or an object of a kind that the gate reads is malformed. Other kinds are passed over.
+    /// If it is neither, or an object of a kind that the gate reads is malformed. Objects of other
+    /// kinds are ignored.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use fencegate::cluster::Snapshot;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let pods = "kind: Pod\nmetadata: {name: db-0, namespace: prod}\nspec: {nodeName: worker-2}\n";
+    /// assert!(matches!(Snapshot::parse(pods)?, Snapshot::Objects(_)));
+    ///
+    /// let line = r#"{"event": "decision", "facts": {"now": "2026-11-22T10:20:00Z"}}"#;
+    /// assert_eq!(Snapshot::parse(line)?.recorded_at(), Some("2026-11-22T10:20:00Z".parse()?));
+    ///
+    /// assert!(Snapshot::parse("hello: [").is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn parse(text: &str) -> Result<Self, SnapshotError> {
         let documents = documents(text)?;
         let is_decision = |document: &&Value| document.get("event").and_then(Value::as_str) == Some("decision");
@@ -132,7 +143,7 @@ impl Snapshot {
         }
         let mut objects = Objects::default();
         for document in documents {
-            objects.take(document, None)?;
+            objects.insert(document, None)?;
         }
         Ok(Self::Objects(Box::new(objects)))
     }
@@ -157,53 +168,43 @@ impl Snapshot {
 impl Objects {
     fn read(&self, request: &Request, query: &FactQuery, now: Timestamp) -> Facts {
         let mut facts = Facts::at(now);
-        let node = &request.node;
         for fact in query {
-            match fact {
-                Fact::Lease => facts.lease = Some(observed(now, Ok(self.leases.get(node).cloned()))),
-                Fact::Pods => {
-                    let bound = self.pods.iter().filter(|pod| pod.spec.node_name == *node);
-                    facts.pods = Some(observed(now, Ok(bound.cloned().collect())));
-                }
-                Fact::VolumeAttachments => {
-                    let of_node = self.volume_attachments.iter().filter(|volume| volume.spec.node_name == *node);
-                    facts.volume_attachments = Some(observed(now, Ok(of_node.cloned().collect())));
-                }
-                Fact::Nodes => facts.nodes = Some(observed(now, Ok(Census::of(&self.nodes, node)))),
-                Fact::Access(verb) => {
-                    let access = self.access(&request.user, verb.name(), node);
-                    facts.access.insert(*verb, observed(now, Ok(access)));
-                }
-                Fact::FenceAgentsRemediations => {
-                    let about =
-                        about(&self.fence_agents_remediations, |it| fence_agents_remediation::is_about(it, node));
-                    facts.fence_agents_remediations = Some(observed(now, Ok(about)));
-                }
-                Fact::SelfNodeRemediations => {
-                    let about = about(&self.self_node_remediations, |it| self_node_remediation::is_about(it, node));
-                    facts.self_node_remediations = Some(observed(now, Ok(about)));
-                }
-                Fact::NetworkFences => {
-                    let about =
-                        about(&self.network_fences, |it| network_fence::is_about(it, request.write.condition()));
-                    facts.network_fences = Some(observed(now, Ok(about)));
-                }
-                Fact::BareMetalHosts => {
-                    let about =
-                        about(&self.bare_metal_hosts, |it| bare_metal_host::is_about(it, request.write.condition()));
-                    facts.bare_metal_hosts = Some(observed(now, Ok(about)));
-                }
-            }
+            facts.learn(now, self.fact(*fact, request));
         }
-        let volumes = facts
-            .volumes_in_question()
-            .into_iter()
-            .map(|name| (name.to_owned(), observed(now, Ok(self.persistent_volumes.get(name).cloned()))));
+        let volumes = facts.volumes_in_question().into_iter().map(|name| {
+            (name.to_owned(), Observed::Known { at: now, value: self.persistent_volumes.get(name).cloned() })
+        });
         facts.persistent_volumes = volumes.collect();
         facts
     }
 
-    /// What the recorded SubjectAccessReviews say: one that allows and none that denies, else no.
+    fn fact(&self, fact: Fact, request: &Request) -> FactValue {
+        let node = &request.node;
+        match fact {
+            Fact::Lease => FactValue::Lease(self.leases.get(node).cloned()),
+            Fact::Pods => {
+                let bound = self.pods.iter().filter(|pod| pod.spec.node_name == *node);
+                FactValue::Pods(bound.cloned().collect())
+            }
+            Fact::VolumeAttachments => {
+                let of_node = self.volume_attachments.iter().filter(|volume| volume.spec.node_name == *node);
+                FactValue::VolumeAttachments(of_node.cloned().collect())
+            }
+            Fact::Nodes => FactValue::Nodes(NodeSummary::of(&self.nodes, node)),
+            Fact::Access(verb) => FactValue::Access(verb, self.access(&request.user, verb.name(), node)),
+            Fact::Custom(kind) => FactValue::Custom(kind, self.custom(kind, request.write.current())),
+        }
+    }
+
+    /// The objects of a custom kind that are about the node.
+    fn custom(&self, kind: CustomKind, node: &Node) -> Installed<Value> {
+        let about = |objects: &Vec<Value>| {
+            objects.iter().filter(|object| kind.may_be_about(object, node)).cloned().collect::<Vec<_>>()
+        };
+        self.custom.get(&kind).map(about)
+    }
+
+    /// What the recorded SubjectAccessReviews say: yes if one allows and none denies.
     fn access(&self, user: &User, verb: &str, node: &str) -> Access {
         let mut about = self.access_reviews.iter().filter(|review| review.is_about(user, verb, node)).peekable();
         let recorded = about.peek().is_some();
@@ -213,8 +214,9 @@ impl Objects {
         Access { allowed: recorded && allowed && !denied }
     }
 
-    /// Sorts an object in by its kind. Items of a typed list, as the API itself returns them, have no kind of their own.
-    fn take(&mut self, object: Value, kind_in_list: Option<&str>) -> Result<(), SnapshotError> {
+    /// Adds an object by its kind. Items of a typed list, as the API itself returns them, have no kind
+    /// of their own.
+    fn insert(&mut self, object: Value, kind_in_list: Option<&str>) -> Result<(), SnapshotError> {
         let text = |field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
         let kind = match (text("kind"), kind_in_list) {
             (Some(kind), _) => kind,
@@ -230,7 +232,7 @@ impl Objects {
             (_, Some(item_kind)) => {
                 let item_kind = Some(item_kind).filter(|kind| !kind.is_empty());
                 let items = object.get("items").and_then(Value::as_array).cloned().unwrap_or_default();
-                items.into_iter().try_for_each(|item| self.take(item, item_kind))?;
+                items.into_iter().try_for_each(|item| self.insert(item, item_kind))?;
             }
             ("Node", _) => self.nodes.push(typed(&kind, &name, object)?),
             ("Lease", _) if namespace == "kube-node-lease" => {
@@ -242,23 +244,20 @@ impl Objects {
                 self.persistent_volumes.insert(name.clone(), typed(&kind, &name, object)?);
             }
             ("SubjectAccessReview", _) => self.access_reviews.push(typed(&kind, &name, object)?),
-            ("FenceAgentsRemediation", _) => self.fence_agents_remediations.push(typed(&kind, &name, object)?),
-            ("SelfNodeRemediation", _) => self.self_node_remediations.push(typed(&kind, &name, object)?),
-            ("NetworkFence", _) => self.network_fences.push(typed(&kind, &name, object)?),
-            ("BareMetalHost", _) => self.bare_metal_hosts.push(typed(&kind, &name, object)?),
-            _ => {}
+            (other, _) => {
+                if let Some(custom) = CustomKind::ALL.iter().find(|custom| custom.kind().name == other) {
+                    custom.check(&object).map_err(|source| SnapshotError::Object { kind, name, source })?;
+                    self.custom.entry(*custom).or_default().push(object);
+                }
+            }
         }
         Ok(())
     }
 }
 
-/// The objects about the node; of a kind of which the file has none it is taken that it is not installed.
-fn about<T: Clone>(objects: &[T], is_about: impl Fn(&T) -> bool) -> Installed<T> {
-    (!objects.is_empty()).then(|| objects.iter().filter(|object| is_about(object)).cloned().collect())
-}
-
 impl AccessReview {
-    /// Whether this answers for that requester, verb and node. What a recorded review leaves open it says about all.
+    /// Whether this answers for that requester, verb and node. A field that a recorded review leaves
+    /// out matches everything.
     fn is_about(&self, user: &User, verb: &str, node: &str) -> bool {
         let ResourceAttributes { group, resource, name, verb: recorded_verb } = &self.spec.resource_attributes;
         let matches = |recorded: &str, asked: &str| recorded == "*" || recorded == asked;
@@ -280,14 +279,14 @@ fn typed<T: DeserializeOwned>(kind: &str, name: &str, object: Value) -> Result<T
     })
 }
 
-/// JSON first: it is what large dumps come in, and the faster of the two by far.
+/// Tries JSON first: large dumps are JSON, and reading it is far faster.
 fn documents(text: &str) -> Result<Vec<Value>, SnapshotError> {
     let text = text.strip_prefix('\u{feff}').map_or(Cow::Borrowed(text), Cow::Borrowed);
     if let Ok(documents) = serde_json::Deserializer::from_str(&text).into_iter().collect() {
         return Ok(documents);
     }
-    // A dump of a real cluster is larger than any budget against hostile YAML would allow, and the operator's own.
-    // Kubernetes' YAML has two booleans; `off` and `yes` are words.
+    // A dump of a real cluster is larger than any budget against hostile YAML allows, and it is the
+    // operator's own. Kubernetes' YAML has two booleans; `off` and `yes` are words.
     let options = serde_saphyr::options! { budget: None, strict_booleans: true };
     serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| SnapshotError::Parse(error.to_string()))
 }
@@ -295,10 +294,7 @@ fn documents(text: &str) -> Result<Vec<Value>, SnapshotError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{
-        facts::{Observed, Verb},
-        request::Write,
-    };
+    use crate::policy::{facts::Verb, request::Write};
 
     fn request(user: &str, groups: &[&str]) -> Request {
         Request {
@@ -316,8 +312,8 @@ mod tests {
         )
     }
 
-    fn known<T: Clone>(observed: Option<Observed<T>>) -> T {
-        observed.unwrap().value().unwrap().clone()
+    fn known<T: Clone>(observed: Observed<T>) -> T {
+        observed.value().unwrap().clone()
     }
 
     const POD: &str = r#"{"kind":"Pod","metadata":{"name":"p"},"spec":{"nodeName":"n1"}}"#;

@@ -1,12 +1,9 @@
 //! Live reads: consistent, concurrent, paged, each under the call's deadline.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::{Mutex, PoisonError},
-};
+use std::future::Future;
 
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::{
     authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus},
     coordination::v1 as coordination,
@@ -14,32 +11,28 @@ use k8s_openapi::api::{
     storage::v1 as storage,
 };
 use kube::Client;
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    ReachError, VIRTUAL_GROUP, VIRTUAL_RESOURCE,
     api::{Api, ReadError, check_name, clustered, namespaced},
-    observed,
 };
 use crate::{
     clock::Clock,
     policy::{
         facts::{
-            Access, Census, Fact, FactQuery, Facts, Installed, Lease, Observed, PersistentVolume, Reading, Timing,
-            Verb, VolumeAttachment,
+            Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, NodeSummary, Observed, Reading, Timing,
+            Verb,
         },
-        node::Node,
-        pod::Pod,
+        object::{lease::Lease, node::Node, pod::Pod, volume::VolumeAttachment},
         request::{Request, User},
-        source::{
-            bare_metal_host::{self, BareMetalHost},
-            fence_agents_remediation, network_fence, self_node_remediation,
-        },
     },
 };
 
-/// Where kubelets renew their Leases (`k8s.io/api/core/v1`: `NamespaceNodeLease`).
+/// The namespace of the kubelets' Leases (`k8s.io/api/core/v1`: `NamespaceNodeLease`).
 const LEASE_NAMESPACE: &str = "kube-node-lease";
-/// The most that is told of an error.
+/// The most characters of an error that a message shows.
 const WHY_LENGTH: usize = 240;
 
 /// An API server.
@@ -53,59 +46,49 @@ impl Live {
         Self { api: Api::new(client) }
     }
 
-    /// Reads what `query` asks for, all at once; then the PersistentVolumes that the answers make necessary.
+    /// Reads what `query` asks for, all at once; then the PersistentVolumes that the answers make
+    /// necessary.
     pub async fn read(&self, request: &Request, query: &FactQuery, clock: &Clock, deadline: Instant) -> Reading {
-        let bound = Bound { query, clock, deadline, timings: Mutex::default() };
-        let (name, node) = (request.node.as_str(), request.write.condition());
-        let (lease, pods, volume_attachments, nodes, attest, break_glass, far, snr, network_fences, hosts) = tokio::join!(
-            bound.read_if(Fact::Lease, self.lease(name)),
-            bound.read_if(Fact::Pods, self.pods(name)),
-            bound.read_if(Fact::VolumeAttachments, self.volume_attachments(name)),
-            bound.read_if(Fact::Nodes, self.census(name)),
-            bound.read_if(Fact::Access(Verb::Attest), self.access(request, Verb::Attest)),
-            bound.read_if(Fact::Access(Verb::BreakGlass), self.access(request, Verb::BreakGlass)),
-            bound.read_if(
-                Fact::FenceAgentsRemediations,
-                self.api.list_custom(fence_agents_remediation::KIND, None, None, |remediation| {
-                    fence_agents_remediation::is_about(remediation, name)
-                })
-            ),
-            bound.read_if(
-                Fact::SelfNodeRemediations,
-                self.api.list_custom(self_node_remediation::KIND, None, None, |remediation| {
-                    self_node_remediation::is_about(remediation, name)
-                })
-            ),
-            bound.read_if(
-                Fact::NetworkFences,
-                self.api.list_custom(network_fence::KIND, None, None, |fence| network_fence::is_about(fence, node))
-            ),
-            bound.read_if(Fact::BareMetalHosts, self.bare_metal_host(node)),
-        );
-        let access = [(Verb::Attest, attest), (Verb::BreakGlass, break_glass)];
-        let mut facts = Facts {
-            lease,
-            pods,
-            volume_attachments,
-            nodes,
-            access: access.into_iter().filter_map(|(verb, access)| Some((verb, access?))).collect(),
-            fence_agents_remediations: far,
-            self_node_remediations: snr,
-            network_fences,
-            bare_metal_hosts: hosts,
-            ..Facts::at(clock.now())
-        };
-        facts.persistent_volumes = self.persistent_volumes(&facts, &bound).await;
+        let bound = Bound { clock, deadline };
+        let mut facts = Facts::at(clock.now());
+        let mut timings = Vec::new();
+        let reads = query.iter().map(|fact| bound.read(fact.name(), self.fact(*fact, request)));
+        for (fact, Read { at, result, timing }) in query.iter().zip(join_all(reads).await) {
+            match result {
+                Ok(value) => facts.learn(at, value),
+                Err(why) => facts.fail(at, *fact, why),
+            }
+            timings.push(timing);
+        }
+        let volumes: Vec<String> = facts.volumes_in_question().into_iter().map(str::to_owned).collect();
+        let builder = clustered::<core::PersistentVolume>();
+        let reads = volumes.iter().map(|name| bound.read("persistent_volumes", self.api.get(&builder, name)));
+        for (name, Read { at, result, timing }) in volumes.iter().zip(join_all(reads).await) {
+            facts.persistent_volumes.insert(name.clone(), Observed::new(at, result));
+            timings.push(timing);
+        }
         facts.now = clock.now();
-        Reading { facts, timings: bound.timings.into_inner().unwrap_or_else(PoisonError::into_inner) }
+        Reading { facts, timings }
     }
 
     /// Whether the API server answers.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub async fn reach(&self) -> Result<(), String> {
+    /// If it does not.
+    pub async fn reach(&self) -> Result<(), ReachError> {
         self.api.reach().await
+    }
+
+    async fn fact(&self, fact: Fact, request: &Request) -> Result<FactValue, ReadError> {
+        let node = &request.node;
+        Ok(match fact {
+            Fact::Lease => FactValue::Lease(self.lease(node).await?),
+            Fact::Pods => FactValue::Pods(self.pods(node).await?),
+            Fact::VolumeAttachments => FactValue::VolumeAttachments(self.volume_attachments(node).await?),
+            Fact::Nodes => FactValue::Nodes(self.nodes(node).await?),
+            Fact::Access(verb) => FactValue::Access(verb, self.access(request, verb).await?),
+            Fact::Custom(kind) => FactValue::Custom(kind, self.custom(kind, request.write.current()).await?),
+        })
     }
 
     async fn lease(&self, node: &str) -> Result<Option<Lease>, ReadError> {
@@ -118,41 +101,29 @@ impl Live {
         self.api.list(&clustered::<core::Pod>(), Some(&selector), |pod: Pod| Some(pod)).await
     }
 
-    /// There is no field selector for them: all are listed, those of the node kept.
+    /// VolumeAttachments have no field selector: all are listed, those of the node kept.
     async fn volume_attachments(&self, node: &str) -> Result<Vec<VolumeAttachment>, ReadError> {
         let of_node = |attachment: VolumeAttachment| (attachment.spec.node_name == node).then_some(attachment);
         self.api.list(&clustered::<storage::VolumeAttachment>(), None, of_node).await
     }
 
-    async fn census(&self, node: &str) -> Result<Census, ReadError> {
+    async fn nodes(&self, node: &str) -> Result<NodeSummary, ReadError> {
         let nodes: Vec<Node> = self.api.list(&clustered::<core::Node>(), None, Some).await?;
-        Ok(Census::of(&nodes, node))
+        Ok(NodeSummary::of(&nodes, node))
     }
 
-    /// The host that the node names, where it names one.
-    async fn bare_metal_host(&self, node: &Node) -> Result<Installed<BareMetalHost>, ReadError> {
-        let Some((namespace, host)) = bare_metal_host::named_by(node) else { return Ok(Some(Vec::new())) };
-        check_name(namespace)?;
-        check_name(host)?;
-        let selector = format!("metadata.name={host}");
-        let is_it = |host: &BareMetalHost| bare_metal_host::is_about(host, node);
-        self.api.list_custom(bare_metal_host::KIND, Some(namespace), Some(&selector), is_it).await
+    /// The objects of a custom kind that are about the node.
+    async fn custom(&self, kind: CustomKind, node: &Node) -> Result<Installed<Value>, ReadError> {
+        let scope = kind.scope(node);
+        for name in [scope.namespace, scope.name].into_iter().flatten() {
+            check_name(name)?;
+        }
+        let selector = scope.name.map(|name| format!("metadata.name={name}"));
+        let about = |object: Value| Some(object).filter(|object| kind.may_be_about(object, node));
+        self.api.list_custom(kind.kind(), scope.namespace, selector.as_deref(), about).await
     }
 
-    async fn persistent_volumes(
-        &self,
-        facts: &Facts,
-        bound: &Bound<'_>,
-    ) -> BTreeMap<String, Observed<Option<PersistentVolume>>> {
-        let builder = clustered::<core::PersistentVolume>();
-        let reads = facts.volumes_in_question().into_iter().map(|name| {
-            let builder = &builder;
-            async move { (name.to_owned(), bound.read("persistent_volumes", self.api.get(builder, name)).await) }
-        });
-        join_all(reads).await.into_iter().collect()
-    }
-
-    /// Asks on behalf of the requester, with all groups and extras.
+    /// Asks what the requester may do, with all groups and extras.
     async fn access(&self, request: &Request, verb: Verb) -> Result<Access, ReadError> {
         let User { name, uid, groups, extra } = request.user.clone();
         let review = SubjectAccessReview {
@@ -162,8 +133,8 @@ impl Live {
                 groups: Some(groups),
                 extra: Some(extra),
                 resource_attributes: Some(ResourceAttributes {
-                    group: Some(super::file::VIRTUAL_GROUP.to_owned()),
-                    resource: Some(super::file::VIRTUAL_RESOURCE.to_owned()),
+                    group: Some(VIRTUAL_GROUP.to_owned()),
+                    resource: Some(VIRTUAL_RESOURCE.to_owned()),
                     name: Some(request.node.clone()),
                     verb: Some(verb.name().to_owned()),
                     ..ResourceAttributes::default()
@@ -178,29 +149,31 @@ impl Live {
     }
 }
 
-/// The time that reads have, and what they took of it.
+/// What bounds every read of one decision.
 struct Bound<'a> {
-    query: &'a FactQuery,
     clock: &'a Clock,
     deadline: Instant,
-    timings: Mutex<Vec<Timing>>,
+}
+
+/// What came of one read.
+struct Read<T> {
+    /// When it ended, by the gate's clock.
+    at: Timestamp,
+    /// The value, or why there is none, in one line.
+    result: Result<T, String>,
+    timing: Timing,
 }
 
 impl Bound<'_> {
     /// Cancel-safe: a read that runs out of time is dropped with its request.
-    async fn read<T>(&self, fact: &'static str, read: impl Future<Output = Result<T, ReadError>>) -> Observed<T> {
+    async fn read<T>(&self, fact: &'static str, read: impl Future<Output = Result<T, ReadError>>) -> Read<T> {
         let start = Instant::now();
         let result = match timeout_at(self.deadline, read).await {
             Ok(result) => result.map_err(|error| one_line(&error.to_string())),
             Err(_) => Err(format!("no answer within {:.1}s", start.elapsed().as_secs_f64())),
         };
         let timing = Timing { fact, known: result.is_ok(), took: start.elapsed() };
-        self.timings.lock().unwrap_or_else(PoisonError::into_inner).push(timing);
-        observed(self.clock.now(), result)
-    }
-
-    async fn read_if<T>(&self, fact: Fact, read: impl Future<Output = Result<T, ReadError>>) -> Option<Observed<T>> {
-        if self.query.contains(&fact) { Some(self.read(fact.name(), read).await) } else { None }
+        Read { at: self.clock.now(), result, timing }
     }
 }
 

@@ -1,19 +1,19 @@
 //! Reads the facts that a decision needs: live from an API server, or from a file.
 //!
-//! The only module that names `kube::Client`. It makes no choices: what to read comes from
-//! [`facts_needed`](crate::policy::facts_needed), and whatever cannot be read becomes [`Observed::Unknown`] with a reason for people,
-//! never an error. Nothing is cached: the controllers that act on the taint work from stale caches, so the gate must not.
+//! It makes no choices: what to read comes from [`facts_needed`](crate::policy::facts_needed), and
+//! whatever cannot be read becomes [`Observed::Unknown`](crate::policy::facts::Observed) with a
+//! reason for people, never an error. Nothing is cached: the controllers that act on the taint work
+//! from stale caches, so the gate must not.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
     clock::Clock,
     policy::{
-        facts::{FactQuery, Observed, Reading},
+        facts::{FactQuery, Reading},
         request::Request,
     },
 };
@@ -23,25 +23,31 @@ pub mod file;
 pub mod live;
 pub mod registration;
 
+pub use api::ReachError;
 pub use file::Snapshot;
 pub use live::Live;
+
+/// The API group and resource of the rights `break-glass` and `attest`. It is served nowhere; RBAC
+/// needs no more than its name.
+const VIRTUAL_GROUP: &str = "fencegate.dev";
+const VIRTUAL_RESOURCE: &str = "nodes";
 
 /// Where facts come from.
 #[derive(Clone)]
 pub enum Cluster {
-    /// An API server, asked anew for every decision.
+    /// An API server, read anew for every decision.
     Live(Live),
-    /// What a file says the cluster is.
+    /// A file that describes a cluster.
     File(Arc<ArcSwap<Snapshot>>),
 }
 
 impl Cluster {
-    /// A cluster that is what a snapshot says.
+    /// A cluster as a snapshot describes it.
     pub fn of(snapshot: Snapshot) -> Self {
         Self::File(Arc::new(ArcSwap::from_pointee(snapshot)))
     }
 
-    /// Reads what `query` asks for. Ends by `deadline`: what is not there by then is not known.
+    /// Reads what `query` asks for. Ends by `deadline`: a fact that was not read by then is not known.
     pub async fn read(&self, request: &Request, query: &FactQuery, clock: &Clock, deadline: Instant) -> Reading {
         match self {
             Self::Live(live) => Box::pin(live.read(request, query, clock, deadline)).await,
@@ -54,19 +60,11 @@ impl Cluster {
     /// Whether the cluster answers at all.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub async fn reach(&self) -> Result<(), String> {
+    /// If it does not.
+    pub async fn reach(&self) -> Result<(), ReachError> {
         match self {
             Self::Live(live) => live.reach().await,
             Self::File(_) => Ok(()),
         }
-    }
-}
-
-/// A fact that came out either way at `at`.
-fn observed<T>(at: Timestamp, result: Result<T, String>) -> Observed<T> {
-    match result {
-        Ok(value) => Observed::Known { at, value },
-        Err(why) => Observed::Unknown { at, why },
     }
 }

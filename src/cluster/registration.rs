@@ -23,7 +23,7 @@ use kube::{
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::api::told;
+use super::api::describe;
 
 /// The name of the webhook configurations, and the field manager that owns their `caBundle`.
 const NAME: &str = "fencegate";
@@ -97,7 +97,7 @@ impl Registration {
     /// Why it could not be read, for people.
     pub async fn secret(&self) -> Result<Option<Stored>, String> {
         let read = within(self.secrets().get_opt(SECRET)).await;
-        let secret = read.map_err(|error| format!("Secret {}/{SECRET}: {}", self.namespace, told(&error)))?;
+        let secret = read.map_err(|error| format!("Secret {}/{SECRET}: {}", self.namespace, describe(&error)))?;
         Ok(secret.map(|secret| {
             let field = secret.data.as_ref().and_then(|data| data.get(FIELD));
             Stored { bytes: field.map(|bytes| bytes.0.clone()).unwrap_or_default(), secret }
@@ -126,7 +126,7 @@ impl Registration {
     /// # Errors
     /// Why it could not be read, for people.
     pub async fn lease(&self) -> Result<Option<Held>, String> {
-        let lease = within(self.leases().get_opt(NAME)).await.map_err(|error| self.about_lease(&told(&error)))?;
+        let lease = within(self.leases().get_opt(NAME)).await.map_err(|error| self.about_lease(&describe(&error)))?;
         Ok(lease.map(|lease| Held {
             holder: lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default(),
             version: lease.metadata.resource_version.clone().unwrap_or_default(),
@@ -169,13 +169,13 @@ impl Registration {
         let webhooks: Option<Vec<(String, Option<ByteString>)>> = match side {
             Side::Mutating => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&told(&error)))?;
+                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&describe(&error)))?;
                 let webhooks = read.map(|read| read.webhooks.unwrap_or_default().into_iter());
                 webhooks.map(|webhooks| webhooks.map(|hook| (hook.name, hook.client_config.ca_bundle)).collect())
             }
             Side::Validating => {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&told(&error)))?;
+                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&describe(&error)))?;
                 let webhooks = read.map(|read| read.webhooks.unwrap_or_default().into_iter());
                 webhooks.map(|webhooks| webhooks.map(|hook| (hook.name, hook.client_config.ca_bundle)).collect())
             }
@@ -208,7 +208,7 @@ impl Registration {
                 within(api.patch(NAME, &params, &patch)).await.map(|_| ())
             }
         };
-        written.map_err(|error| format!("{kind} {NAME}: {}", told(&error)))
+        written.map_err(|error| format!("{kind} {NAME}: {}", describe(&error)))
     }
 
     fn secrets(&self) -> Api<Secret> {
@@ -241,6 +241,6 @@ fn outcome<T>(written: Result<T, kube::Error>) -> Result<Written, String> {
         Ok(_) => Ok(Written::Done),
         // Created or replaced by someone else since it was read.
         Err(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT => Ok(Written::Outrun),
-        Err(error) => Err(told(&error)),
+        Err(error) => Err(describe(&error)),
     }
 }

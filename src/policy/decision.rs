@@ -1,15 +1,16 @@
-//! What was decided, and everything that is told about it: to the user, to the audit log, to the metrics.
+//! What was decided, and all that the user, the audit log and the metrics learn of it.
 
 use super::{
     annotation::{self, OVERRIDDEN, closest_known},
-    evidence::quoted,
-    facts::Facts,
-    node::Node,
-    question::Question,
-    reason::{Code, Forgery, Mode, Reason, Unread},
+    assessment::Assessment,
+    facts::Unread,
+    object::node::Node,
+    proposal::Proposal,
+    reason::{Code, Forgery, Mode, Reason},
+    record::stamp::{self, Stamps},
     rules::{self, Outcome},
     source::{Fence, Source},
-    stamp::{self, Stamps},
+    text::quoted,
     transition::Transitions,
 };
 
@@ -54,12 +55,13 @@ impl Finding {
 /// What became of the break-glass annotation (contract section 7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BreakGlass {
-    /// None there, or nothing that it was needed for.
+    /// There is none, or the write did not need it.
     #[default]
     Unused,
-    /// It turned the denial into warnings; its reason, verbatim.
+    /// It turned the denial into warnings. Its reason, verbatim.
     Used(String),
-    /// The stored Node's `overridden` stamp holds the same reason: it worked before and does not again.
+    /// The stored Node's `overridden` stamp has the same reason: it was used before and does not count
+    /// again.
     Spent,
 }
 
@@ -77,8 +79,8 @@ impl BreakGlass {
 pub const WARNING_LENGTH: usize = 120;
 
 impl Decision {
-    /// Nothing that the gate guards: allowed.
-    pub fn nothing() -> Self {
+    /// A write that touches nothing the gate guards: allowed.
+    pub fn unrelated() -> Self {
         Self {
             node: String::new(),
             transitions: Transitions::default(),
@@ -94,40 +96,28 @@ impl Decision {
     /// A request with a `uid` that could not be understood.
     pub fn malformed(node: String, why: String) -> Self {
         let finding = Finding::new(Reason::ReviewMalformed { why }, Mode::Enforce);
-        Self { node, allowed: false, findings: vec![finding], ..Self::nothing() }
+        Self { node, allowed: false, findings: vec![finding], ..Self::unrelated() }
     }
 
-    /// Draws the sum of what the rules found.
-    pub(super) fn of(
-        question: &Question<'_>,
-        facts: &Facts,
-        outcomes: impl Iterator<Item = (Code, Mode, Outcome)>,
-    ) -> Self {
+    /// Combines what the rules found into a verdict.
+    pub(super) fn of(assessment: &Assessment<'_>, outcomes: impl Iterator<Item = (Code, Mode, Outcome)>) -> Self {
+        let proposal = &assessment.proposal;
         let mut notices = Vec::new();
-        let mut findings = gathered(outcomes, &mut notices);
-        let break_glass = break_glass(question, facts, &mut findings);
-        findings.extend(marked_unused(question, &findings, &break_glass));
+        let mut findings = gather(outcomes, &mut notices);
+        let break_glass = use_break_glass(assessment, &mut findings);
+        findings.extend(marked_unused(proposal, &findings, &break_glass));
         findings.sort_by_key(|finding| finding.reason.code());
-        let mut warnings = Vec::new();
-        if let Some(reason) = break_glass.used() {
-            warnings.push(format!("break-glass used, this is on record: {}", quoted(reason)));
-        }
-        let told =
-            |finding: &Finding| (!finding.denies()).then(|| format!("{}: {}", finding.reason.code(), finding.reason));
-        warnings.extend(findings.iter().filter_map(told));
-        warnings.extend(notices);
-        warnings.extend(unknown_keys(question));
         let allowed = !findings.iter().any(Finding::denies);
-        let is_completed = allowed && !question.transitions.is_none();
+        let is_completed = allowed && !proposal.transitions.is_none();
         Self {
-            node: question.request.node.clone(),
-            transitions: question.transitions.clone(),
+            node: proposal.request.node.clone(),
+            transitions: proposal.transitions.clone(),
             allowed,
-            stamps: if is_completed { stamp::stamps(question, break_glass.used(), facts.now) } else { Stamps::new() },
+            stamps: if is_completed { stamp::stamps(assessment, break_glass.used()) } else { Stamps::new() },
+            warnings: warnings(proposal, &findings, break_glass.used(), notices),
             findings,
-            fence: question.fence.as_ref().ok().cloned(),
+            fence: assessment.fence().cloned(),
             break_glass,
-            warnings: warnings.iter().map(|warning| one_line(warning)).collect(),
         }
     }
 
@@ -160,9 +150,9 @@ impl Decision {
     }
 }
 
-/// One finding for each failed check, and one for all facts that enforced checks missed. What a check that only warns could
-/// not look at is told, no more.
-fn gathered(outcomes: impl Iterator<Item = (Code, Mode, Outcome)>, notices: &mut Vec<String>) -> Vec<Finding> {
+/// One finding for each failed check, and one for all facts that enforced checks could not read. A
+/// check that only warns and could not read a fact says so in a notice.
+fn gather(outcomes: impl Iterator<Item = (Code, Mode, Outcome)>, notices: &mut Vec<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut missed: Vec<Unread> = Vec::new();
     for (code, mode, outcome) in outcomes {
@@ -189,15 +179,16 @@ fn unavailable(mut unread: Vec<Unread>) -> Option<Finding> {
     (!unread.is_empty()).then(|| Finding::new(Reason::FactsUnavailable { unread }, Mode::Enforce))
 }
 
-/// Waives what a break-glass can waive, if it carries the write through: all of it or nothing.
-fn break_glass(question: &Question<'_>, facts: &Facts, findings: &mut Vec<Finding>) -> BreakGlass {
+/// Waives all denials if there is a break-glass that may waive every one of them, else none.
+fn use_break_glass(assessment: &Assessment<'_>, findings: &mut Vec<Finding>) -> BreakGlass {
+    let proposal = &assessment.proposal;
     if !findings.iter().any(Finding::denies) {
         return BreakGlass::Unused;
     }
-    let Some(reason) = question.break_glass() else {
-        return if question.break_glass_is_spent() { BreakGlass::Spent } else { BreakGlass::Unused };
+    let Some(reason) = proposal.break_glass() else {
+        return if proposal.break_glass_is_spent() { BreakGlass::Spent } else { BreakGlass::Unused };
     };
-    let access = rules::may_break_glass(question, facts);
+    let access = rules::may_break_glass(assessment);
     if access.failed.is_some() || !access.unread.is_empty() {
         let is_there = |code| findings.iter().any(|finding| finding.denies() && finding.reason.code() == code);
         if !is_there(Code::NotAuthorized) {
@@ -215,20 +206,35 @@ fn break_glass(question: &Question<'_>, facts: &Facts, findings: &mut Vec<Findin
     BreakGlass::Used(reason.to_owned())
 }
 
-/// A break-glass that is marked as used though nothing needed it: no such mark is the gate's. Where the gate's first pass rewrote the
-/// evidence, what it was needed for may be gone by the second.
-fn marked_unused(question: &Question<'_>, findings: &[Finding], break_glass: &BreakGlass) -> Option<Finding> {
-    let is_marked = question.writes(OVERRIDDEN) && !findings.iter().any(Finding::denies);
+/// A break-glass that the write marks as used although nothing needed it: the gate writes no such
+/// mark. If the gate's first pass replaced the evidence, what the break-glass was needed for may be
+/// gone by the second.
+fn marked_unused(proposal: &Proposal<'_>, findings: &[Finding], break_glass: &BreakGlass) -> Option<Finding> {
+    let is_marked = proposal.writes(OVERRIDDEN) && !findings.iter().any(Finding::denies);
     let why = || "marks a break-glass as used that was not needed".to_owned();
     let reason = || Reason::StampForged { stamps: vec![Forgery { key: OVERRIDDEN, why: why() }] };
-    (is_marked && break_glass.used().is_none() && !question.rewrites_evidence())
+    (is_marked && break_glass.used().is_none() && !proposal.replaces_evidence())
         .then(|| Finding::new(reason(), Mode::Enforce))
 }
 
+/// All warnings, each cut to [`WARNING_LENGTH`].
+fn warnings(
+    proposal: &Proposal<'_>,
+    findings: &[Finding],
+    break_glass: Option<&str>,
+    notices: Vec<String>,
+) -> Vec<String> {
+    let used = break_glass.map(|reason| format!("break-glass used, this is on record: {}", quoted(reason)));
+    let tolerated = findings.iter().filter(|finding| !finding.denies());
+    let found = tolerated.map(|finding| format!("{}: {}", finding.reason.code(), finding.reason));
+    let all = used.into_iter().chain(found).chain(notices).chain(unknown_keys(proposal));
+    all.map(|warning| one_line(&warning)).collect()
+}
+
 /// Keys under the gate's prefix that this write sets and that mean nothing.
-fn unknown_keys(question: &Question<'_>) -> Vec<String> {
-    let keys = question.request.write.after().into_iter().flat_map(Node::gate_annotations).map(|(key, _)| key);
-    keys.filter(|key| !annotation::known().any(|known| known == *key) && question.writes(key))
+fn unknown_keys(proposal: &Proposal<'_>) -> Vec<String> {
+    let keys = proposal.request.write.after().into_iter().flat_map(Node::gate_annotations).map(|(key, _)| key);
+    keys.filter(|key| !annotation::known().any(|known| known == *key) && proposal.writes(key))
         .map(|key| format!("{} means nothing to fencegate, did you mean {}?", shortened(key), closest_known(key)))
         .collect()
 }

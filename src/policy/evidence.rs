@@ -4,7 +4,10 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use super::annotation::{self, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF};
+use super::{
+    annotation::{self, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF},
+    text::{is_printable, quoted},
+};
 
 /// What was done to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,21 @@ impl fmt::Display for Malformed {
     }
 }
 
+impl fmt::Display for Flaws {
+    /// `a, b are not set, c is malformed`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let clause = |keys: &[&str], one: &str, many: &str| match keys {
+            [] => None,
+            [key] => Some(format!("{key} {one}")),
+            keys => Some(format!("{} {many}", keys.join(", "))),
+        };
+        let malformed: Vec<&str> = self.malformed.iter().map(|value| value.key).collect();
+        let clauses =
+            [clause(&self.missing, "is not set", "are not set"), clause(&malformed, "is malformed", "are malformed")];
+        formatter.write_str(&clauses.into_iter().flatten().collect::<Vec<_>>().join(", "))
+    }
+}
+
 impl Evidence {
     /// Reads the evidence from annotations, as `value` looks them up.
     ///
@@ -129,39 +147,6 @@ fn unprintable(value: &str, is_required: bool, most: usize) -> Option<String> {
     } else {
         None
     }
-}
-
-/// Whether a character shows as itself: no control character, and none that reorders, joins or hides what stands around it
-/// (a record that reads differently from what it says is no record).
-pub fn is_printable(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e000}'..='\u{f8ff}'
-            | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..='\u{10ffff}')
-}
-
-/// A value in double quotes, on one line, shortened: safe to show on a terminal.
-pub fn quoted(value: &str) -> String {
-    /// Enough to recognise a value by.
-    const SHOWN: usize = 80;
-    let mut shown: String = value
-        .chars()
-        .take(SHOWN)
-        .flat_map(|character| {
-            match character {
-                '"' | '\\' => format!("\\{character}"),
-                _ if is_printable(character) => character.to_string(),
-                _ => character.escape_unicode().to_string(),
-            }
-            .chars()
-            .collect::<Vec<_>>()
-        })
-        .collect();
-    if value.chars().nth(SHOWN).is_some() {
-        shown.push('…');
-    }
-    format!("\"{shown}\"")
 }
 
 /// Reads an RFC 3339 time: date, `T`, time of day with seconds, and an offset. Digits beyond nanoseconds are dropped.
@@ -275,11 +260,5 @@ mod tests {
         assert!(
             flaws.malformed[0].to_string().starts_with(r#"fencegate.dev/method="shouted-at" is not one of power-off,"#)
         );
-    }
-
-    #[test]
-    fn a_quoted_value_stays_on_its_line_and_short() {
-        assert_eq!(quoted("a\"b\n"), "\"a\\\"b\\u{a}\"");
-        assert_eq!(quoted(&"x".repeat(5000)).chars().count(), 83);
     }
 }

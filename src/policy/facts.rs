@@ -1,24 +1,33 @@
-//! What is known: facts about the cluster as they were read for one decision, each known or not known and why.
+//! What is known about the cluster: facts as they were read for one decision, each known or not
+//! known, and why.
 //!
-//! [`facts_needed`](super::facts_needed) names them, `cluster` reads them, [`decide`](super::decide) judges by them. A fact that was not read is
-//! not known, so forgetting to read one can only deny. The types read and write the JSON shape of the Kubernetes objects
-//! they stand for, less what the gate does not judge: an audit line holds them whole, and can be replayed from it.
+//! [`facts_needed`](super::facts_needed) names them, `cluster` reads them, [`decide`](super::decide)
+//! judges by them. A fact that was not read is not known, so forgetting to read one can only deny.
+//! An audit line holds the facts of its decision whole, and the decision can be made again from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    fmt,
     time::Duration,
 };
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{
-    json::{null_is_default, object_or_null},
-    node::Node,
-    pod::Pod,
-    source::{
-        bare_metal_host::BareMetalHost, fence_agents_remediation::FenceAgentsRemediation, network_fence::NetworkFence,
+    json::Object,
+    object::{
+        bare_metal_host::BareMetalHost,
+        custom::{CustomResource, Kind, Scope},
+        fence_agents_remediation::FenceAgentsRemediation,
+        lease::Lease,
+        network_fence::NetworkFence,
+        node::Node,
+        pod::Pod,
         self_node_remediation::SelfNodeRemediation,
+        volume::{PersistentVolume, VolumeAttachment},
     },
 };
 
@@ -28,12 +37,14 @@ use super::{
 pub enum Verb {
     /// May write evidence and place the taint, with `authorization.attest: rbac`.
     Attest,
-    /// May go against the gate (contract section 7).
+    /// May overrule the gate (contract section 7).
     BreakGlass,
 }
 
 impl Verb {
-    /// The role in the manifests that gives the right.
+    pub const ALL: [Self; 2] = [Self::Attest, Self::BreakGlass];
+
+    /// The ClusterRole in the manifests that grants the right.
     pub fn role(self) -> &'static str {
         match self {
             Self::Attest => "fencegate-attester",
@@ -57,25 +68,27 @@ pub enum Fact {
     Lease,
     /// Pods bound to the node.
     Pods,
-    /// VolumeAttachments that name the node, and the PersistentVolumes behind those that a pod may keep
-    /// ([`Facts::volumes_in_question`]).
+    /// VolumeAttachments that name the node, and the PersistentVolumes behind those that a pod may
+    /// keep ([`Facts::volumes_in_question`]).
     VolumeAttachments,
     /// Every Node's taints.
     Nodes,
     /// What RBAC lets the requester do to the node.
     Access(Verb),
-    /// FenceAgentsRemediations about the node.
-    FenceAgentsRemediations,
-    /// SelfNodeRemediations about the node.
-    SelfNodeRemediations,
-    /// NetworkFences that cover an address of the node.
-    NetworkFences,
-    /// The BareMetalHost that the node names.
-    BareMetalHosts,
+    /// Custom resources about the node.
+    Custom(CustomKind),
 }
 
 impl Fact {
-    /// In metrics.
+    /// Every fact there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [Self::Lease, Self::Pods, Self::VolumeAttachments, Self::Nodes]
+            .into_iter()
+            .chain(Verb::ALL.map(Self::Access))
+            .chain(CustomKind::ALL.iter().copied().map(Self::Custom))
+    }
+
+    /// The label in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Lease => "lease",
@@ -83,24 +96,24 @@ impl Fact {
             Self::VolumeAttachments => "volume_attachments",
             Self::Nodes => "nodes",
             Self::Access(_) => "access",
-            Self::FenceAgentsRemediations => "fence_agents_remediations",
-            Self::SelfNodeRemediations => "self_node_remediations",
-            Self::NetworkFences => "network_fences",
-            Self::BareMetalHosts => "bare_metal_hosts",
+            Self::Custom(kind) => kind.name(),
         }
     }
 }
 
-/// Objects of a kind that a cluster may not have: `None` where it does not.
-pub type Installed<T> = Option<Vec<T>>;
-
-/// The facts that a decision needs: all of them independent of each other, so that they can be read at once.
+/// The facts that a decision needs. All are independent of each other and can be read at once.
 pub type FactQuery = BTreeSet<Fact>;
 
+/// The objects of a custom kind; `None` where the kind is not installed.
+pub type Installed<T> = Option<Vec<T>>;
+
 /// A fact as it was read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Observed<T> {
+    /// Nobody asked for it.
+    #[default]
+    NotRead,
     /// Read at `at` by the gate's clock.
     Known { at: Timestamp, value: T },
     /// Could not be read; `why` is for people, in one line.
@@ -108,42 +121,240 @@ pub enum Observed<T> {
 }
 
 impl<T> Observed<T> {
+    /// A fact that was asked for at `at`.
+    pub fn new<E: fmt::Display>(at: Timestamp, result: Result<T, E>) -> Self {
+        match result {
+            Ok(value) => Self::Known { at, value },
+            Err(error) => Self::Unknown { at, why: error.to_string() },
+        }
+    }
+
     /// The value, or why there is none.
+    ///
+    /// # Errors
+    /// Why the fact is not known, for people.
     pub fn value(&self) -> Result<&T, &str> {
         match self {
+            Self::NotRead => Err("it was not read"),
             Self::Known { value, .. } => Ok(value),
             Self::Unknown { why, .. } => Err(why),
         }
     }
+
+    fn is_not_read(&self) -> bool {
+        matches!(self, Self::NotRead)
+    }
 }
 
-/// Everything that was read for one decision. `None` is a fact that was not asked for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+impl Observed<Infallible> {
+    /// The same lack of knowledge, about any type.
+    fn of<T>(self) -> Observed<T> {
+        match self {
+            Self::NotRead => Observed::NotRead,
+            Self::Known { value, .. } => match value {},
+            Self::Unknown { at, why } => Observed::Unknown { at, why },
+        }
+    }
+}
+
+/// What a fact turned out to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FactValue {
+    /// `None`: the Lease does not exist.
+    Lease(Option<Lease>),
+    Pods(Vec<Pod>),
+    VolumeAttachments(Vec<VolumeAttachment>),
+    Nodes(NodeSummary),
+    Access(Verb, Access),
+    /// Objects of a custom kind, as JSON.
+    Custom(CustomKind, Installed<Value>),
+}
+
+/// Everything that was read for one decision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
     /// The gate's clock at the decision.
     pub now: Timestamp,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease: Option<Observed<Option<Lease>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pods: Option<Observed<Vec<Pod>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volume_attachments: Option<Observed<Vec<VolumeAttachment>>>,
-    /// By name; a PersistentVolume that does not exist is known to be none.
+    #[serde(default, skip_serializing_if = "Observed::is_not_read")]
+    pub lease: Observed<Option<Lease>>,
+    #[serde(default, skip_serializing_if = "Observed::is_not_read")]
+    pub pods: Observed<Vec<Pod>>,
+    #[serde(default, skip_serializing_if = "Observed::is_not_read")]
+    pub volume_attachments: Observed<Vec<VolumeAttachment>>,
+    /// By name; `None` is a PersistentVolume that does not exist.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub persistent_volumes: BTreeMap<String, Observed<Option<PersistentVolume>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nodes: Option<Observed<Census>>,
+    #[serde(default, skip_serializing_if = "Observed::is_not_read")]
+    pub nodes: Observed<NodeSummary>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub access: BTreeMap<Verb, Observed<Access>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub fence_agents_remediations: Option<Observed<Installed<FenceAgentsRemediation>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub self_node_remediations: Option<Observed<Installed<SelfNodeRemediation>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network_fences: Option<Observed<Installed<NetworkFence>>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bare_metal_hosts: Option<Observed<Installed<BareMetalHost>>>,
+    #[serde(default, flatten)]
+    pub custom: CustomFacts,
+}
+
+/// A custom kind's row: its field in [`CustomFacts`], which names it in metrics too, and its type.
+macro_rules! custom_kinds {
+    ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident,)+) => {
+        /// A kind of custom resource that an evidence source reads.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum CustomKind {
+            $($(#[doc = $doc])+ $kind,)+
+        }
+
+        /// What is known of custom resources about the node.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        pub struct CustomFacts {
+            $(#[serde(skip_serializing_if = "Observed::is_not_read")]
+            pub $field: Observed<Installed<$kind>>,)+
+        }
+
+        impl CustomKind {
+            pub const ALL: &[Self] = &[$(Self::$kind,)+];
+
+            /// Where the API server serves it.
+            pub fn kind(self) -> Kind {
+                match self { $(Self::$kind => <$kind as CustomResource>::KIND,)+ }
+            }
+
+            /// The least that has to be listed to find the objects about a node.
+            pub fn scope(self, node: &Node) -> Scope<'_> {
+                match self { $(Self::$kind => <$kind as CustomResource>::scope(node),)+ }
+            }
+
+            /// Whether an object is about a node. One that cannot be read may be.
+            pub fn may_be_about(self, object: &Value, node: &Node) -> bool {
+                match self { $(Self::$kind => read::<$kind>(object).map_or(true, |object| object.is_about(node)),)+ }
+            }
+
+            /// Whether an object has the shape of this kind.
+            ///
+            /// # Errors
+            /// If it does not.
+            pub fn check(self, object: &Value) -> Result<(), serde_json::Error> {
+                match self { $(Self::$kind => read::<$kind>(object).map(drop),)+ }
+            }
+
+            /// The label in metrics.
+            fn name(self) -> &'static str {
+                match self { $(Self::$kind => stringify!($field),)+ }
+            }
+        }
+
+        impl CustomFacts {
+            fn learn(&mut self, at: Timestamp, kind: CustomKind, objects: Installed<Value>) {
+                let unreadable = |error| format!("a {} could not be understood: {error}", kind.kind().name);
+                match kind {
+                    $(CustomKind::$kind => self.$field = Observed::new(at, read_all(objects).map_err(unreadable)),)+
+                }
+            }
+
+            fn put(&mut self, kind: CustomKind, missing: Observed<Infallible>) {
+                match kind { $(CustomKind::$kind => self.$field = missing.of(),)+ }
+            }
+        }
+    };
+}
+
+custom_kinds! {
+    /// FenceAgentsRemediations about the node.
+    fence_agents_remediations: FenceAgentsRemediation,
+    /// SelfNodeRemediations about the node.
+    self_node_remediations: SelfNodeRemediation,
+    /// NetworkFences that cover an address of the node.
+    network_fences: NetworkFence,
+    /// The BareMetalHost that the node names.
+    bare_metal_hosts: BareMetalHost,
+}
+
+fn read<T: CustomResource>(object: &Value) -> Result<T, serde_json::Error> {
+    Object::<T>::deserialize(object).map(|Object(object)| object)
+}
+
+fn read_all<T: CustomResource>(objects: Installed<Value>) -> Result<Installed<T>, serde_json::Error> {
+    objects.map(|objects| objects.iter().map(read).collect()).transpose()
+}
+
+impl Facts {
+    /// Nothing is known but the time.
+    pub fn at(now: Timestamp) -> Self {
+        Self { now, ..Self::default() }
+    }
+
+    /// Puts a fact that was read at `at` in its place.
+    pub fn learn(&mut self, at: Timestamp, value: FactValue) {
+        match value {
+            FactValue::Lease(value) => self.lease = Observed::Known { at, value },
+            FactValue::Pods(value) => self.pods = Observed::Known { at, value },
+            FactValue::VolumeAttachments(value) => self.volume_attachments = Observed::Known { at, value },
+            FactValue::Nodes(value) => self.nodes = Observed::Known { at, value },
+            FactValue::Access(verb, value) => {
+                self.access.insert(verb, Observed::Known { at, value });
+            }
+            FactValue::Custom(kind, objects) => self.custom.learn(at, kind, objects),
+        }
+    }
+
+    /// Notes that a fact could not be read; `why` is for people, in one line.
+    pub fn fail(&mut self, at: Timestamp, fact: Fact, why: String) {
+        self.put(fact, Observed::Unknown { at, why });
+    }
+
+    /// Forgets a fact, as if nobody had read it.
+    pub fn forget(&mut self, fact: Fact) {
+        self.put(fact, Observed::NotRead);
+    }
+
+    fn put(&mut self, fact: Fact, missing: Observed<Infallible>) {
+        match fact {
+            Fact::Lease => self.lease = missing.of(),
+            Fact::Pods => self.pods = missing.of(),
+            Fact::VolumeAttachments => self.volume_attachments = missing.of(),
+            Fact::Nodes => self.nodes = missing.of(),
+            Fact::Access(verb) => {
+                self.access.insert(verb, missing.of());
+            }
+            Fact::Custom(kind) => self.custom.put(kind, missing),
+        }
+    }
+
+    /// The names of the PersistentVolumes that decide whether an attachment blocks: those attached
+    /// while some pod may stay on the node with its claims. Empty where no pod could keep a volume,
+    /// which spares the reads.
+    pub fn volumes_in_question(&self) -> BTreeSet<&str> {
+        let (Ok(pods), Ok(attachments)) = (self.pods.value(), self.volume_attachments.value()) else {
+            return BTreeSet::new();
+        };
+        if !pods.iter().any(|pod| !pod.is_terminating() && pod.claims().next().is_some()) {
+            return BTreeSet::new();
+        }
+        attachments.iter().filter_map(VolumeAttachment::persistent_volume).collect()
+    }
+
+    /// What is known of a PersistentVolume.
+    pub(super) fn persistent_volume(&self, name: &str) -> Result<Option<&PersistentVolume>, &str> {
+        self.persistent_volumes.get(name).unwrap_or(&Observed::NotRead).value().map(Option::as_ref)
+    }
+
+    /// What RBAC says about a verb.
+    pub(super) fn access(&self, verb: Verb) -> Result<&Access, &str> {
+        self.access.get(&verb).unwrap_or(&Observed::NotRead).value()
+    }
+}
+
+/// A fact that could not be read, as people are told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// As people know it: `Lease kube-node-lease/worker-2`.
+    pub what: String,
+    pub why: String,
+}
+
+impl fmt::Display for Unread {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} could not be read: {}", self.what, self.why)
+    }
 }
 
 /// Facts, and how long each took to read.
@@ -163,193 +374,29 @@ pub struct Timing {
     pub took: Duration,
 }
 
-/// Why a fact is not known that nobody read.
-const NOT_READ: &str = "it was not read";
-
-impl Facts {
-    /// Nothing is known but the time.
-    pub fn at(now: Timestamp) -> Self {
-        Self {
-            now,
-            lease: None,
-            pods: None,
-            volume_attachments: None,
-            persistent_volumes: BTreeMap::new(),
-            nodes: None,
-            access: BTreeMap::new(),
-            fence_agents_remediations: None,
-            self_node_remediations: None,
-            network_fences: None,
-            bare_metal_hosts: None,
-        }
-    }
-
-    /// The names of the PersistentVolumes that decide whether an attachment blocks: those attached while some pod may stay
-    /// on the node with its claims. Empty where no pod could keep a volume, which spares the reads.
-    pub fn volumes_in_question(&self) -> BTreeSet<&str> {
-        let (Some(Ok(pods)), Some(Ok(attachments))) =
-            (self.pods.as_ref().map(Observed::value), self.volume_attachments.as_ref().map(Observed::value))
-        else {
-            return BTreeSet::new();
-        };
-        if !pods.iter().any(|pod| !pod.is_terminating() && pod.claims().next().is_some()) {
-            return BTreeSet::new();
-        }
-        attachments.iter().filter_map(VolumeAttachment::persistent_volume).collect()
-    }
-
-    pub(super) fn lease(&self) -> Result<Option<&Lease>, &str> {
-        value(self.lease.as_ref()).map(Option::as_ref)
-    }
-
-    pub(super) fn pods(&self) -> Result<&[Pod], &str> {
-        value(self.pods.as_ref()).map(Vec::as_slice)
-    }
-
-    pub(super) fn volume_attachments(&self) -> Result<&[VolumeAttachment], &str> {
-        value(self.volume_attachments.as_ref()).map(Vec::as_slice)
-    }
-
-    pub(super) fn persistent_volume(&self, name: &str) -> Result<Option<&PersistentVolume>, &str> {
-        value(self.persistent_volumes.get(name)).map(Option::as_ref)
-    }
-
-    pub(super) fn nodes(&self) -> Result<&Census, &str> {
-        value(self.nodes.as_ref())
-    }
-
-    pub(super) fn access(&self, verb: Verb) -> Result<&Access, &str> {
-        value(self.access.get(&verb))
-    }
-
-    pub(super) fn fence_agents_remediations(&self) -> Result<&Installed<FenceAgentsRemediation>, &str> {
-        value(self.fence_agents_remediations.as_ref())
-    }
-
-    pub(super) fn self_node_remediations(&self) -> Result<&Installed<SelfNodeRemediation>, &str> {
-        value(self.self_node_remediations.as_ref())
-    }
-
-    pub(super) fn network_fences(&self) -> Result<&Installed<NetworkFence>, &str> {
-        value(self.network_fences.as_ref())
-    }
-
-    pub(super) fn bare_metal_hosts(&self) -> Result<&Installed<BareMetalHost>, &str> {
-        value(self.bare_metal_hosts.as_ref())
-    }
-}
-
-fn value<T>(observed: Option<&Observed<T>>) -> Result<&T, &str> {
-    observed.map_or(Err(NOT_READ), Observed::value)
-}
-
-/// A node's Lease in `kube-node-lease`: the kubelet's own sign of life, by the kubelet's clock.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Lease {
-    #[serde(deserialize_with = "object_or_null")]
-    pub spec: LeaseSpec,
-}
-
-/// `spec` of a Lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct LeaseSpec {
-    /// Never renewed: none.
-    pub renew_time: Option<Timestamp>,
-    /// Seconds.
-    pub lease_duration_seconds: Option<i32>,
-}
-
-/// A VolumeAttachment: while the object exists, the volume counts as attached.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct VolumeAttachment {
-    #[serde(deserialize_with = "object_or_null")]
-    pub metadata: ObjectName,
-    #[serde(deserialize_with = "object_or_null")]
-    pub spec: VolumeAttachmentSpec,
-}
-
-/// `spec` of a VolumeAttachment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct VolumeAttachmentSpec {
-    #[serde(deserialize_with = "null_is_default")]
-    pub node_name: String,
-    #[serde(deserialize_with = "object_or_null")]
-    pub source: VolumeAttachmentSource,
-}
-
-/// `spec.source` of a VolumeAttachment: without a PersistentVolume it is an inline volume.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct VolumeAttachmentSource {
-    pub persistent_volume_name: Option<String>,
-}
-
-impl VolumeAttachment {
-    /// The name of the PersistentVolume that is attached, unless the volume is an inline one.
-    pub fn persistent_volume(&self) -> Option<&str> {
-        self.spec.source.persistent_volume_name.as_deref().filter(|name| !name.is_empty())
-    }
-}
-
-/// A PersistentVolume: which claim it is bound to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PersistentVolume {
-    #[serde(deserialize_with = "object_or_null")]
-    pub spec: PersistentVolumeSpec,
-}
-
-/// `spec` of a PersistentVolume.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct PersistentVolumeSpec {
-    pub claim_ref: Option<ClaimRef>,
-}
-
-/// `spec.claimRef` of a PersistentVolume.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ClaimRef {
-    #[serde(deserialize_with = "null_is_default")]
-    pub namespace: String,
-    #[serde(deserialize_with = "null_is_default")]
-    pub name: String,
-}
-
-/// `metadata` of an object of which only the name is told.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ObjectName {
-    #[serde(deserialize_with = "null_is_default")]
-    pub name: String,
-}
-
 /// How many Nodes there are, and which of them are out of service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Census {
+pub struct NodeSummary {
     pub total: usize,
+    /// Their names.
     pub out_of_service: BTreeSet<String>,
     /// Whether the node that the decision is about was among them.
     pub counts_node: bool,
 }
 
-impl Census {
+impl NodeSummary {
     /// Counts Nodes, for a decision about `node`.
     pub fn of<'a>(nodes: impl IntoIterator<Item = &'a Node>, node: &str) -> Self {
-        let mut census = Self::default();
+        let mut summary = Self::default();
         for listed in nodes {
-            census.total += 1;
-            census.counts_node |= listed.metadata.name == node;
+            summary.total += 1;
+            summary.counts_node |= listed.metadata.name == node;
             if listed.is_out_of_service() {
-                census.out_of_service.insert(listed.metadata.name.clone());
+                summary.out_of_service.insert(listed.metadata.name.clone());
             }
         }
-        census
+        summary
     }
 }
 

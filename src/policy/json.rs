@@ -75,7 +75,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::node::Node;
+    use crate::policy::object::node::Node;
 
     #[test]
     fn an_array_is_no_object() {

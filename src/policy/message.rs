@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use super::{
     annotation::{FENCED_AT, FENCED_BY, METHOD},
     decision::{BreakGlass, Decision},
-    evidence::quoted,
-    node::{Node, OUT_OF_SERVICE},
+    object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Mode, Reason},
     request::Request,
+    text::quoted,
     transition::Transition,
 };
 

@@ -1,47 +1,123 @@
-//! The core: what a write to a Node does, which facts that makes necessary, and whether it may happen.
+//! The core: what a write to a Node does, which facts are needed to judge it, and whether it may
+//! happen.
 //!
-//! Two functions, both pure: [`facts_needed`] says what to read, [`decide`] judges. Nothing here reads a clock, a file, the
-//! network or the environment, awaits, or names a type of kube, axum or tokio; the lints below and `tests/architecture.rs`
-//! hold it so. The time is a fact like the others.
+//! Two functions, both pure: [`facts_needed`] says what to read, [`decide`] judges. Nothing here
+//! reads a clock, a file, the network or the environment, awaits, or names a type of kube, axum or
+//! tokio; the lints below and `tests/architecture.rs` hold this. The time is a fact like the others.
+//!
+//! The modules in layers, each using only what stands below it:
+//!
+//! ```text
+//! mod, message → decision → rules → record → assessment → proposal → settings → reason → source
+//!     → facts, review, transition → request → evidence, object → annotation, json, text
+//! ```
+//!
+//! # Example
+//!
+//! A node is put out of service with nothing on record. The Lease has to be read, and the write is
+//! denied.
+//!
+//! ```
+//! use fencegate::policy::{
+//!     self,
+//!     facts::{Fact, FactQuery, FactValue, Facts},
+//!     reason::Code,
+//!     request::{Request, User, Write},
+//!     settings::Settings,
+//! };
+//! use serde_json::{from_value, json};
+//!
+//! let old = from_value(json!({"metadata": {"name": "worker-2"}}))?;
+//! let new = from_value(json!({
+//!     "metadata": {"name": "worker-2"},
+//!     "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]},
+//! }))?;
+//! let user = User { name: "alice".into(), ..User::default() };
+//! let request = Request { node: "worker-2".into(), user, write: Write::Update { old, new } };
+//! let settings = Settings::default();
+//!
+//! let query = policy::facts_needed(&request, &settings);
+//! assert_eq!(query, FactQuery::from([Fact::Lease]));
+//!
+//! let now = "2026-11-22T10:20:00Z".parse().unwrap();
+//! let mut facts = Facts::at(now);
+//! facts.learn(now, FactValue::Lease(None));
+//!
+//! let decision = policy::decide(&request, &facts, &settings);
+//! assert!(!decision.allowed);
+//! assert_eq!(decision.codes(), [Code::EvidenceMissing]);
+//! # Ok::<(), serde_json::Error>(())
+//! ```
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod annotation;
+pub mod assessment;
 pub mod decision;
 pub mod evidence;
 pub mod facts;
 pub mod json;
 pub mod message;
-pub mod node;
-pub mod outage;
-pub mod pod;
-pub mod question;
+pub mod object;
+pub mod proposal;
 pub mod reason;
+pub mod record;
 pub mod request;
 pub mod review;
 mod rules;
 pub mod settings;
 pub mod source;
-pub mod stamp;
+pub mod text;
 pub mod transition;
 
+use assessment::Assessment;
 pub use decision::{Decision, Finding};
 use facts::{Fact, FactQuery, Facts, Verb};
-use question::Question;
+use proposal::Proposal;
 use reason::Mode;
 use request::Request;
 use rules::{RULES, Rule};
 use settings::Settings;
 use transition::Transition;
 
-/// The facts that deciding about this request takes. None for a write that touches nothing the gate guards.
+/// The facts that are needed to decide about a request: none for a write that touches nothing the
+/// gate guards.
+///
+/// # Example
+///
+/// ```
+/// use fencegate::policy::{
+///     facts::{Fact, FactQuery},
+///     facts_needed,
+///     object::node::Node,
+///     request::{Request, User, Write},
+///     settings::Settings,
+/// };
+/// # fn main() -> Result<(), serde_json::Error> {
+/// let bare: Node = serde_json::from_str(r#"{"metadata": {"name": "n1"}}"#)?;
+/// let tainted: Node = serde_json::from_str(
+///     r#"{"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}}"#,
+/// )?;
+/// let update = |old: &Node, new: &Node| Request {
+///     node: "n1".into(),
+///     user: User::default(),
+///     write: Write::Update { old: old.clone(), new: new.clone() },
+/// };
+/// let settings = Settings::default();
+///
+/// assert!(facts_needed(&update(&tainted, &tainted), &settings).is_empty());
+/// let release = facts_needed(&update(&tainted, &bare), &settings);
+/// assert_eq!(release, FactQuery::from([Fact::Pods, Fact::VolumeAttachments]));
+/// # Ok(())
+/// # }
+/// ```
 pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
-    let question = Question::new(request, settings);
-    let mut query: FactQuery = applicable(&question).flat_map(|(rule, _)| (rule.needs)(&question)).collect();
-    if question.does(Transition::Place) {
-        query.extend(source::facts_needed(&request.write, &settings.sources));
+    let proposal = Proposal::new(request, settings);
+    let mut query: FactQuery = applicable(&proposal).flat_map(|(rule, _)| (rule.needs)(&proposal)).collect();
+    if proposal.does(Transition::Place) {
+        query.extend(source::facts_needed(&request.write, proposal.origin, &settings.sources));
     }
-    if !question.transitions.is_none() && question.break_glass().is_some() {
+    if !proposal.transitions.is_none() && proposal.break_glass().is_some() {
         query.insert(Fact::Access(Verb::BreakGlass));
     }
     query
@@ -49,18 +125,44 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
 
 /// Whether the request may happen, with every check that failed.
 ///
-/// The same request, facts and settings always give the same decision. A fact that is not there is not known, and a
-/// check that is enforced and needs it denies.
+/// The same request, facts and settings always give the same decision. A fact that was not read is
+/// not known, and an enforced check that needs it denies.
+///
+/// # Example
+///
+/// ```
+/// use fencegate::policy::{
+///     decide,
+///     facts::{FactValue, Facts},
+///     request::{Request, User, Write},
+///     settings::Settings,
+/// };
+/// # fn main() -> Result<(), serde_json::Error> {
+/// let old = serde_json::from_str(
+///     r#"{"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}}"#,
+/// )?;
+/// let new = serde_json::from_str(r#"{"metadata": {"name": "n1"}}"#)?;
+/// let request = Request { node: "n1".into(), user: User::default(), write: Write::Update { old, new } };
+/// let (now, settings) = ("2026-11-22T10:20:00Z".parse().unwrap(), Settings::default());
+///
+/// let mut facts = Facts::at(now);
+/// assert!(!decide(&request, &facts, &settings).allowed, "nothing is known");
+/// facts.learn(now, FactValue::Pods(vec![]));
+/// facts.learn(now, FactValue::VolumeAttachments(vec![]));
+/// assert!(decide(&request, &facts, &settings).allowed, "nothing is bound or attached");
+/// # Ok(())
+/// # }
+/// ```
 pub fn decide(request: &Request, facts: &Facts, settings: &Settings) -> Decision {
-    let question = Question::new(request, settings).put_to(facts);
-    let outcomes = applicable(&question).map(|(rule, mode)| (rule.code, mode, (rule.check)(&question, facts)));
-    Decision::of(&question, facts, outcomes)
+    let assessment = Assessment::new(Proposal::new(request, settings), facts);
+    let outcomes = applicable(&assessment.proposal).map(|(rule, mode)| (rule.code, mode, (rule.check)(&assessment)));
+    Decision::of(&assessment, outcomes)
 }
 
 /// The checks that have something to say about this write and are not turned off.
-fn applicable(question: &Question<'_>) -> impl Iterator<Item = (&'static Rule, Mode)> {
+fn applicable(proposal: &Proposal<'_>) -> impl Iterator<Item = (&'static Rule, Mode)> {
     RULES
         .iter()
-        .map(|rule| (rule, question.mode(rule.code)))
-        .filter(|(rule, mode)| *mode != Mode::Off && (rule.applies)(question))
+        .map(|rule| (rule, proposal.mode(rule.code)))
+        .filter(|(rule, mode)| *mode != Mode::Off && (rule.applies)(proposal))
 }

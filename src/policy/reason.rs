@@ -8,16 +8,17 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    evidence::{Malformed, quoted},
-    facts::Verb,
+    evidence::Malformed,
+    facts::{Unread, Verb},
     source::Refusal,
+    text::{Ago, FirstFive, Span, quoted, write_joined},
 };
 
 /// What a failed check does to the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Not looked at; its facts are not read.
+    /// Not checked; the facts it needs are not read.
     Off,
     /// The write goes through, with a warning.
     Warn,
@@ -150,18 +151,10 @@ pub enum Reason {
     ReviewMalformed { why: String },
 }
 
-/// A stamp that a user may not write, or not like this.
+/// A stamp that a write may not set or remove, or not to this value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forgery {
     pub key: &'static str,
-    pub why: String,
-}
-
-/// A fact that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unread {
-    /// As people know it: `Lease kube-node-lease/worker-2`.
-    pub what: String,
     pub why: String,
 }
 
@@ -246,11 +239,13 @@ impl fmt::Display for Reason {
                     formatter,
                     "{} of {total} nodes would be out of service, {allowed} allowed; already out: {}",
                     others.len() + 1,
-                    Some5(others)
+                    FirstFive(others)
                 )
             }
-            Self::PodsRemain { pods } => write!(formatter, "still bound to the node: {}", Some5(pods)),
-            Self::VolumesAttached { volumes } => write!(formatter, "still attached to the node: {}", Some5(volumes)),
+            Self::PodsRemain { pods } => write!(formatter, "still bound to the node: {}", FirstFive(pods)),
+            Self::VolumesAttached { volumes } => {
+                write!(formatter, "still attached to the node: {}", FirstFive(volumes))
+            }
             Self::NodeNotRecovered { ready } => write!(formatter, "the node reports Ready={ready}"),
             Self::NodeNotRebooted { boot_id } => write!(
                 formatter,
@@ -274,104 +269,12 @@ impl fmt::Display for Forgery {
     }
 }
 
-impl fmt::Display for Unread {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} could not be read: {}", self.what, self.why)
-    }
-}
-
-fn write_joined<T: fmt::Display>(formatter: &mut fmt::Formatter<'_>, items: &[T], separator: &str) -> fmt::Result {
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            formatter.write_str(separator)?;
-        }
-        write!(formatter, "{item}")?;
-    }
-    Ok(())
-}
-
-/// The first five names, then how many more.
-pub struct Some5<'a>(pub &'a [String]);
-
-impl fmt::Display for Some5<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const NAMED: usize = 5;
-        let named = self.0.get(..NAMED).unwrap_or(self.0);
-        if named.is_empty() {
-            return formatter.write_str("none");
-        }
-        write_joined(formatter, named, ", ")?;
-        match self.0.len() - named.len() {
-            0 => Ok(()),
-            more => write!(formatter, " and {more} more"),
-        }
-    }
-}
-
-/// A length of time in its largest two units: `4s`, `3m12s`, `25h`, `2d3h`.
-pub struct Span(pub SignedDuration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const MINUTE: u64 = 60;
-        const HOUR: u64 = 60 * MINUTE;
-        const DAY: u64 = 24 * HOUR;
-        let seconds = self.0.as_secs().unsigned_abs();
-        let (large, large_unit, rest, small_unit) = match seconds {
-            0..MINUTE => (seconds, "s", 0, ""),
-            MINUTE..HOUR => (seconds / MINUTE, "m", seconds % MINUTE, "s"),
-            // Up to two days in hours: people compare it with limits like 24h.
-            HOUR..172_800 => (seconds / HOUR, "h", seconds % HOUR / MINUTE, "m"),
-            _ => (seconds / DAY, "d", seconds % DAY / HOUR, "h"),
-        };
-        write!(formatter, "{large}{large_unit}")?;
-        if rest > 0 { write!(formatter, "{rest}{small_unit}") } else { Ok(()) }
-    }
-}
-
-/// How long ago something was, or, where clocks disagree, how far it lies ahead.
-pub struct Ago(pub SignedDuration);
-
-impl fmt::Display for Ago {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.as_secs() < 0 {
-            write!(formatter, "{} ahead of the gate's clock", Span(self.0))
-        } else {
-            write!(formatter, "{} ago", Span(self.0))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spans_read_as_people_say_them() {
-        for (seconds, text) in [
-            (0, "0s"),
-            (4, "4s"),
-            (60, "1m"),
-            (192, "3m12s"),
-            (86_400, "24h"),
-            (90_060, "25h1m"),
-            (183_600, "2d3h"),
-            (-7, "7s"),
-        ] {
-            assert_eq!(Span(SignedDuration::from_secs(seconds)).to_string(), text);
-        }
-        assert_eq!(Ago(SignedDuration::from_secs(-7)).to_string(), "7s ahead of the gate's clock");
-    }
-
-    #[test]
-    fn five_names_at_most_are_listed() {
-        let names: Vec<String> = (0..7).map(|n| format!("ns/p{n}")).collect();
-        assert_eq!(Some5(&names).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4 and 2 more");
-        assert_eq!(Some5(&names[..5]).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4");
-    }
-
-    #[test]
-    fn the_four_that_hold_the_rest_up_cannot_be_turned_off() {
+    fn four_checks_cannot_be_turned_off() {
         let fixed: Vec<&str> =
             Code::ALL.iter().filter(|code| !code.can_be_turned_off()).map(|code| code.name()).collect();
         assert_eq!(fixed, ["EvidenceFrozen", "StampForged", "FactsUnavailable", "ReviewMalformed"]);

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{json::null_is_default, node::Node};
+use super::{json::null_is_default, object::node::Node};
 
-/// A write to a Node that someone asks the API server for. Made by `admission::review` from an AdmissionReview.
+/// A write to a Node that someone asks the API server for. `admission::review` makes it from an
+/// AdmissionReview.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// The node's name, from the object (`request.name` is empty in a delete-collection).
@@ -17,10 +18,10 @@ pub struct Request {
 
 /// The write, with as much of the Node before and after as the operation has.
 ///
-/// Of a write to `nodes/status` the taints are those of the stored Node on both sides: it cannot change `spec`, and the mutating
-/// phase still shows the client's stale copy there.
+/// In a write to `nodes/status` both sides have the stored Node's taints: such a write cannot change
+/// `spec`, and the mutating phase still shows the client's copy of it, which may be stale.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and that in a box")]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, in a box")]
 pub enum Write {
     Create { new: Node },
     Update { old: Node, new: Node },
@@ -44,17 +45,18 @@ impl Write {
         }
     }
 
-    /// The Node whose condition counts: the stored one, since a client's `status` in an update is not what is stored; the
-    /// new one where there is no other.
-    pub fn condition(&self) -> &Node {
+    /// The Node whose `status` is believed: the stored one, because a client's `status` in an update
+    /// is not what will be stored; the new one on CREATE.
+    pub fn current(&self) -> &Node {
         match self {
             Self::Create { new } => new,
             Self::Update { old, .. } | Self::Delete { old } => old,
         }
     }
 
-    /// The Node that carries a break-glass: the new object, or the old one where there is no new one (contract section 7).
-    pub fn last_seen(&self) -> &Node {
+    /// The newest object in the request, which is where a break-glass is looked for (contract
+    /// section 7): the new one, or on DELETE the old one.
+    pub fn newest(&self) -> &Node {
         match self {
             Self::Create { new } | Self::Update { new, .. } => new,
             Self::Delete { old } => old,

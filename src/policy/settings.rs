@@ -22,7 +22,7 @@ pub struct Settings {
     pub modes: BTreeMap<Code, Mode>,
     /// Pods with a controller of one of these kinds must be gone before a release.
     pub guarded_owners: Vec<OwnerKind>,
-    /// Whether pods that tolerate the taint count all the same.
+    /// Whether pods that tolerate the taint must be gone as well.
     pub count_tolerating: bool,
     pub max_nodes: Option<MaxNodes>,
     /// Whether RBAC decides who may write evidence and place the taint.
@@ -45,7 +45,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The mode of a check. The two that are off by default are switched on by the setting they need, unless a mode is given.
+    /// The mode of a check. A mode that is given has the last word; otherwise the two checks that are
+    /// off by default are enforced where the setting they need is given.
     pub fn mode(&self, code: Code) -> Mode {
         let asked_for = match code {
             Code::NotAuthorized => self.attest_needs_rbac,

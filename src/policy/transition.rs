@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{node::Node, request::Write};
+use super::{object::node::Node, request::Write};
 
 /// One thing that a write does (contract section 3). In order of consequence: the first line of a denial names the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,7 +42,7 @@ impl Transition {
             (Self::Release, Write::Update { .. }) => was && !stays,
             (Self::Amend, Write::Update { old, new }) => was && stays && entries(old) != entries(new),
             (Self::Delete, Write::Delete { .. }) => was,
-            (Self::Delete, Write::Update { old, new }) => was && lets_go(old, new),
+            (Self::Delete, Write::Update { old, new }) => was && removes_last_finalizer(old, new),
             (Self::Attest, Write::Create { new }) => new.gate_annotations().next().is_some(),
             (Self::Attest, Write::Update { old, new }) => !old.gate_annotations().eq(new.gate_annotations()),
             (Self::Release | Self::Amend | Self::Delete, Write::Create { .. })
@@ -105,8 +105,9 @@ fn entries(node: &Node) -> Vec<(&str, &str)> {
     entries
 }
 
-/// Whether this update takes the last finalizer from a Node that is being deleted: the Node is gone with it.
-fn lets_go(old: &Node, new: &Node) -> bool {
+/// Whether this update removes the last finalizer of a Node that is being deleted: the API server
+/// then deletes the Node.
+fn removes_last_finalizer(old: &Node, new: &Node) -> bool {
     old.metadata.deletion_timestamp.is_some()
         && !old.metadata.finalizers.is_empty()
         && new.metadata.finalizers.is_empty()

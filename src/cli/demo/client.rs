@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::TlsConnector;
 
-use crate::{admission::review::Webhook, tls::provider};
+use crate::{policy::review::Webhook, tls::provider};
 
 /// What the API server reads of an answer.
 #[derive(Debug, Deserialize)]

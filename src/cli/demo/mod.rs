@@ -25,10 +25,10 @@ use self::{
     story::{Does, Step},
 };
 use crate::{
-    admission::review::Webhook,
     audit::Audit,
     clock::Clock,
     cluster::{Cluster, Snapshot},
+    policy::review::Webhook,
     reload,
     server::{Certificates, IN_FLIGHT, Options, Server},
     tls::{accept::Limits, issue::Development},

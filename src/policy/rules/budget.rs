@@ -2,28 +2,28 @@
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    facts::{Fact, Facts},
-    question::Question,
+    assessment::Assessment,
+    facts::Fact,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::TooManyOutOfService,
-    applies: |question| question.does(Transition::Place) && question.settings.max_nodes.is_some(),
+    applies: |proposal| proposal.does(Transition::Place) && proposal.settings.max_nodes.is_some(),
     needs: |_| vec![Fact::Nodes],
     check,
 };
 
-fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
-    let Some(allowed) = question.settings.max_nodes else { return Outcome::pass() };
-    let census = match facts.nodes() {
-        Ok(census) => census,
+fn check(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Outcome {
+    let Some(allowed) = proposal.settings.max_nodes else { return Outcome::pass() };
+    let nodes = match facts.nodes.value() {
+        Ok(nodes) => nodes,
         Err(why) => return Outcome::unknown("the list of Nodes".to_owned(), why),
     };
     let others: Vec<String> =
-        census.out_of_service.iter().filter(|name| **name != question.request.node).cloned().collect();
-    let total = census.total + usize::from(!census.counts_node);
+        nodes.out_of_service.iter().filter(|name| **name != proposal.request.node).cloned().collect();
+    let total = nodes.total + usize::from(!nodes.counts_node);
     Outcome::fail_if(!allowed.allows(others.len() + 1, total), || Reason::TooManyOutOfService {
         others,
         total,
@@ -38,14 +38,17 @@ mod tests {
         *,
     };
     use crate::policy::{
-        facts::{Census, Observed},
+        facts::{Facts, NodeSummary, Observed},
         settings::{MaxNodes, Settings},
     };
 
     fn too_many(out: &[&str], limit: MaxNodes) -> bool {
-        let value =
-            Census { total: 4, out_of_service: out.iter().map(|name| (*name).to_owned()).collect(), counts_node: true };
-        let facts = Facts { nodes: Some(Observed::Known { at: facts().now, value }), ..facts() };
+        let value = NodeSummary {
+            total: 4,
+            out_of_service: out.iter().map(|name| (*name).to_owned()).collect(),
+            counts_node: true,
+        };
+        let facts = Facts { nodes: Observed::Known { at: facts().now, value }, ..facts() };
         let settings = Settings { max_nodes: Some(limit), ..Settings::default() };
         run_with(&RULE, &placing(&evidence()), &facts, &settings).unwrap().failed.is_some()
     }

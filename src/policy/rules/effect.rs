@@ -1,19 +1,21 @@
-//! `EffectUndocumented`: pod GC and attach/detach act on the key alone, so an effect outside the procedure does harm without help.
+//! `EffectUndocumented`: pod GC and the attach/detach controller act on the key alone. With an effect
+//! that the procedure does not know they do the harm, and nothing evicts the pods.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    evidence::quoted,
-    node::Node,
+    assessment::Assessment,
+    object::node::Node,
     reason::{Code, Reason},
+    text::quoted,
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EffectUndocumented,
-    applies: |question| question.does(Transition::Place) || question.does(Transition::Amend),
+    applies: |proposal| proposal.does(Transition::Place) || proposal.does(Transition::Amend),
     needs: no_facts,
-    check: |question, _| {
-        let effects: Vec<String> = question
+    check: |Assessment { proposal, .. }| {
+        let effects: Vec<String> = proposal
             .request
             .write
             .after()

@@ -2,16 +2,17 @@
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
+    assessment::Assessment,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::PlacedWithoutEviction,
-    applies: |question| question.does(Transition::Place),
+    applies: |proposal| proposal.does(Transition::Place),
     needs: no_facts,
-    check: |question, _| {
-        let only_no_schedule = question
+    check: |Assessment { proposal, .. }| {
+        let only_no_schedule = proposal
             .request
             .write
             .after()

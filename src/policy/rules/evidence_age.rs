@@ -1,11 +1,12 @@
-//! `EvidenceExpired` and `EvidenceInFuture`: evidence is about this outage, and from a clock that can be believed.
+//! `EvidenceExpired` and `EvidenceInFuture`: evidence must be about this outage, and its time must come
+//! from a clock that can be believed.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    facts::Facts,
-    question::{FenceTime, Question},
+    assessment::{Assessment, FenceTime},
+    proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -14,9 +15,9 @@ pub(super) const EXPIRED: Rule = Rule {
     code: Code::EvidenceExpired,
     applies,
     needs: no_facts,
-    check: |question, facts| {
-        let max_age = question.settings.max_age;
-        judge(question, facts, |fenced_at, age| {
+    check: |assessment| {
+        let max_age = assessment.proposal.settings.max_age;
+        judge(assessment, |fenced_at, age| {
             (age > max_age).then_some(Reason::EvidenceExpired { fenced_at, age, max_age })
         })
     },
@@ -26,25 +27,21 @@ pub(super) const IN_FUTURE: Rule = Rule {
     code: Code::EvidenceInFuture,
     applies,
     needs: no_facts,
-    check: |question, facts| {
-        let clock_skew = question.settings.clock_skew;
-        judge(question, facts, |fenced_at, age| {
+    check: |assessment| {
+        let clock_skew = assessment.proposal.settings.clock_skew;
+        judge(assessment, |fenced_at, age| {
             (-age > clock_skew).then_some(Reason::EvidenceInFuture { fenced_at, ahead: -age, clock_skew })
         })
     },
 };
 
-fn applies(question: &Question<'_>) -> bool {
-    question.does(Transition::Place)
+fn applies(proposal: &Proposal<'_>) -> bool {
+    proposal.does(Transition::Place)
 }
 
-fn judge(
-    question: &Question<'_>,
-    facts: &Facts,
-    verdict: impl FnOnce(Timestamp, SignedDuration) -> Option<Reason>,
-) -> Outcome {
-    let failed = match question.fence_time() {
-        Some(FenceTime::At(at)) => verdict(at, facts.now.duration_since(at)),
+fn judge(assessment: &Assessment<'_>, verdict: impl FnOnce(Timestamp, SignedDuration) -> Option<Reason>) -> Outcome {
+    let failed = match assessment.fence_time() {
+        Some(FenceTime::At(at)) => verdict(at, assessment.facts.now.duration_since(at)),
         Some(FenceTime::Untimed) | None => None,
     };
     Outcome { failed, ..Outcome::default() }

@@ -3,6 +3,7 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::{BREAK_GLASS, EVIDENCE},
+    assessment::Assessment,
     evidence::malformed,
     reason::{Code, Reason},
     transition::Transition,
@@ -10,14 +11,14 @@ use crate::policy::{
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EvidenceMalformed,
-    applies: |question| question.does(Transition::Place) || question.does(Transition::Attest),
+    applies: |proposal| proposal.does(Transition::Place) || proposal.does(Transition::Attest),
     needs: no_facts,
-    check: |question, _| {
+    check: |Assessment { proposal, .. }| {
         let values: Vec<_> = EVIDENCE
             .into_iter()
-            .filter(|key| question.does(Transition::Place) || question.writes(key))
-            .chain([BREAK_GLASS].into_iter().filter(|key| question.writes(key)))
-            .filter_map(|key| malformed(key, question.change(key).1?))
+            .filter(|key| proposal.does(Transition::Place) || proposal.writes(key))
+            .chain([BREAK_GLASS].into_iter().filter(|key| proposal.writes(key)))
+            .filter_map(|key| malformed(key, proposal.change(key).1?))
             .collect();
         Outcome::fail_if(!values.is_empty(), || Reason::EvidenceMalformed { values })
     },

@@ -4,20 +4,20 @@ use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::REQUIRED_EVIDENCE,
     evidence::Flaws,
-    question::Question,
+    proposal::Proposal,
     reason::{Code, Reason},
-    source::{Doubt, Refusal, Source, told},
+    source::{Doubt, Refusal, Source},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EvidenceMissing,
-    applies: |question| question.does(Transition::Place) || question.does(Transition::Amend),
+    applies: |proposal| proposal.does(Transition::Place) || proposal.does(Transition::Amend),
     needs: no_facts,
-    check: |question, _| {
-        let refusals = match &question.fence {
-            Err(refusals) if question.does(Transition::Place) => refusals.clone(),
-            _ => lost(question),
+    check: |assessment| {
+        let refusals = match assessment.refusals() {
+            [] => lost(&assessment.proposal).into_iter().collect(),
+            refusals => refusals.to_vec(),
         };
         let unread = refusals.iter().filter_map(|refusal| match &refusal.why {
             Doubt::Unread(unread) => Some(unread.clone()),
@@ -29,14 +29,13 @@ pub(super) const RULE: Rule = Rule {
     },
 };
 
-/// What a taint was placed with must stay with it: the required evidence that this write takes away.
-fn lost(question: &Question<'_>) -> Vec<Refusal> {
-    let gone = |key: &&str| matches!(question.change(key), (Some(_), None));
+/// The required evidence that this write removes while it changes the taint. A taint keeps what it
+/// was placed with.
+fn lost(proposal: &Proposal<'_>) -> Option<Refusal> {
+    let gone = |key: &&str| matches!(proposal.change(key), (Some(_), None));
     let flaws = Flaws { missing: REQUIRED_EVIDENCE.into_iter().filter(gone).collect(), malformed: Vec::new() };
-    if flaws.missing.is_empty() || !question.does(Transition::Amend) {
-        return Vec::new();
-    }
-    vec![Refusal { source: Source::Annotations, why: told(&flaws).into() }]
+    let loses = proposal.does(Transition::Amend) && !flaws.missing.is_empty();
+    loses.then(|| Refusal { source: Source::Annotations, why: flaws.to_string().into() })
 }
 
 #[cfg(test)]
@@ -47,9 +46,9 @@ mod tests {
         super::testing::{evidence, facts, fails, node, placing, run, update},
         *,
     };
-    use crate::policy::node::{CLOUD_SHUTDOWN, Node, Taint};
+    use crate::policy::object::node::{CLOUD_SHUTDOWN, Node, Taint};
 
-    fn told_by(request: &crate::policy::request::Request) -> String {
+    fn message_of(request: &crate::policy::request::Request) -> String {
         run(&RULE, request, &facts()).unwrap().failed.unwrap().to_string()
     }
 
@@ -61,12 +60,12 @@ mod tests {
     #[test]
     fn each_source_says_why_it_does_not_vouch() {
         assert_eq!(
-            told_by(&placing(&json!({}))),
+            message_of(&placing(&json!({}))),
             "annotations: fencegate.dev/method, fencegate.dev/fenced-at, fencegate.dev/fenced-by are not set; \
              cloud-shutdown: taint node.cloudprovider.kubernetes.io/shutdown is not on the stored node"
         );
         let only_by = json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": "2026-11-22T10:15:00Z"});
-        assert!(told_by(&placing(&only_by)).starts_with("annotations: fencegate.dev/fenced-by is not set; "));
+        assert!(message_of(&placing(&only_by)).starts_with("annotations: fencegate.dev/fenced-by is not set; "));
     }
 
     #[test]
@@ -86,7 +85,7 @@ mod tests {
         let mut annotations = evidence();
         annotations["fencegate.dev/source"] = "cloud-shutdown".into();
         let claimed = update(node(false, json!({})), node(true, annotations));
-        assert!(told_by(&claimed).contains("annotations: the record names cloud-shutdown as its source"));
+        assert!(message_of(&claimed).contains("annotations: the record names cloud-shutdown as its source"));
     }
 
     #[test]

@@ -1,22 +1,24 @@
-//! `EvidenceFrozen`: the record of an outage does not change while the outage lasts, but for a break-glass that is marked as used.
+//! `EvidenceFrozen`: the record of an outage does not change while the outage lasts, except that a
+//! break-glass is marked as used.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::{EVIDENCE, OVERRIDDEN, STAMPS},
+    assessment::Assessment,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EvidenceFrozen,
-    applies: |question| question.does(Transition::Attest) && question.stays_out_of_service(),
+    applies: |proposal| proposal.does(Transition::Attest) && proposal.stays_out_of_service(),
     needs: no_facts,
-    check: |question, _| {
+    check: |Assessment { proposal, .. }| {
         let is_marked_used = |key: &str| {
-            let after = question.change(key).1;
-            key == OVERRIDDEN && after.is_some() && after == question.break_glass()
+            let after = proposal.change(key).1;
+            key == OVERRIDDEN && after.is_some() && after == proposal.break_glass()
         };
-        let differs = |key: &&str| question.changes(key) && !is_marked_used(key);
+        let differs = |key: &&str| proposal.changes(key) && !is_marked_used(key);
         let keys: Vec<String> = EVIDENCE.into_iter().chain(STAMPS).filter(differs).map(str::to_owned).collect();
         Outcome::fail_if(!keys.is_empty(), || Reason::EvidenceFrozen { keys })
     },

@@ -4,8 +4,8 @@ use jiff::SignedDuration;
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    facts::{Fact, Facts},
-    question::{FenceTime, Question},
+    assessment::{Assessment, FenceTime},
+    facts::Fact,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -15,23 +15,24 @@ const DEFAULT_DURATION: i32 = 40;
 
 pub(super) const RULE: Rule = Rule {
     code: Code::LeaseStillRenewed,
-    applies: |question| question.does(Transition::Place),
+    applies: |proposal| proposal.does(Transition::Place),
     needs: |_| vec![Fact::Lease],
     check,
 };
 
-fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
-    let Some(fence_time) = question.fence_time() else { return Outcome::pass() };
-    let lease = match facts.lease() {
+fn check(assessment: &Assessment<'_>) -> Outcome {
+    let Assessment { proposal, facts, .. } = assessment;
+    let Some(fence_time) = assessment.fence_time() else { return Outcome::pass() };
+    let lease = match facts.lease.value() {
         Ok(lease) => lease,
-        Err(why) => return Outcome::unknown(format!("Lease kube-node-lease/{}", question.request.node), why),
+        Err(why) => return Outcome::unknown(format!("Lease kube-node-lease/{}", proposal.request.node), why),
     };
-    let Some((spec, renew_time)) = lease.and_then(|lease| Some((&lease.spec, lease.spec.renew_time?))) else {
+    let Some((spec, renew_time)) = lease.as_ref().and_then(|lease| Some((&lease.spec, lease.spec.renew_time?))) else {
         return Outcome::pass();
     };
     let renewed = facts.now.duration_since(renew_time);
     let (contradicted, fenced_at) = if let FenceTime::At(at) = fence_time {
-        (renew_time.duration_since(at) > question.settings.clock_skew, Some(at))
+        (renew_time.duration_since(at) > proposal.settings.clock_skew, Some(at))
     } else {
         let duration = spec.lease_duration_seconds.unwrap_or(DEFAULT_DURATION);
         (renewed < SignedDuration::from_secs(duration.into()), None)
@@ -47,13 +48,13 @@ mod tests {
         super::testing::{evidence, facts, fails, node, placing, run, update},
         *,
     };
-    use crate::policy::facts::Observed;
+    use crate::policy::facts::{Facts, Observed};
 
     fn lease(renew_time: &str) -> Facts {
         let facts = facts();
         let value =
             serde_json::from_value(json!({"spec": {"renewTime": renew_time, "leaseDurationSeconds": 40}})).unwrap();
-        Facts { lease: Some(Observed::Known { at: facts.now, value: Some(value) }), ..facts }
+        Facts { lease: Observed::Known { at: facts.now, value: Some(value) }, ..facts }
     }
 
     #[test]
@@ -72,7 +73,7 @@ mod tests {
     fn without_a_time_of_the_fence_the_lease_must_have_run_out() {
         let mut stopped = node(false, json!({}));
         stopped.spec.taints.push(
-            serde_json::from_value(json!({"key": crate::policy::node::CLOUD_SHUTDOWN, "effect": "NoSchedule"}))
+            serde_json::from_value(json!({"key": crate::policy::object::node::CLOUD_SHUTDOWN, "effect": "NoSchedule"}))
                 .unwrap(),
         );
         let request = update(stopped, node(true, json!({})));
@@ -85,7 +86,7 @@ mod tests {
 
     #[test]
     fn no_lease_is_a_fact_and_an_unread_one_is_not() {
-        let none = Facts { lease: Some(Observed::Known { at: facts().now, value: None }), ..facts() };
+        let none = Facts { lease: Observed::Known { at: facts().now, value: None }, ..facts() };
         assert_eq!(run(&RULE, &placing(&evidence()), &none), Some(Outcome::pass()));
         let unread = run(&RULE, &placing(&evidence()), &facts()).unwrap().unread;
         assert_eq!(unread[0].to_string(), "Lease kube-node-lease/n1 could not be read: it was not read");

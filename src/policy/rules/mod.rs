@@ -1,12 +1,14 @@
 //! The checks of contract section 4: one file each, one row each in [`RULES`].
 //!
-//! A row says when a check applies, which facts it needs and how it judges. What is read and what is judged both follow from
-//! this table, so a rule cannot judge by a fact that was never asked for without failing closed.
+//! A row says when a check applies, which facts it needs and how it judges. What is read and what is
+//! judged both follow from this table, so a rule that judges by a fact it never asked for fails
+//! closed.
 
 use super::{
-    facts::{Fact, Facts, Verb},
-    question::Question,
-    reason::{Code, Reason, Unread},
+    assessment::Assessment,
+    facts::{Fact, Unread, Verb},
+    proposal::Proposal,
+    reason::{Code, Reason},
 };
 
 mod budget;
@@ -30,10 +32,10 @@ mod volumes;
 pub(super) struct Rule {
     pub code: Code,
     /// Whether the check has anything to say about this write.
-    pub applies: fn(&Question<'_>) -> bool,
-    /// Read before [`Rule::check`], all at once.
-    pub needs: fn(&Question<'_>) -> Vec<Fact>,
-    pub check: fn(&Question<'_>, &Facts) -> Outcome,
+    pub applies: fn(&Proposal<'_>) -> bool,
+    /// The facts that [`Rule::check`] judges by, if it applies.
+    pub needs: fn(&Proposal<'_>) -> Vec<Fact>,
+    pub check: fn(&Assessment<'_>) -> Outcome,
 }
 
 /// Every check, in the order in which a message lists them.
@@ -64,7 +66,7 @@ pub(super) struct Outcome {
     pub failed: Option<Reason>,
     /// Facts without which the check cannot say yes.
     pub unread: Vec<Unread>,
-    /// Worth telling although the check did not fail.
+    /// What the user should know although the check did not fail.
     pub warnings: Vec<String>,
 }
 
@@ -87,12 +89,12 @@ impl Outcome {
 }
 
 /// Whether the requester may use a break-glass on the node.
-pub(super) fn may_break_glass(question: &Question<'_>, facts: &Facts) -> Outcome {
-    not_authorized::authorized(question, facts, Verb::BreakGlass)
+pub(super) fn may_break_glass(assessment: &Assessment<'_>) -> Outcome {
+    not_authorized::authorized(assessment, Verb::BreakGlass)
 }
 
 /// For checks that judge by the request alone.
-fn no_facts(_: &Question<'_>) -> Vec<Fact> {
+fn no_facts(_: &Proposal<'_>) -> Vec<Fact> {
     Vec::new()
 }
 
@@ -105,7 +107,8 @@ pub(super) mod testing {
 
     use super::*;
     use crate::policy::{
-        node::Node,
+        facts::Facts,
+        object::node::Node,
         request::{Request, User, Write},
         settings::Settings,
     };
@@ -166,8 +169,8 @@ pub(super) mod testing {
     }
 
     pub fn run_with(rule: &Rule, request: &Request, facts: &Facts, settings: &Settings) -> Option<Outcome> {
-        let question = Question::new(request, settings).put_to(facts);
-        (rule.applies)(&question).then(|| (rule.check)(&question, facts))
+        let assessment = Assessment::new(Proposal::new(request, settings), facts);
+        (rule.applies)(&assessment.proposal).then(|| (rule.check)(&assessment))
     }
 
     /// Whether the rule applies and fails.

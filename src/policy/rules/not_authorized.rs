@@ -2,23 +2,23 @@
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    facts::{Fact, Facts, Verb},
-    question::Question,
+    assessment::Assessment,
+    facts::{Fact, Verb},
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::NotAuthorized,
-    applies: |question| question.settings.attest_needs_rbac && (question.does(Transition::Place) || question.attests()),
+    applies: |proposal| proposal.settings.attest_needs_rbac && (proposal.does(Transition::Place) || proposal.attests()),
     needs: |_| vec![Fact::Access(Verb::Attest)],
-    check: |question, facts| authorized(question, facts, Verb::Attest),
+    check: |assessment| authorized(assessment, Verb::Attest),
 };
 
-/// Whether RBAC lets the requester do `verb` to the node. Also how a break-glass is looked at.
-pub(in crate::policy) fn authorized(question: &Question<'_>, facts: &Facts, verb: Verb) -> Outcome {
-    let user = &question.request.user.name;
-    let node = &question.request.node;
+/// Whether RBAC lets the requester do `verb` to the node. A break-glass is judged by it too.
+pub(in crate::policy) fn authorized(Assessment { proposal, facts, .. }: &Assessment<'_>, verb: Verb) -> Outcome {
+    let user = &proposal.request.user.name;
+    let node = &proposal.request.node;
     match facts.access(verb) {
         Ok(access) => {
             Outcome::fail_if(!access.allowed, || Reason::NotAuthorized { user: user.clone(), verb, node: node.clone() })

@@ -3,17 +3,18 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::BOOT_ID,
+    assessment::Assessment,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EvidenceForOtherBoot,
-    applies: |question| question.does(Transition::Place),
+    applies: |proposal| proposal.does(Transition::Place),
     needs: no_facts,
-    check: |question, _| {
-        let current = question.request.write.condition().boot_id();
-        match question.change(BOOT_ID).1 {
+    check: |Assessment { proposal, .. }| {
+        let current = proposal.request.write.current().boot_id();
+        match proposal.change(BOOT_ID).1 {
             Some(fenced) if current != Some(fenced) => Outcome::fail(Reason::EvidenceForOtherBoot {
                 fenced: fenced.to_owned(),
                 current: current.map(str::to_owned),

@@ -1,51 +1,53 @@
 //! `PodsRemain`: the taint stays until every pod that the outage displaced is gone from the node.
 //!
-//! Pod GC force-deletes only while the taint is on; one that remains would come back to life with the node, beside its
-//! replacement.
+//! Pod GC force-deletes pods only while the taint is on. A pod that remains would come back to life
+//! with the node, beside its replacement.
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    facts::{Fact, Facts},
-    pod::Pod,
-    question::Question,
+    assessment::Assessment,
+    facts::Fact,
+    object::pod::Pod,
+    proposal::Proposal,
     reason::{Code, Reason},
     settings::OwnerKind,
     transition::Transition,
 };
 
-pub(super) const RULE: Rule = Rule { code: Code::PodsRemain, applies: lets_go, needs: |_| vec![Fact::Pods], check };
+pub(super) const RULE: Rule =
+    Rule { code: Code::PodsRemain, applies: removes_taint, needs: |_| vec![Fact::Pods], check };
 
-/// Whether the taint leaves with this write.
-pub(super) fn lets_go(question: &Question<'_>) -> bool {
-    question.does(Transition::Release) || question.does(Transition::Delete)
+/// Whether the write removes the taint, alone or with the Node.
+pub(super) fn removes_taint(proposal: &Proposal<'_>) -> bool {
+    proposal.does(Transition::Release) || proposal.does(Transition::Delete)
 }
 
-/// Whether the pod was never meant to leave, by the taints that are on the stored node.
-pub(super) fn may_stay(question: &Question<'_>, pod: &Pod) -> bool {
-    !question.settings.count_tolerating
-        && question.request.write.before().is_some_and(|node| pod.may_stay(node.out_of_service()))
+/// Whether the pod was never meant to leave, by the taints of the stored Node.
+pub(super) fn may_stay(proposal: &Proposal<'_>, pod: &Pod) -> bool {
+    !proposal.settings.count_tolerating
+        && proposal.request.write.before().is_some_and(|node| pod.may_stay(node.out_of_service()))
 }
 
-fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
-    let pods = match facts.pods() {
+fn check(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Outcome {
+    let pods = match facts.pods.value() {
         Ok(pods) => pods,
-        Err(why) => return Outcome::unknown(unread(question), why),
+        Err(why) => return Outcome::unknown(unread(proposal), why),
     };
     let (staying, remaining): (Vec<&Pod>, Vec<&Pod>) = pods
         .iter()
-        .filter(|pod| is_guarded(pod, &question.settings.guarded_owners))
-        .partition(|pod| may_stay(question, pod));
+        .filter(|pod| is_guarded(pod, &proposal.settings.guarded_owners))
+        .partition(|pod| may_stay(proposal, pod));
     let mut remaining: Vec<String> = remaining.into_iter().map(described).collect();
     let mut staying: Vec<String> = staying.into_iter().map(Pod::full_name).collect();
     remaining.sort_unstable();
     staying.sort_unstable();
     let failed = (!remaining.is_empty()).then_some(Reason::PodsRemain { pods: remaining });
-    Outcome { failed, warnings: told(&staying), ..Outcome::default() }
+    Outcome { failed, warnings: staying_warnings(&staying), ..Outcome::default() }
 }
 
-/// How the pods of the node are called when they could not be read.
-pub(super) fn unread(question: &Question<'_>) -> String {
-    format!("the list of Pods on {}", question.request.node)
+/// The name of the fact in messages.
+pub(super) fn unread(proposal: &Proposal<'_>) -> String {
+    format!("the list of Pods on {}", proposal.request.node)
 }
 
 fn is_guarded(pod: &Pod, guarded: &[OwnerKind]) -> bool {
@@ -59,7 +61,7 @@ fn described(pod: &Pod) -> String {
 }
 
 /// One warning for each of the first five pods, one for the rest.
-fn told(staying: &[String]) -> Vec<String> {
+fn staying_warnings(staying: &[String]) -> Vec<String> {
     const NAMED: usize = 5;
     let mut warnings: Vec<String> =
         staying.iter().take(NAMED).map(|pod| format!("pod {pod} stays on the node: it tolerates the taint")).collect();
@@ -77,11 +79,14 @@ mod tests {
         super::testing::{evidence, facts, fails, node, releasing, run, run_with, update},
         *,
     };
-    use crate::policy::{facts::Observed, settings::Settings};
+    use crate::policy::{
+        facts::{Facts, Observed},
+        settings::Settings,
+    };
 
     fn pods(pods: &Value) -> Facts {
         let value = serde_json::from_value(pods.clone()).unwrap();
-        Facts { pods: Some(Observed::Known { at: facts().now, value }), ..facts() }
+        Facts { pods: Observed::Known { at: facts().now, value }, ..facts() }
     }
 
     fn pod(owner: &Value, more: &Value) -> Value {

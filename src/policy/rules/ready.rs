@@ -4,6 +4,7 @@
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
+    assessment::Assessment,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -11,9 +12,9 @@ use crate::policy::{
 /// A node that reports Ready runs, whatever the evidence says.
 pub(super) const STILL_READY: Rule = Rule {
     code: Code::NodeStillReady,
-    applies: |question| question.does(Transition::Place),
+    applies: |proposal| proposal.does(Transition::Place),
     needs: no_facts,
-    check: |question, facts| match question.request.write.condition().ready() {
+    check: |Assessment { proposal, facts, .. }| match proposal.request.write.current().ready() {
         Some(ready) => Outcome::fail(Reason::NodeStillReady {
             last_heartbeat: ready.last_heartbeat_time.map(|at| facts.now.duration_since(at)),
         }),
@@ -24,10 +25,10 @@ pub(super) const STILL_READY: Rule = Rule {
 /// A release is the last step of a recovery.
 pub(super) const NOT_RECOVERED: Rule = Rule {
     code: Code::NodeNotRecovered,
-    applies: |question| question.does(Transition::Release),
+    applies: |proposal| proposal.does(Transition::Release),
     needs: no_facts,
-    check: |question, _| {
-        let node = question.request.write.condition();
+    check: |Assessment { proposal, .. }| {
+        let node = proposal.request.write.current();
         Outcome::fail_if(node.ready().is_none(), || Reason::NodeNotRecovered { ready: node.ready_status().to_owned() })
     },
 };
@@ -40,7 +41,7 @@ mod tests {
         super::testing::{evidence, facts, fails, node, placing, releasing, update},
         *,
     };
-    use crate::policy::node::Node;
+    use crate::policy::object::node::Node;
 
     fn with_ready(status: &str, mut node: Node) -> Node {
         node.status.conditions[0].status = status.into();

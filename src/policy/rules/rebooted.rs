@@ -3,18 +3,19 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::BOOT_ID,
+    assessment::Assessment,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::NodeNotRebooted,
-    applies: |question| question.does(Transition::Release),
+    applies: |proposal| proposal.does(Transition::Release),
     needs: no_facts,
-    check: |question, _| {
-        let node = question.request.write.condition();
+    check: |Assessment { proposal, .. }| {
+        let node = proposal.request.write.current();
         match (node.ready(), node.boot_id()) {
-            (Some(_), Some(current)) if question.change(BOOT_ID).0 == Some(current) => {
+            (Some(_), Some(current)) if proposal.change(BOOT_ID).0 == Some(current) => {
                 Outcome::fail(Reason::NodeNotRebooted { boot_id: current.to_owned() })
             }
             _ => Outcome::pass(),

@@ -1,21 +1,23 @@
 //! `SelfAttested`: no node vouches for itself. Credentials on a machine that is only cut off are as alive as the machine.
 //!
-//! A kubelet may change annotations of its own Node (NodeRestriction does not look at them), so writing evidence is refused
-//! to every node. Placing is refused to whoever speaks from the node itself: its kubelet, and pods that run on it.
+//! A kubelet may change annotations of its own Node (NodeRestriction does not check them), so no node
+//! may write evidence. Nobody who speaks from the node itself, its kubelet or a pod that runs on it,
+//! may place the taint.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
+    assessment::Assessment,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::SelfAttested,
-    applies: |question| question.does(Transition::Place) || question.attests(),
+    applies: |proposal| proposal.does(Transition::Place) || proposal.attests(),
     needs: no_facts,
-    check: |question, _| {
-        let user = &question.request.user;
-        let refused = user.speaks_from(&question.request.node) || (question.attests() && user.is_a_node());
+    check: |Assessment { proposal, .. }| {
+        let user = &proposal.request.user;
+        let refused = user.speaks_from(&proposal.request.node) || (proposal.attests() && user.is_a_node());
         Outcome::fail_if(refused, || Reason::SelfAttested { user: user.name.clone() })
     },
 };

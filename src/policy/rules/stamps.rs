@@ -1,21 +1,23 @@
-//! `StampForged`: who wrote what and when is the gate's to say. A user's write may carry a stamp only as the gate would write it,
-//! which is what the mutating side's own stamps look like when the validating side sees them.
+//! `StampForged`: only the gate says who wrote what and when. A write may carry a stamp only as the
+//! gate would write it, which is what the mutating side's stamps look like to the validating side.
 
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
-    annotation::{BREAK_GLASS, EVIDENCE, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, SOURCE, STAMPS},
-    facts::{Fact, Facts, Verb},
-    question::Question,
+    annotation::{BREAK_GLASS, EVIDENCE, LAST_OUTAGE, METHOD, OVERRIDDEN, STAMPS},
+    assessment::Assessment,
+    facts::{Fact, Verb},
+    proposal::Proposal,
     reason::{Code, Forgery, Reason},
-    stamp::due,
+    record::stamp::due,
+    source::RecordOrigin,
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::StampForged,
-    applies: |question| question.does(Transition::Attest),
-    needs: |question| {
-        if question.writes(OVERRIDDEN) && question.break_glass().is_some() {
+    applies: |proposal| proposal.does(Transition::Attest),
+    needs: |proposal| {
+        if proposal.writes(OVERRIDDEN) && proposal.break_glass().is_some() {
             vec![Fact::Access(Verb::BreakGlass)]
         } else {
             Vec::new()
@@ -24,33 +26,33 @@ pub(super) const RULE: Rule = Rule {
     check,
 };
 
-fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
-    let due = due(question, question.break_glass(), facts.now);
+fn check(assessment: &Assessment<'_>) -> Outcome {
+    let Assessment { proposal, facts, .. } = assessment;
+    let due = due(assessment, proposal.break_glass());
     let is_due = |key: &str, value: &str| due.get(key).is_some_and(|mark| mark.is(value, facts.now));
     let mut stamps: Vec<Forgery> = STAMPS
         .into_iter()
         .filter_map(|key| {
-            let why = match question.change(key) {
+            let why = match proposal.change(key) {
                 (before, after) if before == after => None,
-                (_, None) => too_early(question, key, due.contains_key(METHOD)),
+                (_, None) => removed_too_early(proposal, key, due.contains_key(METHOD)),
                 (_, Some(value)) => (!is_due(key, value)).then_some("is written by the gate alone".to_owned()),
             };
             Some(Forgery { key, why: why? })
         })
         .collect();
-    // Evidence that the gate wrote out for another source says what that source says.
-    let is_brought = question.writes(SOURCE) || question.writes(PLACED_AT);
-    if let (Ok(fence), true) = (&question.fence, is_brought) {
+    if let (Some(fence), RecordOrigin::Gate(_)) = (assessment.fence(), proposal.origin) {
+        // Evidence that the gate wrote out for another source says what that source says.
         let miscopied = |key: &&str| {
-            let is_a_copy = question.change(key).1.is_some_and(|value| is_due(key, value));
-            due.contains_key(key) && question.writes(key) && !is_a_copy
+            let is_a_copy = proposal.change(key).1.is_some_and(|value| is_due(key, value));
+            due.contains_key(key) && proposal.writes(key) && !is_a_copy
         };
         let why = || format!("is not what {} says", fence.source.name());
         stamps.extend(EVIDENCE.into_iter().filter(miscopied).map(|key| Forgery { key, why: why() }));
     }
     let mut unread = Vec::new();
-    if question.writes(OVERRIDDEN) && !stamps.iter().any(|forged| forged.key == OVERRIDDEN) {
-        let access = authorized(question, facts, Verb::BreakGlass);
+    if proposal.writes(OVERRIDDEN) && !stamps.iter().any(|forged| forged.key == OVERRIDDEN) {
+        let access = authorized(assessment, Verb::BreakGlass);
         unread = access.unread;
         let why = || "names a break-glass that the requester may not use".to_owned();
         stamps.extend(access.failed.map(|_| Forgery { key: OVERRIDDEN, why: why() }));
@@ -59,12 +61,13 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
     Outcome { failed, unread, ..Outcome::default() }
 }
 
-/// A stamp goes with what it is about, not before: else a spent break-glass would be good again, and evidence nobody's.
-/// Evidence that the gate writes out with this write replaces what was there. What is not about this outage
-/// is frozen while it lasts, and that is said elsewhere.
-fn too_early(question: &Question<'_>, key: &str, is_written_out: bool) -> Option<String> {
-    let stays = |key: &str| question.change(key).1.is_some();
-    if question.stays_out_of_service() && [OVERRIDDEN, LAST_OUTAGE].contains(&key) {
+/// Why a stamp may not be removed yet: what it is about is still there. Otherwise a spent break-glass
+/// could be used again, and nobody would have recorded the evidence. Evidence that the gate writes out
+/// with this write replaces what was there. While the node is out of service, `EvidenceFrozen` speaks
+/// for the stamps that are not about this outage.
+fn removed_too_early(proposal: &Proposal<'_>, key: &str, is_written_out: bool) -> Option<String> {
+    let stays = |key: &str| proposal.change(key).1.is_some();
+    if proposal.stays_out_of_service() && [OVERRIDDEN, LAST_OUTAGE].contains(&key) {
         None
     } else if key == OVERRIDDEN && stays(BREAK_GLASS) {
         Some("can only be removed together with the break-glass".to_owned())
@@ -84,10 +87,10 @@ mod tests {
         *,
     };
     use crate::policy::{
-        annotation::{FENCED_AT, FENCED_BY, PLACED_BY, RECORDED_AT, RECORDED_BY},
+        annotation::{FENCED_AT, FENCED_BY, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY, SOURCE},
         facts::{Access, Observed},
-        node::{CLOUD_SHUTDOWN, Taint},
-        outage::Outage,
+        object::node::{CLOUD_SHUTDOWN, Taint},
+        record::outage::Outage,
         request::Write,
     };
 

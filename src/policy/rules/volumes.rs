@@ -1,33 +1,37 @@
 //! `VolumesAttached`: the taint stays until every volume that the outage displaced is detached.
 //!
-//! Taken off before, a detach waits six minutes for the node to say that the volume is unmounted, or for ever. A
-//! VolumeAttachment counts while it exists, whatever its status says.
+//! If the taint is removed earlier, a detach waits six minutes for the node to report the volume as
+//! unmounted, or for ever. A VolumeAttachment counts while it exists, whatever its status says.
 
 use std::collections::BTreeSet;
 
 use super::{
     Outcome, Rule,
-    pods::{lets_go, may_stay, unread},
+    pods::{may_stay, removes_taint, unread},
 };
 use crate::policy::{
-    facts::{Fact, Facts, VolumeAttachment},
-    pod::Pod,
-    question::Question,
-    reason::{Code, Reason, Unread},
+    assessment::Assessment,
+    facts::{Fact, Unread},
+    object::{pod::Pod, volume::VolumeAttachment},
+    reason::{Code, Reason},
 };
 
-pub(super) const RULE: Rule =
-    Rule { code: Code::VolumesAttached, applies: lets_go, needs: |_| vec![Fact::Pods, Fact::VolumeAttachments], check };
+pub(super) const RULE: Rule = Rule {
+    code: Code::VolumesAttached,
+    applies: removes_taint,
+    needs: |_| vec![Fact::Pods, Fact::VolumeAttachments],
+    check,
+};
 
-fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
-    let attachments = match facts.volume_attachments() {
+fn check(assessment: &Assessment<'_>) -> Outcome {
+    let attachments = match assessment.facts.volume_attachments.value() {
         Ok(attachments) => attachments,
         Err(why) => return Outcome::unknown("the list of VolumeAttachments".to_owned(), why),
     };
     let mut outcome = Outcome::pass();
     let mut attached = Vec::new();
     for attachment in attachments {
-        match is_kept(question, facts, attachment) {
+        match is_kept(assessment, attachment) {
             Ok(true) => {}
             Ok(false) => attached.push(described(attachment)),
             Err(unread) if outcome.unread.contains(&unread) => {}
@@ -40,12 +44,13 @@ fn check(question: &Question<'_>, facts: &Facts) -> Outcome {
 }
 
 /// Whether the volume is claimed by a pod that may stay on the node.
-fn is_kept(question: &Question<'_>, facts: &Facts, attachment: &VolumeAttachment) -> Result<bool, Unread> {
-    let Some(name) = attachment.persistent_volume().filter(|_| !question.settings.count_tolerating) else {
+fn is_kept(assessment: &Assessment<'_>, attachment: &VolumeAttachment) -> Result<bool, Unread> {
+    let Assessment { proposal, facts, .. } = assessment;
+    let Some(name) = attachment.persistent_volume().filter(|_| !proposal.settings.count_tolerating) else {
         return Ok(false);
     };
-    let pods = facts.pods().map_err(|why| Unread { what: unread(question), why: why.to_owned() })?;
-    let kept: BTreeSet<(&str, String)> = pods.iter().filter(|pod| may_stay(question, pod)).flat_map(claims).collect();
+    let pods = facts.pods.value().map_err(|why| Unread { what: unread(proposal), why: why.to_owned() })?;
+    let kept: BTreeSet<(&str, String)> = pods.iter().filter(|pod| may_stay(proposal, pod)).flat_map(claims).collect();
     if kept.is_empty() {
         return Ok(false);
     }
@@ -76,7 +81,10 @@ mod tests {
         super::testing::{facts, fails, releasing, run, run_with},
         *,
     };
-    use crate::policy::{facts::Observed, settings::Settings};
+    use crate::policy::{
+        facts::{Facts, Observed},
+        settings::Settings,
+    };
 
     /// One attached volume, claimed by `data-db-0`, and these pods.
     fn attached(pods: &Value, volume: Option<Observed<Value>>) -> Facts {
@@ -84,14 +92,15 @@ mod tests {
         let attachments = json!([{"metadata": {"name": "csi-1"},
             "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv-1"}}}]);
         let mut facts = Facts {
-            pods: Some(Observed::Known { at, value: serde_json::from_value(pods.clone()).unwrap() }),
-            volume_attachments: Some(Observed::Known { at, value: serde_json::from_value(attachments).unwrap() }),
+            pods: Observed::Known { at, value: serde_json::from_value(pods.clone()).unwrap() },
+            volume_attachments: Observed::Known { at, value: serde_json::from_value(attachments).unwrap() },
             ..facts()
         };
         if let Some(volume) = volume {
             let volume = match volume {
                 Observed::Known { value, .. } => Observed::Known { at, value: serde_json::from_value(value).unwrap() },
                 Observed::Unknown { why, .. } => Observed::Unknown { at, why },
+                Observed::NotRead => Observed::NotRead,
             };
             facts.persistent_volumes.insert("pv-1".into(), volume);
         }
@@ -141,7 +150,7 @@ mod tests {
 
     #[test]
     fn nothing_attached_needs_nothing_more_to_be_known() {
-        let none = Facts { volume_attachments: Some(Observed::Known { at: facts().now, value: vec![] }), ..facts() };
+        let none = Facts { volume_attachments: Observed::Known { at: facts().now, value: vec![] }, ..facts() };
         assert_eq!(run(&RULE, &releasing(), &none), Some(Outcome::pass()));
         assert_eq!(run(&RULE, &releasing(), &facts()).unwrap().unread[0].what, "the list of VolumeAttachments");
     }

@@ -1,70 +1,33 @@
-//! `fence-agents-remediation`: medik8s ran a fence agent against the machine, and the agent reported success.
+//! `fence-agents-remediation`: medik8s ran a fence agent against the machine, and the agent reported
+//! success.
 //!
-//! <https://github.com/medik8s/fence-agents-remediation>, `api/v1alpha1`: the condition turns true before the taint is placed.
+//! The condition turns true before the controller places the taint.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
-use super::{
-    Answer,
-    custom::{Kind, ObjectMeta, ask_each},
-};
+use super::{Answer, Row, ask_each};
 use crate::policy::{
-    facts::Facts,
-    json::{null_is_default, object_or_nothing, object_or_null, objects_or_null},
+    evidence::Method,
+    facts::{CustomKind, Fact, Facts},
+    object::fence_agents_remediation::FenceAgentsRemediation,
+    request::Write,
 };
 
-pub const KIND: Kind = Kind {
-    group: "fence-agents-remediation.medik8s.io",
-    version: "v1alpha1",
-    plural: "fenceagentsremediations",
-    name: "FenceAgentsRemediation",
+pub(super) const ROW: Row = Row {
+    name: "fence-agents-remediation",
+    method: Some(Method::PowerOff),
+    needs: |_| Some(Fact::Custom(CustomKind::FenceAgentsRemediation)),
+    ask,
 };
 
-/// True once the fence agent reported success.
+/// The condition that is true once the fence agent reported success.
 const SUCCEEDED: &str = "FenceAgentActionSucceeded";
 
-/// A FenceAgentsRemediation, as far as it is judged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FenceAgentsRemediation {
-    #[serde(deserialize_with = "object_or_null")]
-    pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "object_or_nothing")]
-    pub status: Status,
-}
-
-/// `status` of a FenceAgentsRemediation.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Status {
-    #[serde(deserialize_with = "objects_or_null")]
-    pub conditions: Vec<Condition>,
-}
-
-/// One entry of `status.conditions`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Condition {
-    #[serde(rename = "type", deserialize_with = "null_is_default")]
-    pub kind: String,
-    #[serde(deserialize_with = "null_is_default")]
-    pub status: String,
-    pub last_transition_time: Option<Timestamp>,
-}
-
-/// Whether it is about that node.
-pub fn is_about(remediation: &FenceAgentsRemediation, node: &str) -> bool {
-    remediation.metadata.remediated_node() == node
-}
-
-pub(super) fn vouches(facts: &Facts) -> Answer {
-    ask_each(KIND, facts.fence_agents_remediations(), |FenceAgentsRemediation { metadata, status }| {
+fn ask(_: &Write, facts: &Facts) -> Answer {
+    ask_each(&facts.custom.fence_agents_remediations, |FenceAgentsRemediation { metadata, status }| {
         let condition = status.conditions.iter().find(|condition| condition.kind == SUCCEEDED);
         match condition {
             Some(condition) if condition.status == "True" => Ok(condition.last_transition_time),
-            Some(condition) => Err(format!("{} has {SUCCEEDED}={}", metadata.told(), condition.status).into()),
-            None => Err(format!("{} has no {SUCCEEDED} yet", metadata.told()).into()),
+            Some(condition) => Err(format!("{} has {SUCCEEDED}={}", metadata.full_name(), condition.status).into()),
+            None => Err(format!("{} has no {SUCCEEDED} yet", metadata.full_name()).into()),
         }
     })
 }

@@ -1,111 +1,90 @@
-//! Who vouches that a node was fenced (contract section 6): facts in, a fence or why not out. One file a source.
+//! Who vouches that a node was fenced (contract section 6): facts in, a fence or why not out. One
+//! file and one row for each source.
 
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::{
-    annotation,
     evidence::Method,
-    facts::{Fact, Facts},
-    reason::Unread,
+    facts::{Fact, Facts, Installed, Observed, Unread},
+    object::custom::CustomResource,
     request::Write,
 };
 
 mod annotations;
-pub mod bare_metal_host;
+mod bare_metal_host;
 mod cloud_shutdown;
-pub mod custom;
-pub mod fence_agents_remediation;
-pub mod network_fence;
+mod fence_agents_remediation;
+mod network_fence;
+mod origin;
 mod pacemaker;
-pub mod self_node_remediation;
+mod self_node_remediation;
 
-pub use annotations::told;
+pub use origin::RecordOrigin;
 
-/// Who may vouch that a node was fenced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Source {
+/// How a source is asked.
+struct Row {
+    /// In the configuration, on the Node and in messages.
+    name: &'static str,
+    /// What the gate writes as `method` when it writes out what the source says; `None` for the
+    /// annotations, which say it themselves.
+    method: Option<Method>,
+    /// What must be read to ask the source about a write; `None` if the write shows it.
+    needs: fn(&Write) -> Option<Fact>,
+    /// Whether the source vouches for the fence.
+    ask: fn(&Write, &Facts) -> Answer,
+}
+
+macro_rules! sources {
+    ($($(#[doc = $doc:literal])+ $source:ident = $module:ident,)+) => {
+        /// Who may vouch that a node was fenced.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Source {
+            $($(#[doc = $doc])+ $source,)+
+        }
+
+        impl Source {
+            pub const ALL: &[Self] = &[$(Self::$source,)+];
+
+            fn row(self) -> &'static Row {
+                match self { $(Self::$source => &$module::ROW,)+ }
+            }
+        }
+    };
+}
+
+sources! {
     /// Whoever fenced the node wrote evidence on it (contract section 2).
-    Annotations,
+    Annotations = annotations,
     /// The cloud says that the instance is stopped.
-    CloudShutdown,
+    CloudShutdown = cloud_shutdown,
     /// OpenShift's two-node fencing.
-    Pacemaker,
+    Pacemaker = pacemaker,
     /// medik8s: a fence agent reported success.
-    FenceAgentsRemediation,
+    FenceAgentsRemediation = fence_agents_remediation,
     /// medik8s: the node rebooted itself, or must have by now.
-    SelfNodeRemediation,
+    SelfNodeRemediation = self_node_remediation,
     /// csi-addons: the storage refuses the node's addresses.
-    NetworkFence,
+    NetworkFence = network_fence,
     /// Metal3: the machine's power is off.
-    BareMetalHost,
+    BareMetalHost = bare_metal_host,
 }
 
 impl Source {
-    pub const ALL: [Self; 7] = [
-        Self::Annotations,
-        Self::CloudShutdown,
-        Self::Pacemaker,
-        Self::FenceAgentsRemediation,
-        Self::SelfNodeRemediation,
-        Self::NetworkFence,
-        Self::BareMetalHost,
-    ];
-
+    /// The name in the configuration, on the Node and in messages.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Annotations => "annotations",
-            Self::CloudShutdown => "cloud-shutdown",
-            Self::Pacemaker => "pacemaker",
-            Self::FenceAgentsRemediation => "fence-agents-remediation",
-            Self::SelfNodeRemediation => "self-node-remediation",
-            Self::NetworkFence => "network-fence",
-            Self::BareMetalHost => "bare-metal-host",
-        }
+        self.row().name
     }
 
+    /// Reads a source's name.
     pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|source| source.name() == name)
+        Self::ALL.iter().copied().find(|source| source.name() == name)
     }
 
     /// What the gate writes as `method` for a source other than the annotations.
     pub fn method(self) -> Option<Method> {
-        match self {
-            Self::Annotations => None,
-            Self::CloudShutdown => Some(Method::InstanceStop),
-            Self::Pacemaker | Self::FenceAgentsRemediation | Self::SelfNodeRemediation | Self::BareMetalHost => {
-                Some(Method::PowerOff)
-            }
-            Self::NetworkFence => Some(Method::StorageIsolation),
-        }
-    }
-
-    /// What must be read to ask this source about the write.
-    fn fact(self, write: &Write) -> Option<Fact> {
-        match self {
-            Self::Annotations | Self::CloudShutdown | Self::Pacemaker => None,
-            Self::FenceAgentsRemediation => Some(Fact::FenceAgentsRemediations),
-            Self::SelfNodeRemediation => Some(Fact::SelfNodeRemediations),
-            Self::NetworkFence => Some(Fact::NetworkFences),
-            Self::BareMetalHost => {
-                bare_metal_host::named_by(write.condition()).is_some().then_some(Fact::BareMetalHosts)
-            }
-        }
-    }
-
-    /// Whether this source vouches, and since when; or why not.
-    fn ask(self, write: &Write, facts: &Facts) -> Answer {
-        match self {
-            Self::Annotations => annotations::vouches(write),
-            Self::CloudShutdown => cloud_shutdown::vouches(write),
-            Self::Pacemaker => pacemaker::vouches(write),
-            Self::FenceAgentsRemediation => fence_agents_remediation::vouches(facts),
-            Self::SelfNodeRemediation => self_node_remediation::vouches(facts),
-            Self::NetworkFence => network_fence::vouches(write, facts),
-            Self::BareMetalHost => bare_metal_host::vouches(write, facts),
-        }
+        self.row().method
     }
 }
 
@@ -133,7 +112,7 @@ pub enum Doubt {
     Unread(Unread),
 }
 
-/// A fence, and when it took effect if the source knows; or why not.
+/// When the fence took effect, if the source knows that; or why the source does not vouch for one.
 type Answer = Result<Option<Timestamp>, Doubt>;
 
 impl From<String> for Doubt {
@@ -152,14 +131,18 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The first accepted source that vouches for the fence, in configured order; or why none does.
-pub fn vouched(write: &Write, facts: &Facts, accepted: &[Source]) -> Result<Fence, Vec<Refusal>> {
-    let named = named_by_record(write);
+/// The first accepted source that vouches for the fence, in configured order.
+///
+/// # Errors
+/// Why each source does not vouch, in the order of [`Source::ALL`].
+pub fn vouched(write: &Write, origin: RecordOrigin, facts: &Facts, accepted: &[Source]) -> Result<Fence, Vec<Refusal>> {
     let mut refusals = Vec::new();
     for source in accepted {
-        let answer = match named {
-            Some(other) if other != *source => Err(format!("the record names {} as its source", other.name()).into()),
-            _ => source.ask(write, facts),
+        let answer = match origin {
+            RecordOrigin::Gate(other) if other != *source => {
+                Err(format!("the record names {} as its source", other.name()).into())
+            }
+            RecordOrigin::Gate(_) | RecordOrigin::Requester => (source.row().ask)(write, facts),
         };
         match answer {
             Ok(at) => return Ok(Fence { source: *source, at }),
@@ -170,27 +153,43 @@ pub fn vouched(write: &Write, facts: &Facts, accepted: &[Source]) -> Result<Fenc
     Err(refusals)
 }
 
-/// What must be read to know whether anyone vouches: nothing about sources that come after one that vouches without it.
-pub fn facts_needed<'a>(write: &'a Write, accepted: &'a [Source]) -> impl Iterator<Item = Fact> + 'a {
-    let named = named_by_record(write);
-    let nothing = Facts::at(Timestamp::UNIX_EPOCH);
-    accepted
-        .iter()
-        .filter(move |source| named.is_none_or(|named| named == **source))
-        .map_while(move |source| match source.fact(write) {
-            Some(fact) => Some(Some(fact)),
-            None => source.ask(write, &nothing).is_err().then_some(None),
-        })
-        .flatten()
+/// What must be read to know whether anyone vouches. Sources after one that vouches by what the write
+/// itself shows are not read.
+pub fn facts_needed(write: &Write, origin: RecordOrigin, accepted: &[Source]) -> Vec<Fact> {
+    let nothing = Facts::default();
+    let mut needed = Vec::new();
+    for source in accepted {
+        if matches!(origin, RecordOrigin::Gate(other) if other != *source) {
+            continue;
+        }
+        match (source.row().needs)(write) {
+            Some(fact) => needed.push(fact),
+            None if (source.row().ask)(write, &nothing).is_ok() => break,
+            None => {}
+        }
+    }
+    needed
 }
 
-/// The `source` of a record that this write brings says whose evidence the gate wrote out: that source is asked again, and the
-/// annotations do not count as a source of their own. A stamp that was left over from an earlier outage says nothing.
-fn named_by_record(write: &Write) -> Option<Source> {
-    let before = |key: &str| write.before().and_then(|node| node.annotation(key));
-    let after = |key: &str| write.after().and_then(|node| node.annotation(key));
-    let is_brought = [annotation::SOURCE, annotation::PLACED_AT].iter().any(|key| before(key) != after(key));
-    after(annotation::SOURCE).filter(|_| is_brought).and_then(Source::parse)
+/// Asks every object about the node. The answer is that of the object that vouches for the latest
+/// fence, a fence without a time being the earliest; where none vouches, that of the first object.
+fn ask_each<T: CustomResource>(read: &Observed<Installed<T>>, ask: impl Fn(&T) -> Answer) -> Answer {
+    let kind = T::KIND;
+    let objects = match read.value() {
+        Ok(Some(objects)) => objects,
+        Ok(None) => return Err("not installed".to_owned().into()),
+        Err(why) => {
+            let what = format!("{}.{}", kind.plural, kind.group);
+            return Err(Doubt::Unread(Unread { what, why: why.to_owned() }));
+        }
+    };
+    let answers: Vec<Answer> = objects.iter().map(ask).collect();
+    match answers.iter().filter_map(|answer| answer.as_ref().ok()).max() {
+        Some(latest) => Ok(*latest),
+        None => {
+            answers.into_iter().next().unwrap_or_else(|| Err(format!("there is no {} for the node", kind.name).into()))
+        }
+    }
 }
 
 #[cfg(test)]
@@ -198,24 +197,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::policy::node::Node;
+    use crate::policy::{
+        facts::CustomKind,
+        object::node::{Node, OUT_OF_SERVICE},
+    };
 
     fn placing(old: serde_json::Value) -> Write {
         let old: Node = serde_json::from_value(old).unwrap();
         let mut new = old.clone();
-        new.spec.taints.push(serde_json::from_value(json!({"key": crate::policy::node::OUT_OF_SERVICE})).unwrap());
+        new.spec.taints.push(serde_json::from_value(json!({"key": OUT_OF_SERVICE})).unwrap());
         Write::Update { old, new }
     }
 
     #[test]
-    fn what_comes_after_a_source_that_vouches_is_not_read() {
+    fn sources_after_one_that_vouches_are_not_read() {
         let (annotations, far, cloud) = (Source::Annotations, Source::FenceAgentsRemediation, Source::CloudShutdown);
         let stopped = placing(json!({"spec": {"taints": [{"key": "node.cloudprovider.kubernetes.io/shutdown"}]}}));
         let running = placing(json!({}));
-        let needed = |write: &Write, accepted: &[Source]| facts_needed(write, accepted).collect::<Vec<_>>();
+        let needed = |write: &Write, accepted: &[Source]| facts_needed(write, RecordOrigin::of(write), accepted);
         let accepted = [annotations, far, cloud, Source::NetworkFence];
-        assert_eq!(needed(&running, &accepted), [Fact::FenceAgentsRemediations, Fact::NetworkFences]);
-        assert_eq!(needed(&stopped, &accepted), [Fact::FenceAgentsRemediations]);
+        let remediations = Fact::Custom(CustomKind::FenceAgentsRemediation);
+        let fences = Fact::Custom(CustomKind::NetworkFence);
+        assert_eq!(needed(&running, &accepted), [remediations, fences]);
+        assert_eq!(needed(&stopped, &accepted), [remediations]);
         assert!(needed(&stopped, &[cloud, far]).is_empty());
         assert!(needed(&running, &[Source::BareMetalHost]).is_empty(), "no host is named");
     }
@@ -223,8 +227,8 @@ mod tests {
     #[test]
     fn names_are_read_as_they_are_written() {
         for source in Source::ALL {
-            assert_eq!(Source::parse(source.name()), Some(source));
-            assert_eq!(source.method().is_none(), source == Source::Annotations);
+            assert_eq!(Source::parse(source.name()), Some(*source));
+            assert_eq!(source.method().is_none(), *source == Source::Annotations);
         }
         assert_eq!(Source::parse("Annotations"), None);
     }

@@ -1,75 +1,36 @@
 //! `network-fence`: the storage was told to refuse the node's addresses, and confirmed it.
 //!
-//! <https://github.com/csi-addons/kubernetes-csi-addons>, `api/csiaddons/v1alpha1`. Without a time: fenced by now.
+//! It has no time of the fence: the node is fenced by now.
 
-use std::net::IpAddr;
-
-use serde::{Deserialize, Serialize};
-
-use super::{
-    Answer,
-    custom::{Kind, ObjectMeta, ask_each},
-};
+use super::{Answer, Row, ask_each};
 use crate::policy::{
-    evidence::quoted,
-    facts::Facts,
-    json::{null_is_default, object_or_nothing, object_or_null},
-    node::Node,
-    reason::Some5,
+    evidence::Method,
+    facts::{CustomKind, Fact, Facts},
+    object::network_fence::NetworkFence,
     request::Write,
+    text::{FirstFive, quoted},
 };
 
-pub const KIND: Kind =
-    Kind { group: "csiaddons.openshift.io", version: "v1alpha1", plural: "networkfences", name: "NetworkFence" };
+pub(super) const ROW: Row = Row {
+    name: "network-fence",
+    method: Some(Method::StorageIsolation),
+    needs: |_| Some(Fact::Custom(CustomKind::NetworkFence)),
+    ask,
+};
 
-/// A NetworkFence, as far as it is judged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct NetworkFence {
-    #[serde(deserialize_with = "object_or_null")]
-    pub metadata: ObjectMeta,
-    #[serde(deserialize_with = "object_or_nothing")]
-    pub spec: Spec,
-    #[serde(deserialize_with = "object_or_nothing")]
-    pub status: Status,
-}
-
-/// `spec` of a NetworkFence.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Spec {
-    #[serde(deserialize_with = "null_is_default")]
-    pub fence_state: String,
-    #[serde(deserialize_with = "null_is_default")]
-    pub cidrs: Vec<String>,
-}
-
-/// `status` of a NetworkFence.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Status {
-    #[serde(deserialize_with = "null_is_default")]
-    pub result: String,
-    #[serde(deserialize_with = "null_is_default")]
-    pub message: String,
-}
-
-/// What the controller writes with a result of `Succeeded` that is about the opposite. It stays there after `fenceState` is set back, until the
-/// controller comes by (`internal/controller/csiaddons/networkfence_controller.go`).
+/// The message of a result `Succeeded` that is about the opposite. After `fenceState` was set back to
+/// `Fenced` it stays until the controller reconciles
+/// (`internal/controller/csiaddons/networkfence_controller.go`).
 const UNFENCED: &str = "unfencing operation successful";
 
-/// Whether it covers any address of the node.
-pub fn is_about(fence: &NetworkFence, node: &Node) -> bool {
-    node.status.addresses.iter().any(|address| fence.covers(&address.address))
-}
-
-pub(super) fn vouches(write: &Write, facts: &Facts) -> Answer {
-    let addresses = &write.condition().status.addresses;
+fn ask(write: &Write, facts: &Facts) -> Answer {
+    let addresses = &write.current().status.addresses;
     if addresses.is_empty() {
         return Err("the node reports no InternalIP".to_owned().into());
     }
-    ask_each(KIND, facts.network_fences(), |fence| {
+    ask_each(&facts.custom.network_fences, |fence| {
         let NetworkFence { metadata, spec, status } = fence;
+        let name = metadata.full_name();
         let open: Vec<String> = addresses
             .iter()
             .filter(|address| !fence.covers(&address.address))
@@ -77,65 +38,12 @@ pub(super) fn vouches(write: &Write, facts: &Facts) -> Answer {
             .collect();
         match (spec.fence_state.as_str(), status.result.as_str()) {
             ("Fenced", "Succeeded") if status.message == UNFENCED => {
-                Err(format!("{} was unfenced and is not fenced again yet", metadata.told()).into())
+                Err(format!("{name} was unfenced and is not fenced again yet").into())
             }
             ("Fenced", "Succeeded") if open.is_empty() => Ok(None),
-            ("Fenced", "Succeeded") => Err(format!("{} does not cover {}", metadata.told(), Some5(&open)).into()),
-            ("Fenced", result) => Err(format!("{} has result {}", metadata.told(), quoted(result)).into()),
-            (state, _) => Err(format!("{} has fenceState {}", metadata.told(), quoted(state)).into()),
+            ("Fenced", "Succeeded") => Err(format!("{name} does not cover {}", FirstFive(&open)).into()),
+            ("Fenced", result) => Err(format!("{name} has result {}", quoted(result)).into()),
+            (state, _) => Err(format!("{name} has fenceState {}", quoted(state)).into()),
         }
     })
-}
-
-impl NetworkFence {
-    fn covers(&self, address: &str) -> bool {
-        address.parse().is_ok_and(|address| self.spec.cidrs.iter().any(|cidr| contains(cidr, address)))
-    }
-}
-
-/// Whether the block of addresses, `10.0.0.0/24` or one address, holds this one. What is no block holds nothing.
-fn contains(cidr: &str, address: IpAddr) -> bool {
-    let (network, length) = cidr.split_once('/').map_or((cidr, None), |(network, length)| (network, Some(length)));
-    let (bits, network, address) = match (network.parse(), address) {
-        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => (32, network.to_bits().into(), address.to_bits().into()),
-        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => (128, network.to_bits(), address.to_bits()),
-        _ => return false,
-    };
-    let Some(length) = length.map_or(Some(bits), |text| text.parse().ok().filter(|length| *length <= bits)) else {
-        return false;
-    };
-    // A shift by all 128 bits is none to the processor; here it leaves nothing.
-    u128::checked_shr(network ^ address, bits - length).unwrap_or(0) == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_block_holds_the_addresses_that_share_its_prefix() {
-        for (cidr, address, held) in [
-            ("10.90.89.66/32", "10.90.89.66", true),
-            ("10.90.89.66/32", "10.90.89.67", false),
-            ("10.90.89.66", "10.90.89.66", true),
-            ("10.90.89.66", "10.90.89.67", false),
-            ("10.0.0.0/8", "10.255.255.255", true),
-            ("10.0.0.0/8", "11.0.0.0", false),
-            ("10.0.0.7/30", "10.0.0.4", true),
-            ("0.0.0.0/0", "192.0.2.1", true),
-            ("fd00::/64", "fd00::1", true),
-            ("fd00::/64", "fd00:0:0:1::1", false),
-            ("fd00::1", "fd00::1", true),
-            ("::/0", "fd00::1", true),
-            ("::/0", "10.0.0.1", false),
-            ("10.0.0.0/33", "10.0.0.0", false),
-            ("10.0.0.0/-1", "10.0.0.0", false),
-            ("10.0.0.0/", "10.0.0.0", false),
-            ("10.0.0.0/4294967295", "10.0.0.0", false),
-            ("10.0.0/24", "10.0.0.1", false),
-            ("", "10.0.0.1", false),
-        ] {
-            assert_eq!(contains(cidr, address.parse().unwrap()), held, "{cidr} {address}");
-        }
-    }
 }

@@ -1,14 +1,17 @@
-//! `pacemaker`: OpenShift's two-node fencing says with the taint who applied it.
+//! `pacemaker`: OpenShift's two-node fencing adds an annotation with the taint that says who applied
+//! it.
 //!
-//! One patch brings both, after pacemaker's fence agent confirmed that the other node is off.
+//! One patch adds both, after pacemaker's fence agent confirmed that the other node is off.
 
-use super::Answer;
-use crate::policy::{annotation::APPLIED_BY, evidence::quoted, request::Write};
+use super::{Answer, Row};
+use crate::policy::{annotation::APPLIED_BY, evidence::Method, facts::Facts, request::Write, text::quoted};
 
-/// Who applies the taint in two-node fencing.
+pub(super) const ROW: Row = Row { name: "pacemaker", method: Some(Method::PowerOff), needs: |_| None, ask };
+
+/// The annotation's value in two-node fencing.
 const PACEMAKER: &str = "pacemaker";
 
-pub(super) fn vouches(write: &Write) -> Answer {
+fn ask(write: &Write, _: &Facts) -> Answer {
     match write.after().and_then(|node| node.annotation(APPLIED_BY)) {
         Some(PACEMAKER) => Ok(None),
         Some(other) => Err(format!("{APPLIED_BY} is {}, not {PACEMAKER}", quoted(other)).into()),
@@ -21,9 +24,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::policy::object::node::Node;
 
     #[test]
-    fn pacemaker_is_taken_at_its_word_and_nobody_else() {
+    fn only_the_exact_name_pacemaker_vouches() {
         for (annotations, vouched) in [
             (json!({APPLIED_BY: "pacemaker"}), true),
             (json!({APPLIED_BY: "Pacemaker"}), false),
@@ -31,7 +35,7 @@ mod tests {
             (json!({}), false),
         ] {
             let new = serde_json::from_value(json!({"metadata": {"annotations": annotations}})).unwrap();
-            let answer = vouches(&Write::Update { old: crate::policy::node::Node::default(), new });
+            let answer = ask(&Write::Update { old: Node::default(), new }, &Facts::default());
             assert_eq!(answer.ok(), vouched.then_some(None), "{annotations}");
         }
     }

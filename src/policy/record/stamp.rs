@@ -1,24 +1,25 @@
-//! The record on the Node (contract section 2): what the gate's mutating side writes with a write that it allows, and what its
-//! validating side therefore takes for the gate's own.
+//! The stamps and the evidence that the gate's mutating side adds to a write that it allows, and that
+//! its validating side therefore accepts as the gate's own.
 
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{
+use super::outage::Outage;
+use crate::policy::{
     annotation::{
         BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY,
         RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
     },
+    assessment::Assessment,
     evidence::parse_time,
-    node::Node,
-    outage::Outage,
-    question::Question,
+    object::node::Node,
+    proposal::Proposal,
     source::Fence,
     transition::Transition,
 };
 
-/// How far a stamped time may lie from the gate's clock: another replica's may have written it.
+/// How far a stamped time may differ from the gate's clock: another replica may have written it.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Annotations to set, or, where there is no value, to remove. All of them are the gate's.
@@ -26,9 +27,9 @@ pub type Stamps = BTreeMap<&'static str, Option<String>>;
 
 /// What belongs under a key.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Mark {
+pub(in crate::policy) enum Mark {
     Text(String),
-    /// A time that someone else told.
+    /// A time that the source gave.
     At(Timestamp),
     /// The gate's clock.
     Now,
@@ -37,7 +38,7 @@ pub(super) enum Mark {
 }
 
 impl Mark {
-    /// Whether this value says it.
+    /// Whether this value says the same.
     pub fn is(&self, value: &str, now: Timestamp) -> bool {
         match self {
             Self::Text(text) => value == text,
@@ -50,7 +51,7 @@ impl Mark {
         }
     }
 
-    /// The value that says it. Times are told in whole seconds.
+    /// The value to write. The gate's clock is written in whole seconds.
     fn value(&self, now: Timestamp) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
@@ -65,37 +66,39 @@ fn is_near(at: Timestamp, now: Timestamp) -> bool {
     at.duration_since(now).abs() <= TOLERANCE
 }
 
-/// What the record says of this write, by key; `break_glass` is the reason of one that was used.
-pub(super) fn due(question: &Question<'_>, break_glass: Option<&str>, now: Timestamp) -> BTreeMap<&'static str, Mark> {
-    let user = || Mark::Text(question.request.user.name.clone());
+/// What the record should say of this write, by key; `break_glass` is the reason of one that was
+/// used.
+pub(in crate::policy) fn due(assessment: &Assessment<'_>, break_glass: Option<&str>) -> BTreeMap<&'static str, Mark> {
+    let Assessment { proposal, facts, .. } = assessment;
+    let user = || Mark::Text(proposal.request.user.name.clone());
     let mut due = BTreeMap::new();
-    if question.does(Transition::Place) {
+    if proposal.does(Transition::Place) {
         due.extend([(PLACED_BY, user()), (PLACED_AT, Mark::Now)]);
-        if let Ok(fence) = &question.fence {
+        if let Some(fence) = assessment.fence() {
             due.insert(SOURCE, Mark::Text(fence.source.name().to_owned()));
-            due.extend(written_out(question, fence));
+            due.extend(written_out(proposal, fence));
         }
     }
-    // A release consumes evidence, also what comes with it.
-    if (question.records() && !question.does(Transition::Release)) || due.contains_key(METHOD) {
+    // A release removes all evidence, even what the same write brings.
+    if (proposal.records() && !proposal.does(Transition::Release)) || due.contains_key(METHOD) {
         due.extend([(RECORDED_BY, user()), (RECORDED_AT, Mark::Now)]);
     }
     if let Some(reason) = break_glass {
         due.insert(OVERRIDDEN, Mark::Text(reason.to_owned()));
     }
-    if let (Some(old), true) = (question.request.write.before(), question.does(Transition::Release)) {
-        let outage = Outage::ended(old, &question.request.user.name, now);
+    if let (Some(old), true) = (proposal.request.write.before(), proposal.does(Transition::Release)) {
+        let outage = Outage::ended(old, &proposal.request.user.name, facts.now);
         due.insert(LAST_OUTAGE, Mark::Outage(Box::new(outage)));
     }
     due
 }
 
-/// What another source than the annotations says, as evidence: so the record always looks the same. One without a time knows that the
-/// node is fenced by now.
-fn written_out(question: &Question<'_>, fence: &Fence) -> Vec<(&'static str, Mark)> {
+/// What a source other than the annotations says, written as evidence, so that every record looks the
+/// same. A source without a time of the fence knows that the node is fenced by now.
+fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Mark)> {
     let Some(method) = fence.source.method() else { return Vec::new() };
-    let boot_id = match question.change(BOOT_ID).1 {
-        None => question.request.write.condition().boot_id(),
+    let boot_id = match proposal.change(BOOT_ID).1 {
+        None => proposal.request.write.current().boot_id(),
         Some(_) => None,
     };
     [
@@ -109,32 +112,35 @@ fn written_out(question: &Question<'_>, fence: &Fence) -> Vec<(&'static str, Mar
     .collect()
 }
 
-/// How the gate completes a write that it allows. Nothing where the write brings all of it already.
-pub(super) fn stamps(question: &Question<'_>, break_glass: Option<&str>, now: Timestamp) -> Stamps {
-    let Some(node) = question.request.write.after() else { return Stamps::new() };
-    // One that this write marks as used was used, also where the gate's first pass cured what it was used for.
-    let marked = question.break_glass().filter(|reason| question.change(OVERRIDDEN).1 == Some(reason));
+/// How the gate completes a write that it allows: nothing if the write brings all of it already.
+pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, break_glass: Option<&str>) -> Stamps {
+    let Assessment { proposal, facts, .. } = assessment;
+    let Some(node) = proposal.request.write.after() else { return Stamps::new() };
+    // A break-glass that this write marks as used was used, even if the gate's first pass removed
+    // what it was needed for.
+    let marked = proposal.break_glass().filter(|reason| proposal.change(OVERRIDDEN).1 == Some(reason));
     let break_glass = break_glass.or(marked);
-    let due = due(question, break_glass, now);
-    let gone = over(question, break_glass.is_some())
+    let due = due(assessment, break_glass);
+    let gone = obsolete(proposal, break_glass.is_some())
         .into_iter()
         .filter(|key| !due.contains_key(key) && node.annotation(key).is_some())
         .map(|key| (key, None));
     let written = due.iter().filter_map(|(key, mark)| {
-        let value = mark.value(now)?;
-        let is_there =
-            node.annotation(key).is_some_and(|there| there == value || (question.writes(key) && mark.is(there, now)));
+        let value = mark.value(facts.now)?;
+        let is_there = node
+            .annotation(key)
+            .is_some_and(|there| there == value || (proposal.writes(key) && mark.is(there, facts.now)));
         (!is_there).then_some((*key, Some(value)))
     });
     gone.chain(written).collect()
 }
 
-/// The annotations that are about something which this write ends. A break-glass that carries a release through stays with its
-/// mark, so that it is spent.
-fn over(question: &Question<'_>, break_glass_used: bool) -> Vec<&'static str> {
+/// The annotations that are obsolete with this write. A break-glass that a release used stays with its
+/// mark, which says that it is spent.
+fn obsolete(proposal: &Proposal<'_>, break_glass_used: bool) -> Vec<&'static str> {
     let stays = |node: &Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
-    let write = &question.request.write;
-    if question.does(Transition::Release) {
+    let write = &proposal.request.write;
+    if proposal.does(Transition::Release) {
         let marked = [OVERRIDDEN, BREAK_GLASS];
         return EVIDENCE
             .into_iter()

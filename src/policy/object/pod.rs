@@ -2,10 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{
-    json::{null_is_default, object_or_null, objects_or_null},
-    node::{OUT_OF_SERVICE, Taint},
-};
+use super::node::{OUT_OF_SERVICE, Taint};
+use crate::policy::json::{null_is_default, object_or_null, objects_or_null};
 
 /// A Pod, as far as the gate judges it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

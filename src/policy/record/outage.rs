@@ -3,12 +3,12 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::policy::{
     annotation::{
         BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT, RECORDED_BY,
         SOURCE,
     },
-    node::Node,
+    object::node::Node,
 };
 
 /// One outage, from the fence to the release, as one line of JSON. What the Node did not carry is left out.

@@ -11,7 +11,7 @@ use serde::{
     de::{Error as _, IgnoredAny, MapAccess, Visitor},
 };
 
-use super::{
+use crate::policy::{
     annotation,
     json::{null_is_default, object_or_null, objects_or_null},
 };

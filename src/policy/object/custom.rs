@@ -1,0 +1,82 @@
+//! Custom resources: kinds that a cluster may or may not have, and what they have in common.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+
+use super::node::Node;
+use crate::policy::json::null_is_default;
+
+/// Where the API server serves a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    pub group: &'static str,
+    pub version: &'static str,
+    /// In lower case, as URLs have it.
+    pub plural: &'static str,
+    pub name: &'static str,
+}
+
+/// A custom resource that an evidence source reads.
+///
+/// Each implementation is a struct with the fields that its source judges. Its `spec` and `status`
+/// are read leniently ([`object_or_nothing`](crate::policy::json::object_or_nothing)): whoever may
+/// create one malformed object must not make a whole list unreadable.
+pub trait CustomResource: Clone + DeserializeOwned + Serialize {
+    const KIND: Kind;
+
+    /// Whether the object is about this node.
+    fn is_about(&self, node: &Node) -> bool;
+
+    /// The least that has to be listed to find the objects about a node. By default the objects of
+    /// all namespaces.
+    fn scope(_node: &Node) -> Scope<'_> {
+        Scope::default()
+    }
+}
+
+/// A part of all objects of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scope<'a> {
+    /// `None`: all namespaces.
+    pub namespace: Option<&'a str>,
+    /// `None`: objects of any name.
+    pub name: Option<&'a str>,
+}
+
+/// The annotation that says which node a medik8s remediation is about, if its own name does not.
+pub const NODE_NAME: &str = "remediation.medik8s.io/node-name";
+/// The annotation that makes the bare metal operator leave a BareMetalHost alone.
+pub const PAUSED: &str = "baremetalhost.metal3.io/paused";
+/// The annotation that makes the bare metal operator give a BareMetalHost up.
+pub const DETACHED: &str = "baremetalhost.metal3.io/detached";
+
+/// `metadata` of a custom resource, with the annotations that a source reads.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ObjectMeta {
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub namespace: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    #[serde(deserialize_with = "only_read_annotations", skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+fn only_read_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let mut annotations: BTreeMap<String, String> = null_is_default(deserializer)?;
+    annotations.retain(|key, _| [NODE_NAME, PAUSED, DETACHED].contains(&key.as_str()));
+    Ok(annotations)
+}
+
+impl ObjectMeta {
+    /// The name of the node that a medik8s remediation is about.
+    pub fn remediated_node(&self) -> &str {
+        self.annotations.get(NODE_NAME).unwrap_or(&self.name)
+    }
+
+    /// `namespace/name`, or the name alone.
+    pub fn full_name(&self) -> String {
+        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+}

@@ -1,0 +1,24 @@
+//! A node's Lease: the kubelet's sign of life.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::json::object_or_null;
+
+/// A node's Lease in the namespace `kube-node-lease`, which its kubelet renews by its own clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lease {
+    #[serde(deserialize_with = "object_or_null")]
+    pub spec: LeaseSpec,
+}
+
+/// `spec` of a Lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct LeaseSpec {
+    /// Never renewed: none.
+    pub renew_time: Option<Timestamp>,
+    /// Seconds.
+    pub lease_duration_seconds: Option<i32>,
+}
