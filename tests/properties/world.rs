@@ -1,0 +1,312 @@
+//! Generated worlds: a write, who asks for it, a cluster and the gate's settings, in the words of the
+//! API server, of kubectl and of the configuration file.
+
+use fencegate::{
+    admission::review::{self, Answer},
+    cluster::Snapshot,
+    config,
+    policy::{
+        Decision, decide,
+        facts::Facts,
+        facts_needed,
+        reason::Code,
+        review::{Review, Webhook},
+        settings::Settings,
+        source::Source,
+    },
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+use serde_json::{Value, json};
+
+/// The gate's clock.
+pub const NOW: &str = "2026-11-22T10:20:00Z";
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub operation: &'static str,
+    pub subresource: &'static str,
+    pub user: Value,
+    pub old: Value,
+    pub new: Value,
+    pub cluster: Vec<Value>,
+    pub settings: Settings,
+}
+
+impl World {
+    pub fn review(&self) -> Value {
+        json!({
+            "apiVersion": "admission.k8s.io/v1",
+            "kind": "AdmissionReview",
+            "request": {
+                "uid": "u",
+                "operation": self.operation,
+                "subResource": self.subresource,
+                "resource": {"group": "", "version": "v1", "resource": "nodes"},
+                "userInfo": self.user,
+                "oldObject": if self.operation == "CREATE" { Value::Null } else { self.old.clone() },
+                "object": if self.operation == "DELETE" { Value::Null } else { self.new.clone() },
+            },
+        })
+    }
+
+    pub fn understood(&self) -> Review {
+        review::read(self.review().to_string().as_bytes()).unwrap()
+    }
+
+    pub fn facts(&self) -> Facts {
+        let snapshot = Snapshot::parse(&json!({"kind": "List", "items": self.cluster}).to_string()).unwrap();
+        let review = self.understood();
+        let request = review.request().unwrap();
+        snapshot.read(request, &facts_needed(request, &self.settings), NOW.parse().unwrap())
+    }
+
+    pub fn decide(&self) -> Decision {
+        self.decide_with(&self.facts())
+    }
+
+    pub fn decide_with(&self, facts: &Facts) -> Decision {
+        decide(self.understood().request().unwrap(), facts, &self.settings)
+    }
+
+    /// Whether the write marks a break-glass as used. With more against the write the mark can become
+    /// right; with nothing against it, it is a forgery.
+    pub fn marks_a_break_glass(&self) -> bool {
+        let mark = |node: &Value| node["metadata"]["annotations"]["fencegate.dev/overridden"].clone();
+        !mark(&self.new).is_null() && (self.operation == "CREATE" || mark(&self.new) != mark(&self.old))
+    }
+
+    /// Everything that a user or a controller sees of the decision.
+    pub fn answer(&self) -> Value {
+        let review = self.understood();
+        serde_json::to_value(Answer::new(Webhook::Validate, &review, &self.decide())).unwrap()
+    }
+}
+
+/// A configuration that changes something, or nothing.
+fn settings() -> impl Strategy<Value = Settings> {
+    let names: Vec<&str> = Source::ALL.iter().map(|source| source.name()).collect();
+    let sources = (Just(names.clone()).prop_shuffle(), 1..=names.len()).prop_map(|(mut names, count)| {
+        names.truncate(count);
+        names
+    });
+    let adjustable: Vec<&str> =
+        Code::ALL.iter().filter(|code| code.can_be_turned_off()).map(|code| code.name()).collect();
+    let checks = vec((select(adjustable), select(vec!["enforce", "warn", "off"])), 0..4)
+        .prop_map(|checks| checks.into_iter().collect::<std::collections::BTreeMap<_, _>>());
+    let owners = select(vec![
+        json!([{"group": "apps", "kind": "StatefulSet"}]),
+        json!([{"group": "apps", "kind": "StatefulSet"}, {"group": "apps", "kind": "DaemonSet"}]),
+        json!([]),
+    ]);
+    let limits = select(vec![Value::Null, json!(0), json!(1), json!(2), json!("50%")]);
+    let custom = (
+        sources,
+        checks,
+        owners,
+        any::<bool>(),
+        limits,
+        select(vec!["anyone", "rbac"]),
+        select(vec!["24h", "4m", "0s"]),
+        select(vec!["10s", "0s", "1h"]),
+    )
+        .prop_map(|(sources, checks, owners, count_tolerating, max_nodes, attest, max_age, clock_skew)| {
+            json!({
+                "evidence": {"sources": sources, "maxAge": max_age, "clockSkew": clock_skew},
+                "checks": checks,
+                "release": {"guardedOwners": owners, "countTolerating": count_tolerating},
+                "place": {"maxNodes": max_nodes},
+                "authorization": {"attest": attest},
+            })
+        });
+    prop_oneof![1 => Just(json!({})), 2 => custom].prop_map(|file| config::parse(file.to_string().as_bytes()).unwrap())
+}
+
+fn annotations() -> impl Strategy<Value = Value> {
+    let pairs = [
+        ("fencegate.dev/method", "power-off"),
+        ("fencegate.dev/method", "unplugged"),
+        ("fencegate.dev/fenced-at", "2026-11-22T10:15:00Z"),
+        ("fencegate.dev/fenced-at", "2026-11-20T10:15:00Z"),
+        ("fencegate.dev/fenced-by", "alice"),
+        ("fencegate.dev/proof", "Chassis Power is off"),
+        ("fencegate.dev/boot-id", "boot-1"),
+        ("fencegate.dev/boot-id", "boot-0"),
+        ("fencegate.dev/recorded-by", "alice"),
+        ("fencegate.dev/placed-at", "2026-11-22T10:19:45Z"),
+        ("fencegate.dev/source", "annotations"),
+        ("fencegate.dev/source", "cloud-shutdown"),
+        ("fencegate.dev/source", "network-fence"),
+        ("fencegate.dev/overridden", "spent"),
+        ("fencegate.dev/break-glass", "spent"),
+        ("fencegate.dev/break-glass", "split brain drill"),
+        ("fencegate.dev/fencedat", "typo"),
+        ("node.kubernetes.io/out-of-service-applied-by", "pacemaker"),
+        ("example.com/other", "x"),
+    ];
+    let complete = json!({
+        "fencegate.dev/method": "power-off",
+        "fencegate.dev/fenced-at": "2026-11-22T10:15:00Z",
+        "fencegate.dev/fenced-by": "alice",
+    });
+    let some = vec(select(pairs.to_vec()), 0..6).prop_map(|pairs| pairs.into_iter().collect::<Value>());
+    prop_oneof![2 => Just(complete), 2 => some, 1 => Just(Value::Null)]
+}
+
+fn taints() -> impl Strategy<Value = Vec<Value>> {
+    let keys = [
+        "node.kubernetes.io/out-of-service",
+        "node.kubernetes.io/out-of-service",
+        "node.kubernetes.io/unreachable",
+        "node.cloudprovider.kubernetes.io/shutdown",
+    ];
+    let entry = (select(keys.to_vec()), select(vec!["NoExecute", "NoSchedule", "PreferNoSchedule"]))
+        .prop_map(|(key, effect)| json!({"key": key, "effect": effect, "value": "nodeshutdown"}));
+    vec(entry, 0..4)
+}
+
+prop_compose! {
+    fn node()(
+        taints in taints(),
+        annotations in annotations(),
+        ready in select(vec!["True", "False", "Unknown"]),
+        boot in select(vec!["boot-1", "boot-2"]),
+        deleting in any::<bool>(),
+        finalizers in vec(Just("example.com/hold"), 0..2),
+        host in select(vec!["metal3://metal3/host-1/machine", "aws:///us-east-1/i-0"]),
+        address in any::<bool>(),
+    ) -> Value {
+        json!({
+            "metadata": {
+                "name": "n1",
+                "annotations": annotations,
+                "finalizers": finalizers,
+                "deletionTimestamp": if deleting { json!(NOW) } else { Value::Null },
+            },
+            "spec": {"taints": taints, "providerID": host},
+            "status": {
+                "conditions": [{"type": "Ready", "status": ready}],
+                "nodeInfo": {"bootID": boot},
+                "addresses": if address { json!([{"type": "InternalIP", "address": "10.0.0.7"}]) } else { json!([]) },
+            },
+        })
+    }
+}
+
+prop_compose! {
+    fn pod()(
+        number in 0..20_u8,
+        kind in select(vec!["StatefulSet", "DaemonSet"]),
+        tolerates in any::<bool>(),
+        leaving in any::<bool>(),
+        claims in any::<bool>(),
+    ) -> Value {
+        let claim = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]);
+        json!({
+            "kind": "Pod",
+            "metadata": {
+                "namespace": "prod",
+                "name": format!("db-{number}"),
+                "deletionTimestamp": if leaving { json!(NOW) } else { Value::Null },
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": "db", "controller": true}],
+            },
+            "spec": {
+                "nodeName": "n1",
+                "tolerations": if tolerates { json!([{"operator": "Exists"}]) } else { json!([]) },
+                "volumes": if claims { claim } else { json!([]) },
+            },
+        })
+    }
+}
+
+/// Times of a fence: fresh, older than a day, ahead.
+fn fence_times() -> impl Strategy<Value = Value> {
+    select(vec![
+        json!("2026-11-22T10:15:00Z"),
+        json!("2026-11-20T10:15:00Z"),
+        json!("2026-11-22T10:25:00Z"),
+        Value::Null,
+    ])
+}
+
+/// What other projects say about the node.
+fn custom_resource() -> impl Strategy<Value = Value> {
+    let status = select(vec!["True", "False"]);
+    let far = (status, fence_times()).prop_map(|(status, at)| {
+        json!({"kind": "FenceAgentsRemediation", "metadata": {"namespace": "fencing", "name": "n1"}, "status":
+            {"conditions": [{"type": "FenceAgentActionSucceeded", "status": status, "lastTransitionTime": at}]}})
+    });
+    let snr = (select(vec!["Reboot-Completed", "Pre-Reboot-Completed"]), fence_times()).prop_map(|(phase, at)| {
+        json!({"kind": "SelfNodeRemediation", "metadata": {"namespace": "fencing", "name": "n1"},
+            "status": {"phase": phase, "timeAssumedRebooted": at}})
+    });
+    let fence =
+        (select(vec!["10.0.0.7/32", "10.0.0.8/32"]), select(vec!["Succeeded", "Failed"])).prop_map(|(cidr, result)| {
+            json!({"kind": "NetworkFence", "metadata": {"name": "rack-7"},
+                "spec": {"fenceState": "Fenced", "cidrs": [cidr]}, "status": {"result": result}})
+        });
+    let host = (any::<bool>(), fence_times()).prop_map(|(on, at)| {
+        json!({"kind": "BareMetalHost", "metadata": {"namespace": "metal3", "name": "host-1"},
+            "status": {"poweredOn": on, "operationalStatus": "OK", "lastUpdated": at}})
+    });
+    prop_oneof![far, snr, fence, host]
+}
+
+fn access_review() -> impl Strategy<Value = Value> {
+    (select(vec!["break-glass", "attest"]), any::<bool>()).prop_map(|(verb, allowed)| {
+        json!({"kind": "SubjectAccessReview", "status": {"allowed": allowed}, "spec": {"user": "alice",
+            "resourceAttributes": {"group": "fencegate.dev", "resource": "nodes", "verb": verb}}})
+    })
+}
+
+fn objects() -> impl Strategy<Value = Vec<Value>> {
+    let lease = select(vec!["2026-11-22T10:14:00Z", "2026-11-22T10:19:59Z"]).prop_map(|time| {
+        json!({"kind": "Lease", "metadata": {"name": "n1", "namespace": "kube-node-lease"},
+            "spec": {"renewTime": time}})
+    });
+    let attachment = Just(json!({"kind": "VolumeAttachment", "metadata": {"name": "va"},
+        "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv"}}}));
+    let volume = Just(json!({"kind": "PersistentVolume", "metadata": {"name": "pv"},
+        "spec": {"claimRef": {"namespace": "prod", "name": "c"}}}));
+    let other = any::<bool>().prop_map(|is_out| {
+        let taints = if is_out { json!([{"key": "node.kubernetes.io/out-of-service"}]) } else { json!([]) };
+        json!({"kind": "Node", "metadata": {"name": "n2"}, "spec": {"taints": taints}})
+    });
+    (
+        vec(pod(), 0..4),
+        vec(custom_resource(), 0..4),
+        vec(access_review(), 0..3),
+        option::of(lease),
+        option::of(attachment),
+        option::of(volume),
+        option::of(other),
+    )
+        .prop_map(|(pods, custom, access, lease, attachment, volume, other)| {
+            let single = [lease, attachment, volume, other].into_iter().flatten();
+            pods.into_iter().chain(custom).chain(access).chain(single).collect()
+        })
+}
+
+prop_compose! {
+    pub fn world()(
+        operation in prop_oneof![6 => Just("UPDATE"), 1 => Just("CREATE"), 1 => Just("DELETE")],
+        subresource in prop_oneof![5 => Just(""), 1 => Just("status")],
+        user in select(vec![
+            json!({"username": "alice", "groups": ["system:authenticated"]}),
+            json!({"username": "alice", "groups": ["system:authenticated"]}),
+            json!({"username": "system:node:n1", "groups": ["system:nodes"]}),
+            json!({"username": "system:node:n2", "groups": ["system:nodes"]}),
+        ]),
+        old in node(),
+        new in node(),
+        keeps_status in any::<bool>(),
+        cluster in objects(),
+        settings in settings(),
+    ) -> World {
+        let mut new = new;
+        if keeps_status {
+            new["status"] = old["status"].clone();
+        }
+        new["spec"]["providerID"] = old["spec"]["providerID"].clone();
+        World { operation, subresource, user, old, new, cluster, settings }
+    }
+}
