@@ -198,3 +198,10 @@ fn the_version_is_the_same_everywhere() {
     let container = &shared("base/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], format!("fencegate:{version}"));
 }
+
+#[test]
+fn the_toolchain_is_the_oldest_rust_that_is_supported() {
+    let text = fs::read_to_string(repository("rust-toolchain.toml")).unwrap();
+    let channel = text.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap();
+    assert_eq!(channel, format!("\"{}.0\"", env!("CARGO_PKG_RUST_VERSION")));
+}
