@@ -1,5 +1,6 @@
 SHELL := bash
-# The steps share one build folder and the machine's memory, so they run one after another even with -j.
+# The steps share one build folder and the machine's memory, so they run one after another even with
+# -j.
 .NOTPARALLEL:
 
 CARGO ?= cargo
@@ -35,16 +36,16 @@ CARGO_DENY := target/tools/bin/cargo-deny
 CARGO_DENY_BUILT := target/tools/cargo-deny-$(CARGO_DENY_VERSION).built
 ADVISORY_DATABASES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
 
-# Without optimisation and debug information the build takes a third of the time, and a check still takes only two
-# seconds.
+# Without optimisation and debug information the build takes a third of the time, and a check still
+# takes only two seconds.
 $(CARGO_DENY_BUILT):
 	@echo "building cargo-deny $(CARGO_DENY_VERSION): a minute or two, once"
 	@CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --quiet --locked --debug --force --version "=$(CARGO_DENY_VERSION)" \
 	  --root target/tools cargo-deny
 	@touch $@
 
-# Advisories are checked only if their database was fetched before, because `make test` must not depend on what is
-# published meanwhile. A workflow runs `make advisories` every week.
+# Advisories are checked only if their database was fetched before, because `make test` must not
+# fail for an advisory that is published meanwhile. A workflow runs `make advisories` every week.
 .PHONY: deny
 deny: $(CARGO_DENY_BUILT) ## check the dependencies: licences, bans, sources, and known advisories
 	$(CARGO_DENY) --locked check $(STRICT) licenses bans sources
@@ -67,8 +68,8 @@ unit: ## run the tests that need only this repository
 ASSETS := $(abspath target/cluster)
 OLDEST := $(abspath target/cluster-oldest)
 
-# Builds every tool of the Go module in folder $(1) into folder $(2). kubectl takes its own version from these linker
-# flags.
+# Builds every tool of the Go module in folder $(1) into folder $(2). kubectl takes its own version
+# from these linker flags.
 define build-tools
 	@mkdir -p $(2)
 	@cd $(1) && version=$$(awk '$$1 == "k8s.io/kubernetes" {print $$2}' go.mod) && minor=$${version#v1.} && \
@@ -129,7 +130,8 @@ summary: ## add up the test results of the last unit, end-to-end and image-test
 bench: ## measure what a decision costs
 	$(CARGO) bench --locked
 
-# The client and the server are on this machine: ten thousand connections are twenty thousand open files.
+# The client and the server are on this machine: ten thousand connections are twenty thousand open
+# files.
 .PHONY: soak
 soak: release ## send valid reviews for a minute while floods, slow clients and garbage come in
 	@$(CARGO) build --quiet --locked --example soak

@@ -1,5 +1,5 @@
-//! What the manifests, the chart and the workflows must contain, read as files. What an API server does
-//! with them is tested in `tests/end_to_end`.
+//! What the manifests, the chart and the workflows must contain, read as files. What an API server
+//! does with them is tested in `tests/end_to_end`.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -36,7 +36,7 @@ fn program(conditions: &Value) -> String {
 }
 
 #[test]
-fn the_webhooks_are_registered_as_the_contract_says_and_share_one_program() {
+fn both_webhooks_follow_the_contract_and_share_their_match_condition_with_the_policy() {
     let validating = &shared("base/validating-webhook.yaml")[0];
     let mutating = &shared("base/mutating-webhook.yaml")[0];
     let policy = &shared("base/admission-policy.yaml")[0];
@@ -68,14 +68,14 @@ fn the_webhooks_are_registered_as_the_contract_says_and_share_one_program() {
 }
 
 #[test]
-fn the_policy_denies_as_forbidden_and_says_why() {
+fn every_denial_of_the_policy_is_forbidden_and_names_a_known_reason() {
     let (policy, binding) =
         (&shared("base/admission-policy.yaml")[0], &shared("base/admission-policy-binding.yaml")[0]);
     assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
     let (policy, binding) = (&policy["spec"], &binding["spec"]);
     assert_eq!(policy["failurePolicy"], "Fail");
     assert_eq!(binding["validationActions"], json!(["Deny", "Audit"]));
-    assert!(binding["matchResources"].is_null(), "nobody and nothing is exempt");
+    assert!(binding["matchResources"].is_null(), "no requester and no object is exempt");
     for validation in policy["validations"].as_array().unwrap() {
         let message = validation["messageExpression"].as_str().unwrap();
         let code = message.trim_start_matches('\'').split(':').next().unwrap();
@@ -100,7 +100,7 @@ fn rules(role: &Value) -> Vec<(String, String, Vec<String>)> {
 }
 
 #[test]
-fn the_gate_may_read_what_it_asks_for_and_write_nothing() {
+fn the_gate_may_read_what_its_rules_need_and_write_nothing() {
     let objects = shared("base/rbac.yaml");
     let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
     let mut given = rules(role);
@@ -118,7 +118,7 @@ fn the_gate_may_read_what_it_asks_for_and_write_nothing() {
 }
 
 #[test]
-fn the_two_rights_are_bound_to_nobody() {
+fn the_roles_for_attesting_and_for_break_glass_are_bound_to_nobody() {
     let roles = shared("base/roles.yaml");
     assert!(roles.iter().all(|object| object["kind"] == "ClusterRole"));
     let given: Vec<_> = roles.iter().map(|role| (role["metadata"]["name"].as_str().unwrap(), rules(role))).collect();
@@ -127,12 +127,12 @@ fn the_two_rights_are_bound_to_nobody() {
 }
 
 #[test]
-fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
+fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
     use fencegate::policy::source::{bare_metal_host, fence_agents_remediation, network_fence, self_node_remediation};
     let default = [Source::Annotations, Source::CloudShutdown];
     let base = objects("manifests/base/config.yaml");
     let settings = config::parse(base[0]["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
-    assert_eq!(settings, fencegate::policy::settings::Settings::default(), "what is shipped is the default");
+    assert_eq!(settings, fencegate::policy::settings::Settings::default(), "the manifests have the default settings");
 
     let medik8s = [fence_agents_remediation::KIND, self_node_remediation::KIND];
     let overlays: [(&str, Vec<Source>, &[Kind]); 4] = [
@@ -191,7 +191,7 @@ fn every_action_of_the_workflows_is_pinned_to_a_commit() {
 }
 
 #[test]
-fn the_version_is_the_same_everywhere() {
+fn cargo_the_chart_and_the_image_have_the_same_version() {
     let version = env!("CARGO_PKG_VERSION");
     let chart = &objects("charts/fencegate/Chart.yaml")[0];
     assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));

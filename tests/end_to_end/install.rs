@@ -66,8 +66,8 @@ const OVERLAYS: [(&str, &[&str]); 7] = [
     ("two-node-fencing", &[r#"sources=["annotations","cloud-shutdown","pacemaker"]"#]),
 ];
 
-/// Objects by kind and name, without what may differ between the two ways of installing: labels, and the
-/// namespace, which Helm creates itself.
+/// Objects by kind and name, without what may differ between the two ways of installing: labels,
+/// and the namespace, which Helm creates itself.
 fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
     let objects = objects.into_iter().filter(|object| !object.is_null() && object["kind"] != "Namespace");
     objects
@@ -84,7 +84,7 @@ fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Joins the lines of every text, such as a CEL program's: where they break depends on who wrote the YAML.
+/// Joins the lines of every text, such as a CEL program's: the YAML writer decides where they break.
 fn fold(value: &mut Value) {
     match value {
         Value::String(text) => *text = text.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -167,7 +167,7 @@ async fn the_packaged_chart_installs_the_same_objects_as_its_folder() {
     }
 }
 
-/// Without the gate's replicas: what is registered denies, what is gone does not.
+/// Without replicas: guarded writes are denied while the gate is installed, and allowed afterwards.
 async fn installs_and_leaves_nothing_that_blocks(
     plane: &Plane,
     install: impl Fn() -> Output,
@@ -199,7 +199,7 @@ async fn installs_and_leaves_nothing_that_blocks(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_installed_is_uninstalled_without_a_trace_that_blocks() {
+async fn uninstalling_leaves_nothing_that_blocks() {
     let plane = plane_with_alice().await;
     let overlay = repository("manifests/overlays/default");
     let by_kubectl = |verb: &[&str]| {
@@ -229,7 +229,7 @@ async fn what_is_installed_is_uninstalled_without_a_trace_that_blocks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_from_the_version_before_loses_no_call() {
+async fn an_upgrade_from_the_previous_version_loses_no_call() {
     let plane = plane_with_alice().await;
     let path = |name: &str| plane.folder.path().join(name);
     let made = support::certificates();
@@ -241,7 +241,8 @@ async fn an_upgrade_from_the_version_before_loses_no_call() {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
         accepts(plane.kubectl("admin", &["apply", "--server-side", "-f", "-"], &list));
     };
-    // As the README of that version had it installed: one webhook, with a certificate and a caBundle by hand.
+    // Installed as the README of that version says: one webhook, with a certificate and a caBundle
+    // made by hand.
     let files =
         [format!("--tls-cert={}", path("gate.crt").display()), format!("--tls-key={}", path("gate.key").display())];
     let old = Replica::start(&plane, 0, &[&files[0], &files[1]]).await;

@@ -1,8 +1,8 @@
 {{/*
-The objects of the file files/<name>.yaml, in the namespace of the release. The files are the manifests
-that kustomize installs, too; the templates change only the fields that values change.
+The objects of the file files/<name>.yaml, in the namespace of the release. Kustomize installs the
+same files; the templates set only the fields that depend on values.
 
-A file that is missing or cannot be parsed would otherwise render to nothing.
+A file that is missing or cannot be parsed fails the rendering: Helm itself would render nothing.
 */}}
 {{- define "fencegate.objects" -}}
 {{- $namespace := .root.Release.Namespace }}
