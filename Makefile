@@ -1,43 +1,75 @@
-# Everything a person or CI types. Each target does its own set-up.
+SHELL := bash
+# The steps share one build folder and the machine's memory, so they run one after another even with
+# -j.
+.NOTPARALLEL:
 
 CARGO ?= cargo
-# What cargo-deny and the tests need beside the toolchain: nothing. Warnings are errors here and only here.
+# In the checks warnings are errors. In a build by hand they stay warnings.
 STRICT = -D warnings
 
 .DEFAULT_GOAL := help
 
 .PHONY: help
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## the whole story on the built-in example cluster
+demo: ## run the demonstration on the built-in example cluster
 	@$(CARGO) run --quiet --locked -- demo
 
 .PHONY: test
-test: fmt clippy unit end-to-end image-test doc summary ## everything that must hold, on a real control plane too
+test: fmt clippy deny unit end-to-end image-test doc summary ## run every check that CI runs, including those on a real control plane
 
 .PHONY: test-fast
-test-fast: fmt clippy unit doc ## everything but the control plane: the inner loop
+test-fast: fmt clippy unit doc ## run the checks that need only the Rust toolchain: the inner loop
 
 .PHONY: fmt
-fmt: ## formatting
+fmt: ## check the formatting
 	$(CARGO) fmt --check
 
 .PHONY: clippy
-clippy: ## lints, as errors
+clippy: ## run the lints, warnings as errors
 	$(CARGO) clippy --locked --all-targets --all-features -- $(STRICT)
 
+CARGO_DENY_VERSION := 0.20.2
+CARGO_DENY := target/tools/bin/cargo-deny
+CARGO_DENY_BUILT := target/tools/cargo-deny-$(CARGO_DENY_VERSION).built
+ADVISORY_DATABASES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
+
+# Without optimisation and debug information the build takes a third of the time, and a check still
+# takes only two seconds.
+$(CARGO_DENY_BUILT):
+	@echo "building cargo-deny $(CARGO_DENY_VERSION): a minute or two, once"
+	@CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --quiet --locked --debug --force --version "=$(CARGO_DENY_VERSION)" \
+	  --root target/tools cargo-deny
+	@touch $@
+
+# Advisories are checked only if their database was fetched before, because `make test` must not
+# fail for an advisory that is published meanwhile. A workflow runs `make advisories` every week.
+.PHONY: deny
+deny: $(CARGO_DENY_BUILT) ## check the dependencies: licences, bans, sources, and known advisories
+	$(CARGO_DENY) --locked check $(STRICT) licenses bans sources
+	@if compgen -G "$(ADVISORY_DATABASES)/*/" >/dev/null; then \
+	  set -x; $(CARGO_DENY) --locked --offline check $(STRICT) advisories; \
+	else \
+	  echo "advisories SKIPPED: there is no database in $(ADVISORY_DATABASES); make advisories fetches it"; \
+	fi
+
+.PHONY: advisories
+advisories: $(CARGO_DENY_BUILT) ## fetch the advisory database and check the dependencies against it
+	$(CARGO_DENY) --locked check $(STRICT) advisories
+
 .PHONY: unit
-unit: ## tests that need nothing but this repository
+unit: ## run the tests that need only this repository
 	@mkdir -p target
 	@set -o pipefail; $(CARGO) test --locked --no-fail-fast 2>&1 | tee target/test.log
 
-# Where KUBEBUILDER_ASSETS names a folder with the binaries, those are used, as envtest does.
+# If KUBEBUILDER_ASSETS names a folder with the binaries, those are used, as envtest does.
 ASSETS := $(abspath target/cluster)
 OLDEST := $(abspath target/cluster-oldest)
 
-# Builds every tool of a Go module: $(1) its folder, $(2) where to. Without the stamp kubectl does not know its own version.
+# Builds every tool of the Go module in folder $(1) into folder $(2). kubectl takes its own version
+# from these linker flags.
 define build-tools
 	@mkdir -p $(2)
 	@cd $(1) && version=$$(awk '$$1 == "k8s.io/kubernetes" {print $$2}' go.mod) && minor=$${version#v1.} && \
@@ -47,7 +79,7 @@ define build-tools
 endef
 
 .PHONY: control-plane
-control-plane: ## etcd, the API server, its controllers, kubectl and helm, from source
+control-plane: ## build the tools of the end-to-end tests from source: a control plane, kubectl and helm
 ifndef KUBEBUILDER_ASSETS
 	$(call build-tools,tests/cluster,$(ASSETS))
 	@ln -sf server $(ASSETS)/etcd
@@ -55,55 +87,56 @@ ifndef KUBEBUILDER_ASSETS
 endif
 
 .PHONY: cluster
-cluster: control-plane ## a control plane with the gate in front, left running for you
+cluster: control-plane ## run a control plane with fencegate installed, until you stop it
 	@$(CARGO) build --quiet --locked
 	@$(CARGO) run --quiet --locked --features control-plane --example cluster
 
-# Everything but Kubernetes itself is the newest one's.
+# Two at a time: each test has its own control plane, about 650 MB.
+.PHONY: end-to-end
+end-to-end: control-plane ## run the tests on a real control plane
+	@mkdir -p target
+	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 --show-output 2>&1 \
+	  | tee target/end-to-end.log
+
+# Only Kubernetes itself is the oldest one; the other tools are the same.
 .PHONY: test-oldest
-test-oldest: control-plane ## the tests on a real control plane of the oldest Kubernetes that is supported
+test-oldest: control-plane ## run the end-to-end tests on the oldest Kubernetes that is supported
 	$(call build-tools,tests/cluster/oldest,$(OLDEST))
 	@ln -sf $(ASSETS)/server $(OLDEST)/etcd
 	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(ASSETS)/helm $(OLDEST)/
 	KUBEBUILDER_ASSETS=$(OLDEST) $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2
 
-# Two at a time: each test has a control plane of its own, some 650 MB.
-.PHONY: end-to-end
-end-to-end: control-plane ## tests on a real control plane
-	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 --show-output 2>&1 \
-	  | tee target/end-to-end.log
-
 .PHONY: image
-image: ## the container image, without a daemon: target/image/fencegate.oci.tar
+image: ## build the container image, without a daemon: target/image/fencegate.oci.tar
 	@image/build.sh
 
 .PHONY: image-test
-image-test: image ## the image taken apart, and the program run from it
+image-test: image ## unpack the container image, check it and run its program
 	@set -o pipefail; $(CARGO) test --locked --features image --test image 2>&1 | tee target/image.log
 
 .PHONY: doc
-doc: ## the documentation builds, without broken links
+doc: ## build the API documentation, broken links as errors
 	RUSTDOCFLAGS="$(STRICT)" $(CARGO) doc --locked --no-deps --document-private-items
 
-# The closing line, in the form of `cargo test`, for all test binaries together.
+# In the form of `cargo test`, for all test binaries together.
 .PHONY: summary
-summary:
+summary: ## add up the test results of the last unit, end-to-end and image-test
 	@awk '/^test result:/ {passed += $$4; failed += $$6; ignored += $$8} \
 	  END {printf "test result: %s. %d passed; %d failed; %d ignored; 0 measured; 0 filtered out\n", \
-	       failed ? "FAILED" : "ok", passed, failed, ignored; exit failed > 0 || passed == 0}' target/test.log target/end-to-end.log target/image.log
+	       failed ? "FAILED" : "ok", passed, failed, ignored; exit failed > 0 || passed == 0}' \
+	  target/test.log target/end-to-end.log target/image.log
 
 .PHONY: bench
-bench: ## what a decision costs
+bench: ## measure what a decision costs
 	$(CARGO) bench --locked
 
-# Both sides of ten thousand connections are files of ours.
+# The client and the server are on this machine: ten thousand connections are twenty thousand open
+# files.
 .PHONY: soak
-soak: release ## honest calls beside floods, slow clients and garbage, for a minute
+soak: release ## send valid reviews for a minute while floods, slow clients and garbage come in
 	@$(CARGO) build --quiet --locked --example soak
 	@ulimit -n 65536 2>/dev/null || ulimit -n $$(ulimit -Hn); target/debug/examples/soak
 
 .PHONY: release
-release: ## the optimised binary, target/release/fencegate
+release: ## build the optimised binary: target/release/fencegate
 	$(CARGO) build --locked --release
-
-SHELL := bash

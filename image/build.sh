@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Builds the container image without a daemon: an OCI archive with one static program in an otherwise empty root.
+# Builds the container image without a daemon: an OCI archive with one static program in an
+# otherwise empty root.
 #
 #   image/build.sh        writes target/image/fencegate.oci.tar and target/image/fencegate.cdx.json
 #
-# The program is linked statically (glibc, static-pie), so the root needs nothing else. Such a program cannot resolve names; it need
-# not: in a cluster the API server is reached by the address in KUBERNETES_SERVICE_HOST. With a kubeconfig, give an address, too.
+# The program is linked statically (glibc, static-pie), so the root needs nothing else. It cannot
+# resolve host names. In a cluster it does not have to: KUBERNETES_SERVICE_HOST has the address of
+# the API server. A kubeconfig must contain an address, too.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Versions of the tools, which the package registries have. Each is built once.
+# The versions of the tools. Each tool is built from its package once.
 AUDITABLE=0.7.7
 CYCLONEDX=0.5.9
 
@@ -33,13 +35,13 @@ tool cargo-cyclonedx "$CYCLONEDX"
 (cd image && go build -o "$tools/bin/" -ldflags "-s -w" tool)
 export PATH="$tools/bin:$PATH"
 
-# What it is made of, twice: readable from the program itself, and as CycloneDX.
+# The list of dependencies, twice: inside the program, and as a CycloneDX file.
 RUSTFLAGS="-C target-feature=+crt-static" cargo auditable build --quiet --release --locked --target "$triple" --target-dir "$PWD/target"
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename fencegate.cdx
-# Where it was built is nobody's business, and would make each build another.
+# Removes the path of this folder: the file must not depend on where it was built.
 sed "s#file://$PWD#file:///fencegate#g" fencegate.cdx.json >"$out/fencegate.cdx.json" && rm fencegate.cdx.json
 
-# The same program gives the same layer: no times, no owners, one order.
+# The same program gives the same layer: times, owners and order are fixed.
 root=$(mktemp -d)
 registry=
 trap 'rm -rf "$root"; [ -z "$registry" ] || kill "$registry"' EXIT
@@ -49,7 +51,7 @@ cp LICENSE "$out/fencegate.cdx.json" "$root/layer/"
 chmod 0755 "$root/layer/fencegate" && chmod 0644 "$root/layer/LICENSE" "$root/layer/fencegate.cdx.json"
 tar --create --file "$root/layer.tar" --directory "$root/layer" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 .
 
-# crane changes an image's configuration in a registry only: one of its own, on loopback, for as long as this takes.
+# crane can change an image's configuration only in a registry, so one runs on loopback meanwhile.
 port=$((20000 + $$ % 10000))
 while (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do port=$((port + 1)); done
 crane registry serve --address "127.0.0.1:$port" --disk "$root/registry" >"$root/registry.log" 2>&1 &

@@ -1,4 +1,5 @@
-//! The container image as `make image` leaves it: taken apart as a runtime does, and the program run from it.
+//! The container image that `make image` builds: unpacked as a container runtime does, and its
+//! program run.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -52,25 +53,25 @@ impl Image {
         self.folder.path().join("root/fencegate")
     }
 
-    /// Runs the program with nothing in its environment.
+    /// Runs the program in an empty environment.
     fn run(&self, arguments: &[&str]) -> Output {
         Command::new(self.program()).args(arguments).env_clear().current_dir(self.folder.path()).output().unwrap()
     }
 }
 
 #[test]
-fn it_says_what_to_run_and_as_whom() {
+fn the_image_names_its_program_its_user_and_its_version() {
     let image = Image::open();
     assert_eq!(image.config["os"], "linux");
     let config = &image.config["config"];
     assert_eq!((&config["Entrypoint"], &config["User"]), (&json!(["/fencegate"]), &json!("65532:65532")));
     assert_eq!(config["Labels"]["org.opencontainers.image.version"], env!("CARGO_PKG_VERSION"));
     let name = &image.index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"];
-    assert_eq!(*name, format!("fencegate:{}", env!("CARGO_PKG_VERSION")), "what the manifests ask for");
+    assert_eq!(*name, format!("fencegate:{}", env!("CARGO_PKG_VERSION")), "the image of the manifests");
 }
 
 #[test]
-fn there_is_nothing_in_it_but_the_program_its_licence_and_what_it_is_made_of() {
+fn the_image_contains_only_the_program_its_licence_and_its_dependency_list() {
     let image = Image::open();
     let entries = fs::read_dir(image.folder.path().join("root")).unwrap().map(|entry| entry.unwrap());
     let mut found: Vec<(String, u32)> = entries
@@ -84,16 +85,17 @@ fn there_is_nothing_in_it_but_the_program_its_licence_and_what_it_is_made_of() {
 }
 
 #[test]
-fn the_program_needs_nothing_else_and_runs() {
+fn the_program_is_linked_statically_and_runs_in_an_empty_environment() {
     let image = Image::open();
     let bytes = fs::read(image.program()).unwrap();
     let number = |at: usize, length: usize| {
         bytes[at..at + length].iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte))
     };
-    // ELF64, little-endian: e_phoff, e_phentsize, e_phnum; p_type 3 is PT_INTERP, the loader that a dynamic program asks for.
+    // ELF64, little-endian: e_phoff, e_phentsize, e_phnum; p_type 3 is PT_INTERP, the path of the
+    // loader that a dynamically linked program needs.
     assert_eq!(&bytes[..6], b"\x7fELF\x02\x01");
     let (headers, size, count) = (number(32, 8), number(54, 2), number(56, 2));
-    assert!(count > 0 && (0..count).all(|header| number(headers + header * size, 4) != 3), "it asks for a loader");
+    assert!(count > 0 && (0..count).all(|header| number(headers + header * size, 4) != 3), "it needs a loader");
 
     let version = image.run(&["--version"]);
     assert_eq!(String::from_utf8_lossy(&version.stdout), format!("fencegate {}\n", env!("CARGO_PKG_VERSION")));
@@ -103,10 +105,10 @@ fn the_program_needs_nothing_else_and_runs() {
 }
 
 #[test]
-fn what_it_is_made_of_can_be_read_from_it() {
+fn the_program_and_its_bill_of_materials_list_the_dependencies() {
     let image = Image::open();
     let bytes = fs::read(image.program()).unwrap();
-    assert!(bytes.windows(8).any(|window| window == b".dep-v0\0"), "no section of cargo-auditable");
+    assert!(bytes.windows(8).any(|window| window == b".dep-v0\0"), "it has no section of cargo-auditable");
     let text = fs::read_to_string(image.folder.path().join("root/fencegate.cdx.json")).unwrap();
     let bom: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((&bom["bomFormat"], &bom["metadata"]["component"]["name"]), (&json!("CycloneDX"), &json!("fencegate")));
@@ -114,5 +116,5 @@ fn what_it_is_made_of_can_be_read_from_it() {
     for name in ["rustls", "kube-client", "axum", "aws-lc-rs"] {
         assert!(components.iter().any(|component| component["name"] == name), "{name}");
     }
-    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "where it was built is nobody's business");
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")), "it contains the path of the folder where it was built");
 }

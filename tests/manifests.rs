@@ -1,4 +1,5 @@
-//! What the manifests must say, read as they are shipped. That an API server takes them, and what it does with them, is tested in `tests/end_to_end`.
+//! What the manifests, the chart and the workflows must contain, read as files. What an API server
+//! does with them is tested in `tests/end_to_end`.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -13,16 +14,21 @@ use fencegate::{
 };
 use serde_json::{Value, json};
 
-fn manifests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests")
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The objects in a file.
+/// The objects in a file of the repository.
 fn objects(path: &str) -> Vec<Value> {
-    serde_saphyr::from_multiple(&fs::read_to_string(manifests().join(path)).unwrap()).unwrap()
+    serde_saphyr::from_multiple(&fs::read_to_string(repository(path)).unwrap()).unwrap()
 }
 
-/// The same program in the words of one line.
+/// The objects in a file that kustomize and the chart share.
+fn shared(path: &str) -> Vec<Value> {
+    objects(&format!("charts/fencegate/files/{path}"))
+}
+
+/// The only match condition's program, on one line.
 fn program(conditions: &Value) -> String {
     let conditions = conditions.as_array().unwrap();
     assert_eq!(conditions.len(), 1);
@@ -30,10 +36,10 @@ fn program(conditions: &Value) -> String {
 }
 
 #[test]
-fn the_webhooks_are_registered_as_the_contract_says_and_share_one_program() {
-    let validating = &objects("base/validating-webhook.yaml")[0];
-    let mutating = &objects("base/mutating-webhook.yaml")[0];
-    let policy = &objects("base/admission-policy.yaml")[0];
+fn both_webhooks_follow_the_contract_and_share_their_match_condition_with_the_policy() {
+    let validating = &shared("base/validating-webhook.yaml")[0];
+    let mutating = &shared("base/mutating-webhook.yaml")[0];
+    let policy = &shared("base/admission-policy.yaml")[0];
     for (configuration, failure_policy, path, operations) in [
         (validating, "Fail", "/validate", json!(["CREATE", "UPDATE", "DELETE"])),
         (mutating, "Ignore", "/mutate", json!(["CREATE", "UPDATE"])),
@@ -62,13 +68,14 @@ fn the_webhooks_are_registered_as_the_contract_says_and_share_one_program() {
 }
 
 #[test]
-fn the_policy_denies_as_forbidden_and_says_why() {
-    let objects = objects("base/admission-policy.yaml");
-    let (policy, binding) = (&objects[0]["spec"], &objects[1]["spec"]);
+fn every_denial_of_the_policy_is_forbidden_and_names_a_known_reason() {
+    let (policy, binding) =
+        (&shared("base/admission-policy.yaml")[0], &shared("base/admission-policy-binding.yaml")[0]);
+    assert_eq!(binding["spec"]["policyName"], policy["metadata"]["name"]);
+    let (policy, binding) = (&policy["spec"], &binding["spec"]);
     assert_eq!(policy["failurePolicy"], "Fail");
-    assert_eq!(binding["policyName"], objects[0]["metadata"]["name"]);
     assert_eq!(binding["validationActions"], json!(["Deny", "Audit"]));
-    assert!(binding["matchResources"].is_null(), "nobody and nothing is exempt");
+    assert!(binding["matchResources"].is_null(), "no requester and no object is exempt");
     for validation in policy["validations"].as_array().unwrap() {
         let message = validation["messageExpression"].as_str().unwrap();
         let code = message.trim_start_matches('\'').split(':').next().unwrap();
@@ -93,8 +100,8 @@ fn rules(role: &Value) -> Vec<(String, String, Vec<String>)> {
 }
 
 #[test]
-fn the_gate_may_read_what_it_asks_for_and_write_nothing() {
-    let objects = objects("base/rbac.yaml");
+fn the_gate_may_read_what_its_rules_need_and_write_nothing() {
+    let objects = shared("base/rbac.yaml");
     let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
     let mut given = rules(role);
     given.sort();
@@ -111,8 +118,8 @@ fn the_gate_may_read_what_it_asks_for_and_write_nothing() {
 }
 
 #[test]
-fn the_two_rights_are_bound_to_nobody() {
-    let roles = objects("base/roles.yaml");
+fn the_roles_for_attesting_and_for_break_glass_are_bound_to_nobody() {
+    let roles = shared("base/roles.yaml");
     assert!(roles.iter().all(|object| object["kind"] == "ClusterRole"));
     let given: Vec<_> = roles.iter().map(|role| (role["metadata"]["name"].as_str().unwrap(), rules(role))).collect();
     let right = |verb: &str| vec![("fencegate.dev".to_owned(), "nodes".to_owned(), vec![verb.to_owned()])];
@@ -120,11 +127,11 @@ fn the_two_rights_are_bound_to_nobody() {
 }
 
 #[test]
-fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
+fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
     let default = [Source::Annotations, Source::CloudShutdown];
-    let base = objects("base/config.yaml");
+    let base = objects("manifests/base/config.yaml");
     let settings = config::parse(base[0]["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
-    assert_eq!(settings, fencegate::policy::settings::Settings::default(), "what is shipped is the default");
+    assert_eq!(settings, fencegate::policy::settings::Settings::default(), "the manifests have the default settings");
 
     let medik8s = [CustomKind::FenceAgentsRemediation, CustomKind::SelfNodeRemediation];
     let overlays: [(&str, Vec<Source>, &[CustomKind]); 4] = [
@@ -134,7 +141,7 @@ fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
         ("two-node-fencing", vec![Source::Pacemaker], &[]),
     ];
     for (name, sources, kinds) in overlays {
-        let overlay = &objects(&format!("overlays/{name}/kustomization.yaml"))[0];
+        let overlay = &objects(&format!("manifests/overlays/{name}/kustomization.yaml"))[0];
         let patch: Value = serde_saphyr::from_str(overlay["patches"][0]["patch"].as_str().unwrap()).unwrap();
         let settings = config::parse(patch["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
         assert_eq!(settings.sources, [default.to_vec(), sources].concat(), "{name}");
@@ -142,26 +149,42 @@ fn each_overlay_switches_its_sources_on_and_may_read_their_kinds() {
             .iter()
             .map(|kind| (kind.kind().group.to_owned(), kind.kind().plural.to_owned(), vec!["list".to_owned()]))
             .collect();
-        let component = || objects(&format!("components/{name}/rbac.yaml"));
-        let given = if kinds.is_empty() { Vec::new() } else { rules(&component()[0]) };
+        let rights = || shared(&format!("{name}/rbac.yaml"));
+        let given = if kinds.is_empty() { Vec::new() } else { rules(&rights()[0]) };
         assert_eq!(given, needed, "{name}");
         assert_eq!(overlay["components"].is_null(), kinds.is_empty(), "{name}");
     }
 }
 
+/// All files under a folder, whatever they are.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries
+        .flat_map(|entry| if entry.file_type().unwrap().is_dir() { files(&entry.path()) } else { vec![entry.path()] })
+        .collect()
+}
+
+#[test]
+fn no_file_that_is_installed_is_a_symbolic_link() {
+    let found = [files(&repository("charts")), files(&repository("manifests"))].concat();
+    assert!(found.len() > 40, "{found:?}");
+    for path in found {
+        assert!(path.symlink_metadata().unwrap().is_file(), "{}", path.display());
+    }
+}
+
 #[test]
 fn every_action_of_the_workflows_is_pinned_to_a_commit() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows");
     let mut used = 0;
-    for entry in fs::read_dir(folder).unwrap() {
-        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+    for path in files(&repository(".github/workflows")) {
+        let text = fs::read_to_string(path).unwrap();
         let workflow: Value = serde_saphyr::from_str(&text).unwrap();
-        assert!(workflow["permissions"].is_object(), "no more rights than are said");
+        assert!(workflow["permissions"].is_object(), "a workflow without it has all permissions");
         for action in text.lines().filter_map(|line| line.trim().strip_prefix("- uses: ")) {
             let (_, rest) = action.split_once('@').unwrap();
             let commit = rest.split(' ').next().unwrap();
             assert!(commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit()), "{action}");
-            assert!(rest.contains(" # v"), "{action}: of which version?");
+            assert!(rest.contains(" # v"), "{action} does not name its version");
             used += 1;
         }
     }
@@ -169,12 +192,17 @@ fn every_action_of_the_workflows_is_pinned_to_a_commit() {
 }
 
 #[test]
-fn the_version_is_the_same_everywhere() {
+fn cargo_the_chart_and_the_image_have_the_same_version() {
     let version = env!("CARGO_PKG_VERSION");
-    let chart: Value =
-        serde_saphyr::from_str(&fs::read_to_string(manifests().join("../charts/fencegate/Chart.yaml")).unwrap())
-            .unwrap();
+    let chart = &objects("charts/fencegate/Chart.yaml")[0];
     assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
-    let container = &objects("base/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
+    let container = &shared("base/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], format!("fencegate:{version}"));
+}
+
+#[test]
+fn the_toolchain_is_the_oldest_rust_that_is_supported() {
+    let text = fs::read_to_string(repository("rust-toolchain.toml")).unwrap();
+    let channel = text.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap();
+    assert_eq!(channel, format!("\"{}.0\"", env!("CARGO_PKG_RUST_VERSION")));
 }

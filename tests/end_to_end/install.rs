@@ -1,4 +1,4 @@
-//! Installing, upgrading and getting rid of it, with kubectl and with Helm.
+//! Installing, upgrading and uninstalling, with kubectl and with Helm.
 
 use std::{
     collections::BTreeMap,
@@ -23,25 +23,51 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+const NAMESPACE: &str = "fencegate-system";
+
 fn helm(plane: &Plane, arguments: &[&str]) -> Output {
     Command::new(plane.helm_path())
         .args(arguments)
-        .arg("--namespace=fencegate-system")
         .env("KUBECONFIG", plane.kubeconfig("admin"))
         .env("HOME", plane.folder.path())
         .output()
         .unwrap()
 }
 
-/// What the chart renders to with these values.
-fn chart(plane: &Plane, values: &[&str]) -> Output {
-    let chart = repository("charts/fencegate");
-    let mut arguments = vec!["template", "fencegate", chart.to_str().unwrap()];
+fn chart() -> PathBuf {
+    repository("charts/fencegate")
+}
+
+/// Renders a chart, which may be a folder or a package.
+fn template(plane: &Plane, namespace: &str, chart: &Path, values: &[&str]) -> Output {
+    let mut arguments = vec!["template", "fencegate", chart.to_str().unwrap(), "--namespace", namespace];
     arguments.extend(values.iter().flat_map(|value| ["--set-json", value]));
     helm(plane, &arguments)
 }
 
-/// Objects by kind and name, without what the two ways of installing may differ in: labels, and the namespace, which Helm makes itself.
+fn text(plane: &Plane, namespace: &str, chart: &Path, values: &[&str]) -> String {
+    let output = template(plane, namespace, chart, values);
+    assert!(output.status.success(), "{values:?}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn objects(text: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(text).unwrap()
+}
+
+/// Each overlay, and the values that make the chart install the same.
+const OVERLAYS: [(&str, &[&str]); 7] = [
+    ("default", &[]),
+    ("cert-manager", &["certificates=\"cert-manager\""]),
+    ("tls-files", &["certificates=\"files\""]),
+    ("medik8s", &[r#"sources=["annotations","cloud-shutdown","fence-agents-remediation","self-node-remediation"]"#]),
+    ("csi-addons", &[r#"sources=["annotations","cloud-shutdown","network-fence"]"#]),
+    ("metal3", &[r#"sources=["annotations","cloud-shutdown","bare-metal-host"]"#]),
+    ("two-node-fencing", &[r#"sources=["annotations","cloud-shutdown","pacemaker"]"#]),
+];
+
+/// Objects by kind and name, without what may differ between the two ways of installing: labels,
+/// and the namespace, which Helm creates itself.
 fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
     let objects = objects.into_iter().filter(|object| !object.is_null() && object["kind"] != "Namespace");
     objects
@@ -58,7 +84,7 @@ fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// White space in a text, such as a program's, is where a YAML writer broke its lines.
+/// Joins the lines of every text, such as a CEL program's: the YAML writer decides where they break.
 fn fold(value: &mut Value) {
     match value {
         Value::String(text) => *text = text.split_whitespace().collect::<Vec<_>>().join(" "),
@@ -69,41 +95,79 @@ fn fold(value: &mut Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_chart_says_what_the_manifests_say() {
+async fn the_chart_installs_the_same_objects_as_the_manifests() {
     let plane = Plane::start().await;
-    let sources = |more: &str| format!("sources=[\"annotations\",\"cloud-shutdown\",{more}]");
-    for (overlay, values) in [
-        ("default", vec![]),
-        ("cert-manager", vec!["certificates=\"cert-manager\"".to_owned()]),
-        ("tls-files", vec!["certificates=\"files\"".to_owned()]),
-        ("medik8s", vec![sources("\"fence-agents-remediation\",\"self-node-remediation\"")]),
-        ("csi-addons", vec![sources("\"network-fence\"")]),
-        ("metal3", vec![sources("\"bare-metal-host\"")]),
-        ("two-node-fencing", vec![sources("\"pacemaker\"")]),
-    ] {
-        let values: Vec<&str> = values.iter().map(String::as_str).collect();
-        let output = chart(&plane, &values);
-        assert!(output.status.success(), "{overlay}: {}", said(&output));
-        let objects = serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap();
-        let (chart, manifests) = (substance(objects), substance(rendered(&plane, overlay)));
+    for (overlay, values) in OVERLAYS {
+        let chart = substance(objects(&text(&plane, NAMESPACE, &chart(), values)));
+        let manifests = substance(rendered(&plane, overlay));
         assert_eq!(chart.keys().collect::<Vec<_>>(), manifests.keys().collect::<Vec<_>>(), "{overlay}");
         for (name, object) in &chart {
             assert_eq!(object, &manifests[name], "{overlay}: {name}");
         }
     }
-    for (value, told) in [
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_binding_takes_its_actions_from_the_values() {
+    let plane = Plane::start().await;
+    for actions in [json!(["Warn", "Audit"]), json!(["Deny"])] {
+        let objects = objects(&text(&plane, NAMESPACE, &chart(), &[&format!("policy.validationActions={actions}")]));
+        let is_binding = |object: &&Value| object["kind"] == "ValidatingAdmissionPolicyBinding";
+        let bindings: Vec<_> = objects.iter().filter(is_binding).collect();
+        assert_eq!(bindings.len(), 1);
+        assert_eq!(bindings[0]["spec"]["validationActions"], actions);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_refuses_values_that_it_does_not_know_or_that_cannot_work() {
+    let plane = Plane::start().await;
+    for (value, named) in [
         ("replicaCount=3", "replicaCount"),
         ("replicas=0", "replicas"),
         ("certificates=\"none\"", "certificates"),
         ("sources=[\"anotations\"]", "sources"),
         ("config={\"checks\":{\"PodsRemain\":\"maybe\"}}", "PodsRemain"),
+        ("policy.validationActions=[\"Refuse\"]", "validationActions"),
+        ("policy.validationActions=[\"Deny\",\"Warn\"]", "validationActions"),
     ] {
-        let refused = chart(&plane, &[value]);
-        assert!(!refused.status.success() && said(&refused).contains(told), "{value}: {}", said(&refused));
+        let refused = template(&plane, NAMESPACE, &chart(), &[value]);
+        assert!(!refused.status.success() && said(&refused).contains(named), "{value}: {}", said(&refused));
     }
 }
 
-/// Without the gate's replicas: what is registered denies, what is gone does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_can_be_installed_in_any_namespace() {
+    let plane = Plane::start().await;
+    for (overlay, values) in OVERLAYS {
+        let here = text(&plane, NAMESPACE, &chart(), values);
+        let there = text(&plane, "guard", &chart(), values);
+        assert!(!there.contains("fencegate-system"), "{overlay}: {there}");
+        assert_eq!(there, here.replace("fencegate-system", "guard"), "{overlay}");
+    }
+}
+
+/// What `helm package` writes.
+fn package(plane: &Plane) -> PathBuf {
+    let folder = plane.folder.path().join("package");
+    accepts(helm(plane, &["package", chart().to_str().unwrap(), "--destination", folder.to_str().unwrap()]));
+    folder.join(format!("fencegate-{}.tgz", env!("CARGO_PKG_VERSION")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_packaged_chart_installs_the_same_objects_as_its_folder() {
+    let plane = Plane::start().await;
+    let package = package(&plane);
+    let listed = Command::new("tar").arg("-tvzf").arg(&package).output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert!(listed.lines().count() > 20 && listed.lines().all(|line| line.starts_with('-')), "only files: {listed}");
+    assert!(!listed.contains("kustomization.yaml"), "{listed}");
+    for (overlay, values) in OVERLAYS {
+        assert_eq!(text(&plane, NAMESPACE, &package, values), text(&plane, NAMESPACE, &chart(), values), "{overlay}");
+    }
+}
+
+/// Without replicas: guarded writes are denied while the gate is installed, and allowed afterwards.
 async fn installs_and_leaves_nothing_that_blocks(
     plane: &Plane,
     install: impl Fn() -> Output,
@@ -135,7 +199,7 @@ async fn installs_and_leaves_nothing_that_blocks(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_installed_is_uninstalled_without_a_trace_that_blocks() {
+async fn uninstalling_leaves_nothing_that_blocks() {
     let plane = plane_with_alice().await;
     let overlay = repository("manifests/overlays/default");
     let by_kubectl = |verb: &[&str]| {
@@ -150,17 +214,22 @@ async fn what_is_installed_is_uninstalled_without_a_trace_that_blocks() {
     .await;
     let gone = async |plane: &Plane| plane.get("/api/v1/namespaces/fencegate-system").await.is_err();
     plane.until("the namespace is gone", gone).await;
-    let folder = repository("charts/fencegate");
+    let folder = chart();
     installs_and_leaves_nothing_that_blocks(
         &plane,
-        || helm(&plane, &["install", "fencegate", folder.to_str().unwrap(), "--create-namespace"]),
-        || helm(&plane, &["uninstall", "fencegate"]),
+        || {
+            helm(
+                &plane,
+                &["install", "fencegate", folder.to_str().unwrap(), "--namespace", NAMESPACE, "--create-namespace"],
+            )
+        },
+        || helm(&plane, &["uninstall", "fencegate", "--namespace", NAMESPACE]),
     )
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_from_the_version_before_loses_no_call() {
+async fn an_upgrade_from_the_previous_version_loses_no_call() {
     let plane = plane_with_alice().await;
     let path = |name: &str| plane.folder.path().join(name);
     let made = support::certificates();
@@ -172,7 +241,8 @@ async fn an_upgrade_from_the_version_before_loses_no_call() {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
         accepts(plane.kubectl("admin", &["apply", "--server-side", "-f", "-"], &list));
     };
-    // As the README of that version had it installed: one webhook, with a certificate and a caBundle by hand.
+    // Installed as the README of that version says: one webhook, with a certificate and a caBundle
+    // made by hand.
     let files =
         [format!("--tls-cert={}", path("gate.crt").display()), format!("--tls-key={}", path("gate.key").display())];
     let old = Replica::start(&plane, 0, &[&files[0], &files[1]]).await;

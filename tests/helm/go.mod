@@ -1,4 +1,4 @@
-// Helm, as a tool: `make helm` builds it. There is no Go code here.
+// Helm, as a tool: `make control-plane` builds it. There is no Go code here.
 module fencegate.dev/tests/helm
 
 go 1.26.0

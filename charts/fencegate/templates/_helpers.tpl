@@ -1,4 +1,22 @@
-{{/* An object of the manifests, in this release's namespace. The manifests are the one source; the chart only turns what values turn. */}}
-{{- define "fencegate.file" -}}
-{{- .root.Files.Get (printf "files/%s.yaml" .name) | replace "fencegate-system" .root.Release.Namespace -}}
+{{/*
+The objects of the file files/<name>.yaml, in the namespace of the release. Kustomize installs the
+same files; the templates set only the fields that depend on values.
+
+A file that is missing or cannot be parsed fails the rendering: Helm itself would render nothing.
+*/}}
+{{- define "fencegate.objects" -}}
+{{- $namespace := .root.Release.Namespace }}
+{{- $file := printf "files/%s.yaml" .name }}
+{{- range regexSplit "(?m)^---\\s*$" (.root.Files.Get $file) -1 }}
+{{- $object := fromYaml . }}
+{{- if not $object.kind }}{{ fail (printf "%s: not a Kubernetes object: %v" $file $object) }}{{ end }}
+{{- if $object.metadata.namespace }}{{ $_ := set $object.metadata "namespace" $namespace }}{{ end }}
+{{- range $object.subjects }}{{ $_ := set . "namespace" $namespace }}{{ end }}
+{{- range $object.webhooks }}{{ $_ := set .clientConfig.service "namespace" $namespace }}{{ end }}
+{{- if hasKey ($object.spec | default dict) "dnsNames" }}
+{{- $_ := set $object.spec "dnsNames" (list (printf "fencegate.%s.svc" $namespace)) }}
+{{- end }}
+---
+{{ toYaml $object }}
+{{- end }}
 {{- end -}}
