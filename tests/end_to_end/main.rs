@@ -17,6 +17,7 @@ mod harness;
 mod support;
 
 mod certificates;
+mod clocks;
 mod everything_else;
 mod install;
 mod interoperation;
