@@ -1,7 +1,8 @@
-//! What a review costs, from bytes to bytes: reading it, deciding about it, answering it. Facts are at hand; what reading
-//! them costs is the API server's to say.
+//! What a review costs, from bytes to bytes: reading it, deciding about it, answering it. Facts are
+//! at hand; what reading them costs is the API server's to say.
 //!
-//! `make bench`. Compare rows of one run with each other; a figure alone says more about the machine.
+//! `make bench`. Compare rows of one run with each other; a figure alone says more about the
+//! machine.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a benchmark that cannot run fails")]
 

@@ -1,4 +1,5 @@
-//! `make cluster`: a control plane with three simulated machines, a database, and the gate in front, left running for people.
+//! `make cluster`: a control plane with three simulated machines, a database, and the gate in
+//! front, left running for people.
 
 #![allow(dead_code, reason = "the tests' harness has more than people need")]
 

@@ -1,7 +1,9 @@
-//! `make soak`: honest calls beside everything that a hostile client can do without credentials. Bounded in time; fails if one honest call is not
-//! answered as it should be, or memory is not bounded.
+//! `make soak`: honest calls beside everything that a hostile client can do without credentials.
+//! Bounded in time; fails if one honest call is not answered as it should be, or memory is not
+//! bounded.
 //!
-//! It runs the optimised program as it is, on loopback, with a file for a cluster: what reads cost is the API server's to say.
+//! It runs the optimised program as it is, on loopback, with a file for a cluster: what reads cost
+//! is the API server's to say.
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a load test that cannot run fails")]
 
@@ -229,7 +231,8 @@ async fn garbage(client: Client, done: Arc<Done>) {
     }
 }
 
-/// Asks at a steady pace on one connection, and on a new one every second, as an API server does that was just started.
+/// Asks at a steady pace on one connection, and on a new one every second, as an API server does
+/// that was just started.
 async fn honest_calls(client: Client, end: Instant) -> (Vec<Duration>, Vec<String>) {
     let (mut took, mut failed) = (Vec::new(), Vec::new());
     let mut pace = interval(Duration::from_millis(1000 / EACH));

@@ -1,7 +1,9 @@
-//! The product's record: one JSON line on standard output for each decision about something that the gate guards.
+//! The product's record: one JSON line on standard output for each decision about something that
+//! the gate guards.
 //!
-//! With it and the object, `fencegate review --cluster LINE --now T` reaches the same decision again: the facts are in it as they were read.
-//! An answer is given only after its line was written, so a stuck log holds guarded writes up rather than losing them.
+//! With it and the object, `fencegate review --cluster LINE --now T` reaches the same decision
+//! again: the facts are in it as they were read. An answer is given only after its line was
+//! written, so a stuck log holds guarded writes up rather than losing them.
 
 use std::io::{self, Write as _};
 

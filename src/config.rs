@@ -1,6 +1,7 @@
 //! The rules' configuration: one YAML file (contract section 8) to [`Settings`].
 //!
-//! Every mistake is an error that names the field: a rule that someone believes to be on must not be off for a typing error.
+//! Every mistake is an error that names the field: a rule that someone believes to be on must not
+//! be off for a typing error.
 
 use std::collections::BTreeMap;
 
@@ -84,8 +85,8 @@ struct AuthorizationSection {
     attest: Option<String>,
 }
 
-/// Reads a configuration. `{}` is one that changes nothing; an empty file is none: it is what a file looks like that is
-/// being written.
+/// Reads a configuration. `{}` is one that changes nothing; an empty file is none: it is what a
+/// file looks like that is being written.
 ///
 /// # Errors
 /// If it is no YAML, has a field that means nothing, or a value that makes no sense.

@@ -1,4 +1,5 @@
-//! The one way through the house: review, facts, decision, record. The server and the command line both go it.
+//! The one way through the house: review, facts, decision, record. The server and the command line
+//! both go it.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,9 @@
-//! fencegate: the admission webhook that guards the Kubernetes taint `node.kubernetes.io/out-of-service`.
+//! fencegate: the admission webhook that guards the Kubernetes taint
+//! `node.kubernetes.io/out-of-service`.
 //!
-//! The modules in reading order. Bytes become a request, the request says which facts it needs, the facts make a
-//! decision, the decision becomes an answer: one way, no step back. `ARCHITECTURE.md` draws the picture.
+//! The modules in reading order. Bytes become a request, the request says which facts it needs, the
+//! facts make a decision, the decision becomes an answer: one way, no step back. `ARCHITECTURE.md`
+//! draws the picture.
 
 pub mod policy;
 

@@ -1,4 +1,5 @@
-//! What is counted and timed (contract section 12). No label is unbounded: never a node's or a user's name.
+//! What is counted and timed (contract section 12). No label is unbounded: never a node's or a
+//! user's name.
 
 use std::sync::atomic::AtomicU64;
 

@@ -1,5 +1,5 @@
-//! Which module may use which: layers, from the ground up, of the crate and within `policy`. No module
-//! uses its own layer or one above.
+//! Which module may use which: layers, from the ground up, of the crate and within `policy`. No
+//! module uses its own layer or one above.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 

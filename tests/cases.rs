@@ -1,6 +1,8 @@
-//! The table of cases: each a request, a cluster and a configuration, with the answer that the contract gives.
+//! The table of cases: each a request, a cluster and a configuration, with the answer that the
+//! contract gives.
 //!
-//! `tests/cases/README.md` says how a case is written. Every case is also decided a second time from its line in the audit log alone.
+//! `tests/cases/README.md` says how a case is written. Every case is also decided a second time
+//! from its line in the audit log alone.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -303,7 +305,8 @@ async fn every_case_is_answered_as_the_contract_says() {
     assert!(cases.len() >= 120, "the table has {} cases", cases.len());
 }
 
-/// The changes that an answer's patch makes to annotations: by key, `None` for those that it removes.
+/// The changes that an answer's patch makes to annotations: by key, `None` for those that it
+/// removes.
 fn stamps(answer: &Value) -> BTreeMap<String, Option<String>> {
     let changes = steps(answer).into_iter().filter_map(|step| {
         let key = step["path"].as_str().unwrap().strip_prefix("/metadata/annotations/")?.replace("~1", "/");

@@ -1,4 +1,5 @@
-//! The command line as scripts use it: exit codes, what goes to which stream, and the whole server as a process.
+//! The command line as scripts use it: exit codes, what goes to which stream, and the whole server
+//! as a process.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 

@@ -1,4 +1,5 @@
-//! Live reads against a scripted API server: every way an answer can fall short, and what the gate makes of it.
+//! Live reads against a scripted API server: every way an answer can fall short, and what the gate
+//! makes of it.
 
 #![allow(
     clippy::indexing_slicing,

@@ -24,11 +24,14 @@ use crate::policy::{
 
 /// Two objects of 3 MiB, etcd's own limit doubled, and the rest of the review.
 pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
-/// What any request may hold of a body. A review of a Node as large clusters have them is a tenth of it.
+/// What any request may hold of a body. A review of a Node as large clusters have them is a tenth
+/// of it.
 const SMALL: usize = 256 * 1024;
-/// Larger bodies at once. With [`SMALL`] and the requests in flight this bounds the memory that bodies take.
+/// Larger bodies at once. With [`SMALL`] and the requests in flight this bounds the memory that
+/// bodies take.
 const LARGE: usize = 16;
-/// How long a body may take, however long the call: an API server's comes in milliseconds, and a slow one holds a place.
+/// How long a body may take, however long the call: an API server's comes in milliseconds, and a
+/// slow one holds a place.
 const BODY_TIME: Duration = Duration::from_secs(2);
 /// For a call that brings no timeout of its own.
 const DEFAULT_TIME: Duration = Duration::from_secs(4);
@@ -91,7 +94,8 @@ async fn answer<J: Judge>(
     Json(Answer::new(webhook, &review, &decision)).into_response()
 }
 
-/// Reads a body and the review in it; or says what is wrong with it. What a body takes is given back as soon as it is read.
+/// Reads a body and the review in it; or says what is wrong with it. What a body takes is given
+/// back as soon as it is read.
 async fn read(mut body: Body, large: &Semaphore) -> Result<Review, (StatusCode, String)> {
     let mut bytes = Vec::new();
     let mut permit = None;
@@ -110,12 +114,14 @@ async fn read(mut body: Body, large: &Semaphore) -> Result<Review, (StatusCode, 
     review::read(&bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-/// Says no to the caller rather than to the write, and closes a connection whose body was not read to its end.
+/// Says no to the caller rather than to the write, and closes a connection whose body was not read
+/// to its end.
 fn refuse(status: StatusCode, why: &str) -> Response {
     (status, [(header::CONNECTION, "close")], format!("{why}\n")).into_response()
 }
 
-/// How long a call may take: its `timeout` parameter, which the API server appends from its own deadline, less a margin.
+/// How long a call may take: its `timeout` parameter, which the API server appends from its own
+/// deadline, less a margin.
 fn time_for(query: Option<&str>) -> Duration {
     let parameter = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
     // Go's own notation for a length of time, which jiff reads.

@@ -1,4 +1,5 @@
-//! The mutating side's answer: a JSON patch (RFC 6902) that touches the gate's annotations and nothing else.
+//! The mutating side's answer: a JSON patch (RFC 6902) that touches the gate's annotations and
+//! nothing else.
 
 use serde::Serialize;
 

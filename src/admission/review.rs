@@ -236,8 +236,8 @@ struct AuditAnnotations {
 }
 
 impl<'a> Answer<'a> {
-    /// Answers a review with a decision. Only the mutating webhook answers with a patch: an API server
-    /// counts a patch from the validating side as an error.
+    /// Answers a review with a decision. Only the mutating webhook answers with a patch: an API
+    /// server counts a patch from the validating side as an error.
     pub fn new(webhook: Webhook, review: &'a Review, decision: &'a Decision) -> Self {
         let patch = match (webhook, review.request().and_then(|request| request.write.after())) {
             (Webhook::Mutate, Some(node)) => patch(node, &decision.stamps),

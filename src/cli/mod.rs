@@ -1,4 +1,5 @@
-//! The command line: one file per subcommand. Results go to standard output, progress and hints to standard error.
+//! The command line: one file per subcommand. Results go to standard output, progress and hints to
+//! standard error.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -55,7 +56,8 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Reads the arguments. Called as `kubectl-fencegate` the program says its name as kubectl's users type it.
+/// Reads the arguments. Called as `kubectl-fencegate` the program says its name as kubectl's users
+/// type it.
 fn arguments() -> Args {
     let called = std::env::args_os().next().map(PathBuf::from);
     let is_plugin = called.is_some_and(|path| path.file_name().is_some_and(|name| name == "kubectl-fencegate"));

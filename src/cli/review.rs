@@ -1,4 +1,5 @@
-//! `fencegate review`: one AdmissionReview in, the answer out, by the same way that the server goes.
+//! `fencegate review`: one AdmissionReview in, the answer out, by the same way that the server
+//! goes.
 
 use std::{
     fs::File,
@@ -51,8 +52,9 @@ pub struct Args {
     /// Rules, a YAML file. Without it, the defaults
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where facts come from: `live`, a file as `kubectl get -o yaml` writes it, or a line of the audit log. Without it,
-    /// the cluster of the kubeconfig, or where there is none the built-in example
+    /// Where facts come from: `live`, a file as `kubectl get -o yaml` writes it, or a line of the
+    /// audit log. Without it, the cluster of the kubeconfig, or where there is none the built-in
+    /// example
     #[arg(long, value_name = "live|FILE")]
     cluster: Option<ClusterArg>,
     /// Decide as of this time, RFC 3339. Without it, the time of the audit line, else now

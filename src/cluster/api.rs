@@ -1,5 +1,5 @@
-//! Requests to an API server: consistent, paged, and answered with objects or with an error that says
-//! why there are none.
+//! Requests to an API server: consistent, paged, and answered with objects or with an error that
+//! says why there are none.
 
 use std::{error::Error as _, time::Duration};
 
@@ -93,8 +93,8 @@ impl Api {
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// The objects of a custom kind that `keep` keeps, of one namespace or all; `None` if the kind is
-    /// not installed.
+    /// The objects of a custom kind that `keep` keeps, of one namespace or all; `None` if the kind
+    /// is not installed.
     pub async fn list_custom<T: DeserializeOwned>(
         &self,
         kind: Kind,
@@ -134,8 +134,8 @@ impl Api {
         }
     }
 
-    /// All objects that `keep` keeps, page by page. A list that expires on the way is read once more
-    /// from the start.
+    /// All objects that `keep` keeps, page by page. A list that expires on the way is read once
+    /// more from the start.
     pub async fn list<T: DeserializeOwned, K>(
         &self,
         builder: &UrlBuilder,

@@ -24,7 +24,8 @@ use crate::policy::{
     request::{Request, User},
 };
 
-/// The example cluster that comes with the program: `worker-2` is dead, a database pod and its volume are still on it.
+/// The example cluster that comes with the program: `worker-2` is dead, a database pod and its
+/// volume are still on it.
 const EXAMPLE: &str = include_str!("example.yaml");
 
 /// The state of a cluster.
@@ -214,8 +215,8 @@ impl Objects {
         Access { allowed: recorded && allowed && !denied }
     }
 
-    /// Adds an object by its kind. Items of a typed list, as the API itself returns them, have no kind
-    /// of their own.
+    /// Adds an object by its kind. Items of a typed list, as the API itself returns them, have no
+    /// kind of their own.
     fn insert(&mut self, object: Value, kind_in_list: Option<&str>) -> Result<(), SnapshotError> {
         let text = |field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
         let kind = match (text("kind"), kind_in_list) {
@@ -256,8 +257,8 @@ impl Objects {
 }
 
 impl AccessReview {
-    /// Whether this answers for that requester, verb and node. A field that a recorded review leaves
-    /// out matches everything.
+    /// Whether this answers for that requester, verb and node. A field that a recorded review
+    /// leaves out matches everything.
     fn is_about(&self, user: &User, verb: &str, node: &str) -> bool {
         let ResourceAttributes { group, resource, name, verb: recorded_verb } = &self.spec.resource_attributes;
         let matches = |recorded: &str, asked: &str| recorded == "*" || recorded == asked;

@@ -47,7 +47,8 @@ impl Cluster {
         Self::File(Arc::new(ArcSwap::from_pointee(snapshot)))
     }
 
-    /// Reads what `query` asks for. Ends by `deadline`: a fact that was not read by then is not known.
+    /// Reads what `query` asks for. Ends by `deadline`: a fact that was not read by then is not
+    /// known.
     pub async fn read(&self, request: &Request, query: &FactQuery, clock: &Clock, deadline: Instant) -> Reading {
         match self {
             Self::Live(live) => Box::pin(live.read(request, query, clock, deadline)).await,

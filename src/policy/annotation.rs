@@ -1,4 +1,5 @@
-//! The annotations of contract section 2: their keys, what each is for, and what a near miss was meant to be.
+//! The annotations of contract section 2: their keys, what each is for, and what a near miss was
+//! meant to be.
 
 /// Every key of the gate starts with this.
 pub const PREFIX: &str = "fencegate.dev/";
@@ -32,7 +33,8 @@ pub const LAST_OUTAGE: &str = "fencegate.dev/last-outage";
 /// Override: the reason for going against the gate (contract section 7).
 pub const BREAK_GLASS: &str = "fencegate.dev/break-glass";
 
-/// Not the gate's: by which two-node fencing says that pacemaker fenced the node and placed the taint (section 6).
+/// Not the gate's: by which two-node fencing says that pacemaker fenced the node and placed the
+/// taint (section 6).
 pub const APPLIED_BY: &str = "node.kubernetes.io/out-of-service-applied-by";
 
 /// Evidence without which no annotation vouches, in the order people are told about it.
@@ -47,13 +49,14 @@ pub fn known() -> impl Iterator<Item = &'static str> {
     EVIDENCE.into_iter().chain(STAMPS).chain([BREAK_GLASS])
 }
 
-/// The known key that `key` most resembles: fewest single-character edits, the first in contract order when several tie.
+/// The known key that `key` most resembles: fewest single-character edits, the first in contract
+/// order when several tie.
 pub fn closest_known(key: &str) -> &'static str {
     known().min_by_key(|candidate| edit_distance(key, candidate)).unwrap_or(METHOD)
 }
 
-/// Levenshtein distance in characters. A key has at most 317 characters (Kubernetes' limit for annotation keys), and no
-/// known key more than 25, so only the front of an absurd key is compared.
+/// Levenshtein distance in characters. A key has at most 317 characters (Kubernetes' limit for
+/// annotation keys), and no known key more than 25, so only the front of an absurd key is compared.
 fn edit_distance(a: &str, b: &str) -> usize {
     const LONGEST: usize = 317;
     let b: Vec<char> = b.chars().collect();

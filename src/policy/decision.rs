@@ -21,14 +21,16 @@ pub struct Decision {
     pub node: String,
     pub transitions: Transitions,
     pub allowed: bool,
-    /// Every check that failed, in message order: enforced ones deny unless a break-glass waived them.
+    /// Every check that failed, in message order: enforced ones deny unless a break-glass waived
+    /// them.
     pub findings: Vec<Finding>,
     /// What was vouched for and by whom, for a write that places the taint.
     pub fence: Option<Fence>,
     pub break_glass: BreakGlass,
     /// How the mutating side completes the write: nothing for one that is denied.
     pub stamps: Stamps,
-    /// For the user, one line each: at most [`WARNING_LENGTH`] characters, none of them a control character.
+    /// For the user, one line each: at most [`WARNING_LENGTH`] characters, none of them a control
+    /// character.
     pub warnings: Vec<String>,
 }
 
@@ -60,8 +62,8 @@ pub enum BreakGlass {
     Unused,
     /// It turned the denial into warnings. Its reason, verbatim.
     Used(String),
-    /// The stored Node's `overridden` stamp has the same reason: it was used before and does not count
-    /// again.
+    /// The stored Node's `overridden` stamp has the same reason: it was used before and does not
+    /// count again.
     Spent,
 }
 
@@ -121,7 +123,8 @@ impl Decision {
         }
     }
 
-    /// Whether this write is worth a line in the audit log: it touched what the gate guards, or could not be understood.
+    /// Whether this write is worth a line in the audit log: it touched what the gate guards, or
+    /// could not be understood.
     pub fn is_on_record(&self) -> bool {
         !self.transitions.is_none() || !self.findings.is_empty()
     }

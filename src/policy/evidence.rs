@@ -1,4 +1,5 @@
-//! The grammar of the evidence (contract section 2): what its annotations must look like, and what they then say.
+//! The grammar of the evidence (contract section 2): what its annotations must look like, and what
+//! they then say.
 
 use std::fmt;
 
@@ -135,7 +136,8 @@ pub fn malformed(key: &str, value: &str) -> Option<Malformed> {
     Some(Malformed { key, value: value.to_owned(), rule })
 }
 
-/// What is wrong with a text that should have at most `most` printable characters, and say something if it is required.
+/// What is wrong with a text that should have at most `most` printable characters, and say
+/// something if it is required.
 fn unprintable(value: &str, is_required: bool, most: usize) -> Option<String> {
     let length = value.chars().count();
     if is_required && value.trim().is_empty() {
@@ -149,7 +151,8 @@ fn unprintable(value: &str, is_required: bool, most: usize) -> Option<String> {
     }
 }
 
-/// Reads an RFC 3339 time: date, `T`, time of day with seconds, and an offset. Digits beyond nanoseconds are dropped.
+/// Reads an RFC 3339 time: date, `T`, time of day with seconds, and an offset. Digits beyond
+/// nanoseconds are dropped.
 pub fn parse_time(value: &str) -> Option<Timestamp> {
     let (date_time, offset) = value.split_at_checked("0000-00-00T00:00:00".len())?;
     let digits_in_place = date_time.bytes().zip(b"0000-00-00T00:00:00").all(|(byte, shape)| match shape {

@@ -1,9 +1,10 @@
 //! What is known about the cluster: facts as they were read for one decision, each known or not
 //! known, and why.
 //!
-//! [`facts_needed`](super::facts_needed) names them, `cluster` reads them, [`decide`](super::decide)
-//! judges by them. A fact that was not read is not known, so forgetting to read one can only deny.
-//! An audit line holds the facts of its decision whole, and the decision can be made again from it.
+//! [`facts_needed`](super::facts_needed) names them, `cluster` reads them,
+//! [`decide`](super::decide) judges by them. A fact that was not read is not known, so forgetting
+//! to read one can only deny. An audit line holds the facts of its decision whole, and the decision
+//! can be made again from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

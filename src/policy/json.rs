@@ -1,6 +1,8 @@
-//! How Kubernetes' JSON is read: `null`, a missing field and the zero value mean the same, and an object is an object.
+//! How Kubernetes' JSON is read: `null`, a missing field and the zero value mean the same, and an
+//! object is an object.
 //!
-//! serde would also read a struct from an array, field by field in order of their declaration; no API server means that.
+//! serde would also read a struct from an array, field by field in order of their declaration; no
+//! API server means that.
 
 use std::{fmt, marker::PhantomData};
 
@@ -27,8 +29,8 @@ where
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value).unwrap_or_default())
 }
 
-/// Reads an object that nobody may have checked: what is not of its shape is as good as nothing. One such object must not make a
-/// whole list of them unreadable.
+/// Reads an object that nobody may have checked: what is not of its shape is as good as nothing.
+/// One such object must not make a whole list of them unreadable.
 pub fn object_or_nothing<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

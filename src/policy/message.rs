@@ -1,4 +1,5 @@
-//! The denial as a person reads it: what may not happen, every reason, and what to type next (contract section 9).
+//! The denial as a person reads it: what may not happen, every reason, and what to type next
+//! (contract section 9).
 
 use std::collections::BTreeSet;
 
@@ -160,8 +161,8 @@ impl Advice<'_> {
         }
         for finding in self.decision.findings.iter().filter(|finding| finding.denies()) {
             if let Reason::NotAuthorized { verb, .. } = &finding.reason {
-                // `kubectl auth can-i VERB nodes.fencegate.dev` says no to everyone: it takes a group that the server does not serve for a
-                // part of the resource's name.
+                // `kubectl auth can-i VERB nodes.fencegate.dev` says no to everyone: it takes a
+                // group that the server does not serve for a part of the resource's name.
                 say(
                     &format!("ask to be bound to ClusterRole {}; what you may do already", verb.role()),
                     &["kubectl auth can-i --list | grep -F fencegate.dev".to_owned()],
@@ -174,13 +175,15 @@ impl Advice<'_> {
         codes.iter().any(|code| self.codes.contains(code))
     }
 
-    /// Whether required evidence is absent altogether, so that correcting values would not be enough.
+    /// Whether required evidence is absent altogether, so that correcting values would not be
+    /// enough.
     fn evidence_lacks_keys(&self) -> bool {
         let annotation = |key: &&str| self.request.write.after().and_then(|node| node.annotation(key)).is_none();
         [METHOD, FENCED_BY, FENCED_AT].iter().any(annotation)
     }
 
-    /// The command that records these keys; with `--overwrite` where the stored Node has one of them already.
+    /// The command that records these keys; with `--overwrite` where the stored Node has one of
+    /// them already.
     fn annotate(&self, keys: &[&str]) -> String {
         let stored: Option<&Node> = self.request.write.before();
         let overwrites = keys.iter().any(|key| stored.is_some_and(|node| node.annotation(key).is_some()));

@@ -3,7 +3,8 @@
 //!
 //! Two functions, both pure: [`facts_needed`] says what to read, [`decide`] judges. Nothing here
 //! reads a clock, a file, the network or the environment, awaits, or names a type of kube, axum or
-//! tokio; the lints below and `tests/architecture.rs` hold this. The time is a fact like the others.
+//! tokio; the lints below and `tests/architecture.rs` hold this. The time is a fact like the
+//! others.
 //!
 //! The modules in layers, each using only what stands below it:
 //!

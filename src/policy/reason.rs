@@ -1,6 +1,7 @@
 //! Every outcome a check can have, one variant each, with what it was judged by.
 //!
-//! Message, metric label, audit field, configuration key and documentation all come from here by exhaustive `match`.
+//! Message, metric label, audit field, configuration key and documentation all come from here by
+//! exhaustive `match`.
 
 use std::fmt;
 
@@ -68,7 +69,8 @@ macro_rules! codes {
 codes! {
     /// The node's `Ready` condition is `True`.
     NodeStillReady = Enforce,
-    /// The node's Lease was renewed after the fence took effect (a source without a time: within the Lease's own duration).
+    /// The node's Lease was renewed after the fence took effect (a source without a time: within
+    /// the Lease's own duration).
     LeaseStillRenewed = Enforce,
     /// No accepted source vouches that the node was fenced.
     EvidenceMissing = Enforce,
@@ -86,7 +88,8 @@ codes! {
     SelfAttested = Enforce,
     /// RBAC does not let the requester do this to the node.
     NotAuthorized = Off,
-    /// The taint has only `NoSchedule` entries: pods leave only when the node controller evicts them, after 300 s by default.
+    /// The taint has only `NoSchedule` entries: pods leave only when the node controller evicts
+    /// them, after 300 s by default.
     PlacedWithoutEviction = Warn,
     /// More nodes would be out of service than `place.maxNodes` allows.
     TooManyOutOfService = Off,

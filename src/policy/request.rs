@@ -18,8 +18,8 @@ pub struct Request {
 
 /// The write, with as much of the Node before and after as the operation has.
 ///
-/// In a write to `nodes/status` both sides have the stored Node's taints: such a write cannot change
-/// `spec`, and the mutating phase still shows the client's copy of it, which may be stale.
+/// In a write to `nodes/status` both sides have the stored Node's taints: such a write cannot
+/// change `spec`, and the mutating phase still shows the client's copy of it, which may be stale.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, in a box")]
 pub enum Write {
@@ -45,8 +45,8 @@ impl Write {
         }
     }
 
-    /// The Node whose `status` is believed: the stored one, because a client's `status` in an update
-    /// is not what will be stored; the new one on CREATE.
+    /// The Node whose `status` is believed: the stored one, because a client's `status` in an
+    /// update is not what will be stored; the new one on CREATE.
     pub fn current(&self) -> &Node {
         match self {
             Self::Create { new } => new,
@@ -92,7 +92,8 @@ impl User {
         self.groups.iter().any(|group| group == NODES_GROUP)
     }
 
-    /// Whether this is the kubelet of that node, or a pod that runs on it: what is compromised with the machine.
+    /// Whether this is the kubelet of that node, or a pod that runs on it: what is compromised with
+    /// the machine.
     pub fn speaks_from(&self, node: &str) -> bool {
         self.name.strip_prefix(NODE_USER_PREFIX) == Some(node)
             || self.extra.get(NODE_NAME_EXTRA).is_some_and(|nodes| nodes.iter().any(|name| name == node))

@@ -45,8 +45,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The mode of a check. A mode that is given has the last word; otherwise the two checks that are
-    /// off by default are enforced where the setting they need is given.
+    /// The mode of a check. A mode that is given has the last word; otherwise the two checks that
+    /// are off by default are enforced where the setting they need is given.
     pub fn mode(&self, code: Code) -> Mode {
         let asked_for = match code {
             Code::NotAuthorized => self.attest_needs_rbac,

@@ -4,8 +4,8 @@ use std::fmt;
 
 use jiff::SignedDuration;
 
-/// Whether a character shows as itself: no control character, and none that reorders, joins or hides what stands around it
-/// (a record that reads differently from what it says is no record).
+/// Whether a character shows as itself: no control character, and none that reorders, joins or
+/// hides what stands around it (a record that reads differently from what it says is no record).
 pub fn is_printable(character: char) -> bool {
     !character.is_control()
         && !matches!(character,

@@ -1,15 +1,18 @@
-//! What a write does to the taint and to the gate's annotations: computed from both sides, from nothing else.
+//! What a write does to the taint and to the gate's annotations: computed from both sides, from
+//! nothing else.
 
 use std::fmt;
 
 use super::{object::node::Node, request::Write};
 
-/// One thing that a write does (contract section 3). In order of consequence: the first line of a denial names the first.
+/// One thing that a write does (contract section 3). In order of consequence: the first line of a
+/// denial names the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transition {
     /// The key is absent before and present after.
     Place,
-    /// A Node that has the key is deleted, or its last finalizer is taken while it is being deleted.
+    /// A Node that has the key is deleted, or its last finalizer is taken while it is being
+    /// deleted.
     Delete,
     /// The key is present before and absent after.
     Release,
@@ -97,7 +100,8 @@ impl fmt::Display for Transitions {
     }
 }
 
-/// The guarded entries without regard to their order. `timeAdded` is left out: it says when, not what.
+/// The guarded entries without regard to their order. `timeAdded` is left out: it says when, not
+/// what.
 fn entries(node: &Node) -> Vec<(&str, &str)> {
     let mut entries: Vec<(&str, &str)> =
         node.out_of_service().map(|taint| (taint.effect.as_str(), taint.value.as_str())).collect();

@@ -1,4 +1,5 @@
-//! Three layers, each enough on its own for what it can see: the mutating webhook, the policy, the validating webhook.
+//! Three layers, each enough on its own for what it can see: the mutating webhook, the policy, the
+//! validating webhook.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -30,7 +31,8 @@ async fn put_back(plane: &Plane, plural: &str, configuration: Value) {
     plane.create(&format!("{CONFIGURATIONS}/{plural}"), configuration).await;
 }
 
-/// What kubectl prints about a placement without evidence, for someone whom RBAC binds and someone whom it does not.
+/// What kubectl prints about a placement without evidence, for someone whom RBAC binds and someone
+/// whom it does not.
 async fn refused(plane: &Plane, node: &str) -> String {
     lone_node(plane, node, false).await;
     let [one, other] = ["alice", "admin"].map(|user| plane.kubectl(user, &["taint", "node", node, PUT_ON], ""));
@@ -208,7 +210,8 @@ async fn the_record_on_the_node_tells_the_outage_from_fence_to_release() {
     let as_kubectl_sent_it = json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"});
     assert!(taints.as_array().unwrap().contains(&as_kubectl_sent_it), "no time, nothing added: {taints}");
 
-    // A client's stale copy of the Node, through nodes/status, is neither a release nor a placement.
+    // A client's stale copy of the Node, through nodes/status, is neither a release nor a
+    // placement.
     let mut stale = of_node(&plane, "n7").await;
     stale["spec"]["taints"] = json!([]);
     stale["metadata"].as_object_mut().unwrap().remove("resourceVersion");

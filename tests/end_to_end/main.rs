@@ -1,4 +1,5 @@
-//! What fencegate promises, on a real API server with the real controllers, spoken to with real kubectl.
+//! What fencegate promises, on a real API server with the real controllers, spoken to with real
+//! kubectl.
 //!
 //! Machines and disks are simulated (`harness::machine`), nothing else is.
 

@@ -16,7 +16,8 @@ use crate::{
     world::{TAINT, attach, is_tainted, lone_node, now, of_node, plane_with_alice},
 };
 
-/// Guarded writes to the Node `busy`, again and again: evidence that is fine and a taint that is not.
+/// Guarded writes to the Node `busy`, again and again: evidence that is fine and a taint that is
+/// not.
 pub struct Load {
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
@@ -40,7 +41,8 @@ impl Load {
                             json!({"metadata": {"annotations": {"fencegate.dev/proof": format!("{worker}-{n}")}}});
                         let taint = json!({"spec": {"taints": [{"key": TAINT, "effect": "NoExecute"}]}});
                         for (patch, is_fine) in [(proof, true), (taint, false)] {
-                            // A write that meets another one is the API server's to refuse, and to be tried again.
+                            // A write that meets another one is the API server's to refuse, and to
+                            // be tried again.
                             let answer = loop {
                                 let answer =
                                     call(&client, Method::PATCH, "/api/v1/nodes/busy", Some(patch.clone())).await;

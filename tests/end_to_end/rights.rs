@@ -87,7 +87,8 @@ async fn break_glass_is_a_right_and_each_reason_works_once() {
     assert_eq!(record.keys().collect::<Vec<_>>(), ["last-outage"], "{record:?}");
     assert!(record["last-outage"].contains("rack burnt down"), "{record:?}");
 
-    // A reason that is spent is not good again while its mark is there, and the mark stays while the reason does.
+    // A reason that is spent is not good again while its mark is there, and the mark stays while
+    // the reason does.
     annotate(&plane, "oncall", "n1", json!({"fencegate.dev/break-glass": "again"})).await.unwrap();
     accepts(taint("oncall", PUT_ON));
     let spent = annotate(&plane, "oncall", "n1", json!({"fencegate.dev/overridden": null})).await.unwrap_err();

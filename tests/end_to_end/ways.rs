@@ -89,7 +89,8 @@ fn replace(plane: &Plane, node: &str, flags: &[&str]) -> Output {
     plane.kubectl("alice", &arguments, &object.to_string())
 }
 
-/// `kubectl edit` with an editor that adds the taint to those that the node controller put there, if any.
+/// `kubectl edit` with an editor that adds the taint to those that the node controller put there,
+/// if any.
 fn edit(plane: &Plane, node: &str) -> Output {
     let editor = plane.folder.path().join("editor");
     let entry = format!("\\n  - key: {TAINT}\\n    effect: NoExecute");

@@ -191,7 +191,8 @@ pub async fn plane_with_alice() -> Plane {
     plane
 }
 
-/// Writes again while the node controller, which has its own taints to put on a new Node, comes between read and write.
+/// Writes again while the node controller, which has its own taints to put on a new Node, comes
+/// between read and write.
 pub fn without_conflict(write: impl Fn() -> Output) -> Output {
     loop {
         let output = write();

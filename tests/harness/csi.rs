@@ -1,6 +1,8 @@
-//! The least CSI driver that the real external-attacher works with: a storage that attaches and detaches whatever it is asked to.
+//! The least CSI driver that the real external-attacher works with: a storage that attaches and
+//! detaches whatever it is asked to.
 //!
-//! gRPC over a Unix socket, spelled out: each answer is a message of a few bytes, framed, with its status in the trailers.
+//! gRPC over a Unix socket, spelled out: each answer is a message of a few bytes, framed, with its
+//! status in the trailers.
 
 use std::{convert::Infallible, path::Path};
 
@@ -48,11 +50,13 @@ fn answer(request: &Request<Incoming>) -> Response<Body> {
     response.body(StreamBody::new(stream::iter(frames))).unwrap()
 }
 
-/// The answer to a method, as protobuf of `csi.v1`. An empty message is one whose fields all have their defaults.
+/// The answer to a method, as protobuf of `csi.v1`. An empty message is one whose fields all have
+/// their defaults.
 fn message(method: &str) -> Vec<u8> {
     /// Field 1 of a message, a text or a message of its own.
     const FIELD_1: u8 = 0x0a;
-    // `capabilities { service { type: N } }` and `capabilities { rpc { type: N } }` look the same on the wire.
+    // `capabilities { service { type: N } }` and `capabilities { rpc { type: N } }` look the same
+    // on the wire.
     let capability = |kind: u8| vec![FIELD_1, 4, FIELD_1, 2, 0x08, kind];
     match method {
         "/csi.v1.Identity/GetPluginInfo" => {

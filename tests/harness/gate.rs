@@ -1,4 +1,5 @@
-//! The gate as it is shipped: the program as a process, and the manifests as `kubectl` applies them.
+//! The gate as it is shipped: the program as a process, and the manifests as `kubectl` applies
+//! them.
 
 use std::{
     fs,
@@ -84,7 +85,8 @@ impl Gate {
         self.replicas.push(replica);
     }
 
-    /// Waits until all replicas are ready and called: the API server takes a moment to call a webhook that was just registered.
+    /// Waits until all replicas are ready and called: the API server takes a moment to call a
+    /// webhook that was just registered.
     pub async fn until_ready(&self, plane: &Plane) {
         for replica in &self.replicas {
             plane.until("the gate is ready", async |_| replica.is_ready().await).await;
@@ -144,7 +146,8 @@ impl Gate {
         self.replicas.iter_mut().for_each(Replica::kill);
     }
 
-    /// Sends no new connection to a replica any more, as a Service does once it is not ready or gone.
+    /// Sends no new connection to a replica any more, as a Service does once it is not ready or
+    /// gone.
     pub fn leave_out(&self, number: usize) {
         let port = self.replicas[number].port;
         self.service.leave_out(port);

@@ -1,7 +1,8 @@
 //! What a cluster cannot see: machines as they really are, and disks that know who writes to them.
 //!
-//! A machine has power or not and reaches the API or not; its kubelet is a task that speaks to the API with the node's own
-//! credentials. Its processes write to the disks they have mounted for as long as it has power, whatever the API believes.
+//! A machine has power or not and reaches the API or not; its kubelet is a task that speaks to the
+//! API with the node's own credentials. Its processes write to the disks they have mounted for as
+//! long as it has power, whatever the API believes.
 
 use std::{
     collections::BTreeMap,
@@ -49,7 +50,8 @@ impl San {
         }
     }
 
-    /// Disks that two living processes wrote to at the same time: the corruption that this is all about.
+    /// Disks that two living processes wrote to at the same time: the corruption that this is all
+    /// about.
     pub fn corrupted(&self) -> Vec<String> {
         lock(&self.shared).clone()
     }

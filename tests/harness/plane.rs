@@ -1,7 +1,9 @@
-//! A real control plane on loopback: etcd, API server, controller manager, scheduler, and the kubectl that belongs to them.
+//! A real control plane on loopback: etcd, API server, controller manager, scheduler, and the
+//! kubectl that belongs to them.
 //!
-//! The binaries are built by `make control-plane` into `target/cluster`; where `KUBEBUILDER_ASSETS` names a folder with them,
-//! those are used instead. Every part ends with the test, however the test ends.
+//! The binaries are built by `make control-plane` into `target/cluster`; where `KUBEBUILDER_ASSETS`
+//! names a folder with them, those are used instead. Every part ends with the test, however the
+//! test ends.
 
 use std::{
     fs::{self, File},
@@ -48,7 +50,8 @@ pub struct Plane {
     parts: Vec<Part>,
 }
 
-/// A child process that ends when its keeper's standard input does: with the test, even if the test is killed.
+/// A child process that ends when its keeper's standard input does: with the test, even if the test
+/// is killed.
 struct Part(Child);
 
 impl Drop for Part {
@@ -163,7 +166,8 @@ impl Plane {
         let mut manager = common(&self.kubeconfig("kcm"));
         manager.push(format!("--service-account-private-key-file={}", self.path("sa.key")));
         manager.push("--use-service-account-credentials".to_owned());
-        // Shorter than a cluster's, so that a test notices a dead node in seconds: the order of things is the same.
+        // Shorter than a cluster's, so that a test notices a dead node in seconds: the order of
+        // things is the same.
         manager.push("--node-monitor-grace-period=10s".to_owned());
         manager.push("--node-monitor-period=1s".to_owned());
         self.spawn("kube-controller-manager", &manager);
@@ -329,7 +333,8 @@ impl Plane {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Every version of a Node that was ever stored, in order: what the audit log says was answered to its writers.
+    /// Every version of a Node that was ever stored, in order: what the audit log says was answered
+    /// to its writers.
     pub fn stored_versions(&self, node: &str) -> Vec<Value> {
         let is_write = |line: &Value| {
             let verb = line["verb"].as_str().unwrap_or_default();
@@ -374,8 +379,8 @@ async fn send(
     })
 }
 
-/// Starts a program under a shell that sends it the signals that come as lines on the shell's standard input, and kills it when
-/// that ends.
+/// Starts a program under a shell that sends it the signals that come as lines on the shell's
+/// standard input, and kills it when that ends.
 pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&str, String)]) -> Child {
     let output = File::options().create(true).append(true).open(log).unwrap();
     Command::new("sh")
@@ -390,7 +395,8 @@ pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&s
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
 }
 
-/// Ctrl-C reaches a whole group of processes: the keeper stays until its standard input ends, and takes its child along.
+/// Ctrl-C reaches a whole group of processes: the keeper stays until its standard input ends, and
+/// takes its child along.
 const KEEPER: &str = r#""$@" </dev/null & child=$!
 trap '' HUP INT TERM
 while read -r signal; do kill -"$signal" "$child"; done
@@ -409,7 +415,8 @@ fn binaries() -> PathBuf {
     folder
 }
 
-/// A port that nobody else will take: below the range that the kernel gives to clients, and never the same one twice.
+/// A port that nobody else will take: below the range that the kernel gives to clients, and never
+/// the same one twice.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const LAST: u16 = 32_000;

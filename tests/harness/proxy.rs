@@ -1,4 +1,5 @@
-//! What a Service is to the API server, and a network to everyone: one address, each new connection to one of its endpoints in turn.
+//! What a Service is to the API server, and a network to everyone: one address, each new connection
+//! to one of its endpoints in turn.
 
 use std::sync::{
     Arc, Mutex,

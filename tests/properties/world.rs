@@ -1,5 +1,5 @@
-//! Generated worlds: a write, who asks for it, a cluster and the gate's settings, in the words of the
-//! API server, of kubectl and of the configuration file.
+//! Generated worlds: a write, who asks for it, a cluster and the gate's settings, in the words of
+//! the API server, of kubectl and of the configuration file.
 
 use fencegate::{
     admission::review::{self, Answer},
@@ -68,8 +68,8 @@ impl World {
         decide(self.understood().request().unwrap(), facts, &self.settings)
     }
 
-    /// Whether the write marks a break-glass as used. With more against the write the mark can become
-    /// right; with nothing against it, it is a forgery.
+    /// Whether the write marks a break-glass as used. With more against the write the mark can
+    /// become right; with nothing against it, it is a forgery.
     pub fn marks_a_break_glass(&self) -> bool {
         let mark = |node: &Value| node["metadata"]["annotations"]["fencegate.dev/overridden"].clone();
         !mark(&self.new).is_null() && (self.operation == "CREATE" || mark(&self.new) != mark(&self.old))

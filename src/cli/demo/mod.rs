@@ -1,7 +1,9 @@
 //! `fencegate demo`: the whole story on the built-in example cluster.
 //!
-//! Every step is a write as an API server would have it admitted: AdmissionReviews POSTed over TLS to the real server on a loopback port, first to
-//! the mutating webhook and with its patch to the validating one. Only the cluster and the clock are the story's. A step that ends otherwise than it should fails the demo.
+//! Every step is a write as an API server would have it admitted: AdmissionReviews POSTed over TLS
+//! to the real server on a loopback port, first to the mutating webhook and with its patch to the
+//! validating one. Only the cluster and the clock are the story's. A step that ends otherwise than
+//! it should fails the demo.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -98,8 +100,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The cluster once the database runs elsewhere.
 const NOTHING_BOUND: &str = "kind: List\nitems: []\n";
 
-/// What the API server does with a write: the mutating webhook, its patch, the validating webhook, and only then is it stored. A deletion
-/// has nothing to patch.
+/// What the API server does with a write: the mutating webhook, its patch, the validating webhook,
+/// and only then is it stored. A deletion has nothing to patch.
 async fn admit(caller: &mut Caller, step: &Step, number: usize, stored: &mut Value) -> anyhow::Result<Response> {
     let mut new = stored.clone();
     let operation = match &step.does {

@@ -61,7 +61,8 @@ impl NetworkFence {
     }
 }
 
-/// Whether a CIDR block, or a single address, contains this address. A malformed block contains nothing.
+/// Whether a CIDR block, or a single address, contains this address. A malformed block contains
+/// nothing.
 fn contains(cidr: &str, address: IpAddr) -> bool {
     let (network, length) = cidr.split_once('/').map_or((cidr, None), |(network, length)| (network, Some(length)));
     let (bits, network, address) = match (network.parse(), address) {

@@ -1,7 +1,9 @@
-//! The parts of a Node that the gate judges. Everything else is skipped while parsing and never held in memory.
+//! The parts of a Node that the gate judges. Everything else is skipped while parsing and never
+//! held in memory.
 //!
-//! The types read and write Kubernetes' own JSON shape, so a Node in an AdmissionReview, in a `kubectl get` file and in an
-//! audit line are parsed by the same code. A missing field, `null` and the field's zero value mean the same.
+//! The types read and write Kubernetes' own JSON shape, so a Node in an AdmissionReview, in a
+//! `kubectl get` file and in an audit line are parsed by the same code. A missing field, `null` and
+//! the field's zero value mean the same.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -16,7 +18,8 @@ use crate::policy::{
     json::{null_is_default, object_or_null, objects_or_null},
 };
 
-/// The key of the taint that the gate guards. Pod GC and the attach/detach controller look at the key alone.
+/// The key of the taint that the gate guards. Pod GC and the attach/detach controller look at the
+/// key alone.
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// Put on by a cloud's node lifecycle controller when the instance behind the node is stopped.
 pub const CLOUD_SHUTDOWN: &str = "node.cloudprovider.kubernetes.io/shutdown";
@@ -43,7 +46,8 @@ pub struct NodeMetadata {
     pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "null_is_default")]
     pub finalizers: Vec<String>,
-    /// Those under the gate's prefix and [`annotation::APPLIED_BY`]; `None` where the Node has no annotations at all.
+    /// Those under the gate's prefix and [`annotation::APPLIED_BY`]; `None` where the Node has no
+    /// annotations at all.
     #[serde(deserialize_with = "only_read_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
 }
@@ -145,7 +149,8 @@ impl Node {
         all.filter(|(key, _)| key.starts_with(annotation::PREFIX)).map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// The `Ready` condition if its status is `True`. Should a Node hold several, one `True` is enough.
+    /// The `Ready` condition if its status is `True`. Should a Node hold several, one `True` is
+    /// enough.
     pub fn ready(&self) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.status == "True")
     }
@@ -186,8 +191,8 @@ fn only_internal_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(addresses)
 }
 
-/// Keeps the annotations that the gate reads, skips the rest unread, and refuses a key that is there twice: which of two
-/// values another reader would believe cannot be known.
+/// Keeps the annotations that the gate reads, skips the rest unread, and refuses a key that is
+/// there twice: which of two values another reader would believe cannot be known.
 fn only_read_annotations<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {

@@ -1,4 +1,5 @@
-//! The parts of a Pod that the gate judges: who owns it, whether it is leaving, what it tolerates, which claims it holds.
+//! The parts of a Pod that the gate judges: who owns it, whether it is leaving, what it tolerates,
+//! which claims it holds.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -83,9 +84,9 @@ pub struct Toleration {
 impl Toleration {
     /// Whether a pod with this toleration was never meant to leave for `taint`.
     ///
-    /// As Kubernetes' own match (`k8s.io/component-helpers/scheduling/corev1`: `ToleratesTaint`), but for three cases that
-    /// do not count: one that runs out, an operator other than `Exists` and `Equal`, and an empty key without `Exists`,
-    /// which the API server does not accept.
+    /// As Kubernetes' own match (`k8s.io/component-helpers/scheduling/corev1`: `ToleratesTaint`),
+    /// but for three cases that do not count: one that runs out, an operator other than `Exists`
+    /// and `Equal`, and an empty key without `Exists`, which the API server does not accept.
     fn keeps(&self, taint: &Taint) -> bool {
         let key = self.key == taint.key || (self.key.is_empty() && self.operator == "Exists");
         let effect = self.effect.is_empty() || self.effect == taint.effect;
@@ -138,7 +139,8 @@ impl Pod {
         self.metadata.owner_references.iter().find(|owner| owner.controller)
     }
 
-    /// Whether it tolerates every one of `taints` for ever and is not leaving: it was never meant to go.
+    /// Whether it tolerates every one of `taints` for ever and is not leaving: it was never meant
+    /// to go.
     pub fn may_stay<'a>(&self, mut taints: impl Iterator<Item = &'a Taint>) -> bool {
         !self.is_terminating()
             && taints.all(|taint| self.spec.tolerations.iter().any(|toleration| toleration.keeps(taint)))

@@ -11,7 +11,8 @@ use crate::policy::{
     object::node::Node,
 };
 
-/// One outage, from the fence to the release, as one line of JSON. What the Node did not carry is left out.
+/// One outage, from the fence to the release, as one line of JSON. What the Node did not carry is
+/// left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Outage {

@@ -1,5 +1,5 @@
-//! The stamps and the evidence that the gate's mutating side adds to a write that it allows, and that
-//! its validating side therefore accepts as the gate's own.
+//! The stamps and the evidence that the gate's mutating side adds to a write that it allows, and
+//! that its validating side therefore accepts as the gate's own.
 
 use std::collections::BTreeMap;
 
@@ -93,8 +93,8 @@ pub(in crate::policy) fn due(assessment: &Assessment<'_>, break_glass: Option<&s
     due
 }
 
-/// What a source other than the annotations says, written as evidence, so that every record looks the
-/// same. A source without a time of the fence knows that the node is fenced by now.
+/// What a source other than the annotations says, written as evidence, so that every record looks
+/// the same. A source without a time of the fence knows that the node is fenced by now.
 fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Mark)> {
     let Some(method) = fence.source.method() else { return Vec::new() };
     let boot_id = match proposal.change(BOOT_ID).1 {
@@ -135,8 +135,8 @@ pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, break_glass: Option
     gone.chain(written).collect()
 }
 
-/// The annotations that are obsolete with this write. A break-glass that a release used stays with its
-/// mark, which says that it is spent.
+/// The annotations that are obsolete with this write. A break-glass that a release used stays with
+/// its mark, which says that it is spent.
 fn obsolete(proposal: &Proposal<'_>, break_glass_used: bool) -> Vec<&'static str> {
     let stays = |node: &Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
     let write = &proposal.request.write;

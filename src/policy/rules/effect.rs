@@ -1,5 +1,5 @@
-//! `EffectUndocumented`: pod GC and the attach/detach controller act on the key alone. With an effect
-//! that the procedure does not know they do the harm, and nothing evicts the pods.
+//! `EffectUndocumented`: pod GC and the attach/detach controller act on the key alone. With an
+//! effect that the procedure does not know they do the harm, and nothing evicts the pods.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{

@@ -1,5 +1,5 @@
-//! `EvidenceExpired` and `EvidenceInFuture`: evidence must be about this outage, and its time must come
-//! from a clock that can be believed.
+//! `EvidenceExpired` and `EvidenceInFuture`: evidence must be about this outage, and its time must
+//! come from a clock that can be believed.
 
 use jiff::{SignedDuration, Timestamp};
 

@@ -1,4 +1,5 @@
-//! `EvidenceMalformed`: a value that people write does not follow its grammar. Told when it is written, not at taint time.
+//! `EvidenceMalformed`: a value that people write does not follow its grammar. Told when it is
+//! written, not at taint time.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{

@@ -1,4 +1,5 @@
-//! `LeaseStillRenewed`: a kubelet that renewed its Lease after the recorded fence was not fenced by it.
+//! `LeaseStillRenewed`: a kubelet that renewed its Lease after the recorded fence was not fenced by
+//! it.
 
 use jiff::SignedDuration;
 

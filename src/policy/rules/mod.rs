@@ -1,7 +1,7 @@
 //! The checks of contract section 4: one file each, one row each in [`RULES`].
 //!
-//! A row says when a check applies, which facts it needs and how it judges. What is read and what is
-//! judged both follow from this table, so a rule that judges by a fact it never asked for fails
+//! A row says when a check applies, which facts it needs and how it judges. What is read and what
+//! is judged both follow from this table, so a rule that judges by a fact it never asked for fails
 //! closed.
 
 use super::{

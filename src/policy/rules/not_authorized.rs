@@ -1,4 +1,5 @@
-//! `NotAuthorized`: with `authorization.attest: rbac`, writing evidence and placing the taint is a right of its own.
+//! `NotAuthorized`: with `authorization.attest: rbac`, writing evidence and placing the taint is a
+//! right of its own.
 
 use super::{Outcome, Rule};
 use crate::policy::{

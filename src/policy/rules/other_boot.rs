@@ -1,4 +1,5 @@
-//! `EvidenceForOtherBoot`: the machine that was fenced has booted since; what runs now was never fenced.
+//! `EvidenceForOtherBoot`: the machine that was fenced has booted since; what runs now was never
+//! fenced.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{

@@ -1,6 +1,7 @@
 //! `NodeStillReady` and `NodeNotRecovered`: what the node's own `Ready` condition says.
 //!
-//! Not ready is necessary for a fence, never sufficient: a stopped kubelet and a dead machine look the same to the API.
+//! Not ready is necessary for a fence, never sufficient: a stopped kubelet and a dead machine look
+//! the same to the API.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{

@@ -1,4 +1,5 @@
-//! `NodeNotRebooted`: a node that is Ready in the boot that was fenced may still hold the mounts of then.
+//! `NodeNotRebooted`: a node that is Ready in the boot that was fenced may still hold the mounts of
+//! then.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{

@@ -1,8 +1,9 @@
-//! `SelfAttested`: no node vouches for itself. Credentials on a machine that is only cut off are as alive as the machine.
+//! `SelfAttested`: no node vouches for itself. Credentials on a machine that is only cut off are as
+//! alive as the machine.
 //!
-//! A kubelet may change annotations of its own Node (NodeRestriction does not check them), so no node
-//! may write evidence. Nobody who speaks from the node itself, its kubelet or a pod that runs on it,
-//! may place the taint.
+//! A kubelet may change annotations of its own Node (NodeRestriction does not check them), so no
+//! node may write evidence. Nobody who speaks from the node itself, its kubelet or a pod that runs
+//! on it, may place the taint.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{

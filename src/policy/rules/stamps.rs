@@ -61,10 +61,10 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     Outcome { failed, unread, ..Outcome::default() }
 }
 
-/// Why a stamp may not be removed yet: what it is about is still there. Otherwise a spent break-glass
-/// could be used again, and nobody would have recorded the evidence. Evidence that the gate writes out
-/// with this write replaces what was there. While the node is out of service, `EvidenceFrozen` speaks
-/// for the stamps that are not about this outage.
+/// Why a stamp may not be removed yet: what it is about is still there. Otherwise a spent
+/// break-glass could be used again, and nobody would have recorded the evidence. Evidence that the
+/// gate writes out with this write replaces what was there. While the node is out of service,
+/// `EvidenceFrozen` speaks for the stamps that are not about this outage.
 fn removed_too_early(proposal: &Proposal<'_>, key: &str, is_written_out: bool) -> Option<String> {
     let stays = |key: &str| proposal.change(key).1.is_some();
     if proposal.stays_out_of_service() && [OVERRIDDEN, LAST_OUTAGE].contains(&key) {

@@ -1,5 +1,5 @@
-//! `fence-agents-remediation`: medik8s ran a fence agent against the machine, and the agent reported
-//! success.
+//! `fence-agents-remediation`: medik8s ran a fence agent against the machine, and the agent
+//! reported success.
 //!
 //! The condition turns true before the controller places the taint.
 

@@ -153,8 +153,8 @@ pub fn vouched(write: &Write, origin: RecordOrigin, facts: &Facts, accepted: &[S
     Err(refusals)
 }
 
-/// What must be read to know whether anyone vouches. Sources after one that vouches by what the write
-/// itself shows are not read.
+/// What must be read to know whether anyone vouches. Sources after one that vouches by what the
+/// write itself shows are not read.
 pub fn facts_needed(write: &Write, origin: RecordOrigin, accepted: &[Source]) -> Vec<Fact> {
     let nothing = Facts::default();
     let mut needed = Vec::new();

@@ -18,8 +18,8 @@ pub(super) const ROW: Row = Row {
     ask,
 };
 
-/// The message of a result `Succeeded` that is about the opposite. After `fenceState` was set back to
-/// `Fenced` it stays until the controller reconciles
+/// The message of a result `Succeeded` that is about the opposite. After `fenceState` was set back
+/// to `Fenced` it stays until the controller reconciles
 /// (`internal/controller/csiaddons/networkfence_controller.go`).
 const UNFENCED: &str = "unfencing operation successful";
 

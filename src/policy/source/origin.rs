@@ -12,8 +12,8 @@ use crate::policy::{
 /// The mutating side stamps what it allows and writes out the evidence of other sources than the
 /// annotations. What it wrote reaches the validating side, and the mutating side itself when it is
 /// called a second time, as if the requester had written it. A stamp from an earlier outage that is
-/// still on the Node says nothing about this write: only a `source` that comes with a new `source` or
-/// `placed-at` counts.
+/// still on the Node says nothing about this write: only a `source` that comes with a new `source`
+/// or `placed-at` counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordOrigin {
     /// The requester wrote whatever evidence the write brings. Every accepted source may vouch.
@@ -36,8 +36,8 @@ impl RecordOrigin {
         }
     }
 
-    /// The source whose word the gate wrote out as evidence. Evidence that is stamped as vouched for
-    /// by the annotations is the requester's own, however rightly it is stamped.
+    /// The source whose word the gate wrote out as evidence. Evidence that is stamped as vouched
+    /// for by the annotations is the requester's own, however rightly it is stamped.
     pub fn written_out(self) -> Option<Source> {
         match self {
             Self::Gate(source) if source.method().is_some() => Some(source),

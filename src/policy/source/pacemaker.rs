@@ -1,5 +1,5 @@
-//! `pacemaker`: OpenShift's two-node fencing adds an annotation with the taint that says who applied
-//! it.
+//! `pacemaker`: OpenShift's two-node fencing adds an annotation with the taint that says who
+//! applied it.
 //!
 //! One patch adds both, after pacemaker's fence agent confirmed that the other node is off.
 

@@ -16,7 +16,8 @@ use crate::{
 
 const SHUTDOWN: &str = "node.cloudprovider.kubernetes.io/shutdown";
 
-/// The patch of `k8s.io/cloud-provider/node/helpers`: the full list and the `resourceVersion` that it was made from.
+/// The patch of `k8s.io/cloud-provider/node/helpers`: the full list and the `resourceVersion` that
+/// it was made from.
 async fn patch_taints(writer: &Writer<'_>, node: &str, change: impl Fn(&mut Vec<Value>)) -> Written {
     loop {
         let version = writer.read(node).await["metadata"]["resourceVersion"].clone();
@@ -64,7 +65,8 @@ async fn azure_passes_with_the_defaults() {
         ("cloud-shutdown", "instance-stop", account.user().as_str())
     );
 
-    // On every event of a Ready node it takes the taint off; what is denied comes again with the next event.
+    // On every event of a Ready node it takes the taint off; what is denied comes again with the
+    // next event.
     attach(&plane, "va", "n7").await;
     recovers(&plane, "n7").await;
     let release = || patch_taints(&azure, "n7", without(TAINT));
@@ -86,13 +88,15 @@ async fn the_termination_handler_places_nothing_on_a_machine_that_runs() {
     dead_node(&plane, "n7", json!({})).await;
     recovers(&plane, "n7").await;
 
-    // As a DaemonSet it speaks from the node that it taints, which runs until the instance ends. It asks once for each event.
+    // As a DaemonSet it speaks from the node that it taints, which runs until the instance ends. It
+    // asks once for each event.
     let on_node = Writer { plane: &plane, token: account.token_on(&plane, "n7").await };
     let said = denied(on_node.update("n7", |taints| taints.push(out_of_service())).await);
     for reason in ["SelfAttested", "NodeStillReady", "EvidenceMissing"] {
         assert!(said.contains(&format!("\n  {reason}: ")), "{reason} is not in {said}");
     }
-    // As a Deployment with a queue it hears of an instance that has stopped; the cloud's own taint is what vouches.
+    // As a Deployment with a queue it hears of an instance that has stopped; the cloud's own taint
+    // is what vouches.
     let queue = Writer { plane: &plane, token: account.token.clone() };
     dead_node(&plane, "n8", json!({})).await;
     let place = || queue.update("n8", |taints| taints.push(out_of_service()));

@@ -207,14 +207,16 @@ async fn self_node_remediation_passes_with_its_overlay_once_the_reboot_is_over()
     let record = record_on(&plane, "n7").await;
     assert_eq!((record["source"].as_str(), record["fenced-at"].as_str()), ("self-node-remediation", rebooted.as_str()));
 
-    // It waits for pods and volumes itself, and then takes the taint off; `null` where it was the last one.
+    // It waits for pods and volumes itself, and then takes the taint off; `null` where it was the
+    // last one.
     let taints = snr.taints("n7", without(TAINT)).await;
     let taints = if taints.is_empty() { Value::Null } else { json!(taints) };
     snr.patch(MERGE, "n7", json!({"spec": {"taints": taints}})).await.unwrap();
     assert!(!is_tainted(&of_node(&plane, "n7").await));
 }
 
-/// `internal/controller/storagebasedremediation_controller.go`, 2026-05. When it places the taint its CR says no more than that fencing began.
+/// `internal/controller/storagebasedremediation_controller.go`, 2026-05. When it places the taint
+/// its CR says no more than that fencing began.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_based_remediation_waits_for_a_person_who_records_the_fence() {
     let plane = plane_with_alice().await;

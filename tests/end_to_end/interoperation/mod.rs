@@ -1,5 +1,6 @@
-//! What others' automation writes, call for call as their code does it, under their service accounts: with the default manifests, then with the
-//! overlay for them. What becomes of them is the table in `docs/interoperability.md`.
+//! What others' automation writes, call for call as their code does it, under their service
+//! accounts: with the default manifests, then with the overlay for them. What becomes of them is
+//! the table in `docs/interoperability.md`.
 //!
 //! The sequences were read in the projects' sources, named where each is played.
 
@@ -28,7 +29,8 @@ impl Writer<'_> {
         self.plane.api(&self.token, Method::GET, &format!("/api/v1/nodes/{node}"), None).await.unwrap()
     }
 
-    /// Reads the Node, changes its taints, and puts the whole Node back with its `resourceVersion`; again where someone else came first.
+    /// Reads the Node, changes its taints, and puts the whole Node back with its `resourceVersion`;
+    /// again where someone else came first.
     async fn update(&self, node: &str, change: impl Fn(&mut Vec<Value>)) -> Written {
         loop {
             let mut object = self.read(node).await;

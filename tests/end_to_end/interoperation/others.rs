@@ -12,8 +12,9 @@ use crate::{
     },
 };
 
-/// `controllers/metal3remediation_controller.go`, `baremetal/metal3remediation_manager.go`, 2026-08. To the cluster whose nodes it mends it speaks
-/// with the kubeconfig of that cluster's administrator.
+/// `controllers/metal3remediation_controller.go`, `baremetal/metal3remediation_manager.go`,
+/// 2026-08. To the cluster whose nodes it mends it speaks with the kubeconfig of that cluster's
+/// administrator.
 #[tokio::test(flavor = "multi_thread")]
 async fn metal3_passes_with_its_overlay_where_its_hosts_are_in_the_cluster() {
     let plane = plane_with_alice().await;
@@ -39,14 +40,16 @@ async fn metal3_passes_with_its_overlay_where_its_hosts_are_in_the_cluster() {
     let record = record_on(&plane, "n7").await;
     assert_eq!((record["source"].as_str(), record["placed-by"].as_str()), ("bare-metal-host", "admin"));
 
-    // It waits for pods and volumes, has the host powered on, and takes the taint off without waiting for Ready.
+    // It waits for pods and volumes, has the host powered on, and takes the taint off without
+    // waiting for Ready.
     BARE_METAL_HOST.report(&plane, "default", "host-7", power(true)).await;
     capm3.update("n7", without(TAINT)).await.unwrap();
     assert!(!is_tainted(&of_node(&plane, "n7").await));
 }
 
-/// OpenShift's machine-config-operator, `templates/master/00-master/two-node-with-fencing`, 4.22: one patch that replaces all taints, by
-/// `system:admin` on the other node's host, again every 5 s for 10 minutes.
+/// OpenShift's machine-config-operator, `templates/master/00-master/two-node-with-fencing`, 4.22:
+/// one patch that replaces all taints, by `system:admin` on the other node's host, again every 5 s
+/// for 10 minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_node_fencing_passes_with_its_overlay_once_the_lease_has_run_out() {
     const APPLIED_BY: &str = "node.kubernetes.io/out-of-service-applied-by";
@@ -64,7 +67,8 @@ async fn two_node_fencing_passes_with_its_overlay_once_the_lease_has_run_out() {
     let record = record_on(&plane, "n7").await;
     assert_eq!((record["source"].as_str(), record["fenced-by"].as_str()), ("pacemaker", "pacemaker"));
 
-    // Taint first, annotation in a second write. It waits 300 s for volumes and then goes on; the gate does not.
+    // Taint first, annotation in a second write. It waits 300 s for volumes and then goes on; the
+    // gate does not.
     attach(&plane, "va", "n7").await;
     let untaint = || plane.kubectl("admin", &["taint", "node", "n7", TAKE_OFF], "");
     rejects(untaint(), &["VolumesAttached"]);
@@ -74,7 +78,8 @@ async fn two_node_fencing_passes_with_its_overlay_once_the_lease_has_run_out() {
     assert_eq!(record_on(&plane, "n7").await.keys().collect::<Vec<_>>(), ["last-outage"]);
 }
 
-/// kvaps/kube-fencing, `pkg/controller/job/job_controller.go`, v2.4: a merge patch that replaces all taints, after the Job that fenced the node.
+/// kvaps/kube-fencing, `pkg/controller/job/job_controller.go`, v2.4: a merge patch that replaces
+/// all taints, after the Job that fenced the node.
 #[tokio::test(flavor = "multi_thread")]
 async fn kube_fencing_passes_once_its_job_records_what_it_did() {
     let plane = plane_with_alice().await;
