@@ -50,7 +50,7 @@ impl Judge for Gate {
             }
         };
         self.metrics.decided(webhook.name(), &decision, &timings, start.elapsed().as_secs_f64());
-        if decision.is_on_record() {
+        if decision.is_audited() {
             self.put_on_record(webhook, review, &decision, &facts, start.elapsed()).await;
         }
         decision

@@ -172,7 +172,7 @@ impl Objects {
         for fact in query {
             facts.learn(now, self.fact(*fact, request));
         }
-        let volumes = facts.volumes_in_question().into_iter().map(|name| {
+        let volumes = facts.volumes_to_read().into_iter().map(|name| {
             (name.to_owned(), Observed::Known { at: now, value: self.persistent_volumes.get(name).cloned() })
         });
         facts.persistent_volumes = volumes.collect();

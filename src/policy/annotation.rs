@@ -1,7 +1,7 @@
-//! The annotations of contract section 2: their keys, what each is for, and what a near miss was
-//! meant to be.
+//! The annotations of contract section 2: their keys and their purpose, and the known key that is
+//! closest to a mistyped one.
 
-/// Every key of the gate starts with this.
+/// The prefix of all keys of the gate.
 pub const PREFIX: &str = "fencegate.dev/";
 
 /// How the node was fenced; one of [`super::evidence::Method`].
@@ -25,21 +25,21 @@ pub const PLACED_BY: &str = "fencegate.dev/placed-by";
 pub const PLACED_AT: &str = "fencegate.dev/placed-at";
 /// Stamp: the evidence source that vouched.
 pub const SOURCE: &str = "fencegate.dev/source";
-/// Stamp: the break-glass reason that was used, and is spent.
+/// Stamp: the break-glass reason that was used. It cannot be used again.
 pub const OVERRIDDEN: &str = "fencegate.dev/overridden";
 /// Stamp: one-line JSON record of the outage that ended.
 pub const LAST_OUTAGE: &str = "fencegate.dev/last-outage";
 
-/// Override: the reason for going against the gate (contract section 7).
+/// Break-glass: the reason why the gate must be overruled (contract section 7).
 pub const BREAK_GLASS: &str = "fencegate.dev/break-glass";
 
-/// Not the gate's: by which two-node fencing says that pacemaker fenced the node and placed the
-/// taint (section 6).
+/// Not an annotation of the gate: two-node fencing sets it to `pacemaker` when pacemaker fenced the
+/// node and placed the taint (section 6).
 pub const APPLIED_BY: &str = "node.kubernetes.io/out-of-service-applied-by";
 
-/// Evidence without which no annotation vouches, in the order people are told about it.
+/// The evidence that the source `annotations` requires, in the order in which messages list it.
 pub const REQUIRED_EVIDENCE: [&str; 3] = [METHOD, FENCED_AT, FENCED_BY];
-/// All evidence keys.
+/// All evidence keys, in the order of the contract.
 pub const EVIDENCE: [&str; 5] = [METHOD, FENCED_AT, FENCED_BY, PROOF, BOOT_ID];
 /// All stamps: written by the gate, never by a user.
 pub const STAMPS: [&str; 7] = [RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE, OVERRIDDEN, LAST_OUTAGE];
@@ -49,15 +49,16 @@ pub fn known() -> impl Iterator<Item = &'static str> {
     EVIDENCE.into_iter().chain(STAMPS).chain([BREAK_GLASS])
 }
 
-/// The known key that `key` most resembles: fewest single-character edits, the first in contract
-/// order when several tie.
+/// The known key that is closest to `key`: with the fewest single-character edits, and if several
+/// have the same number, the first in the order of the contract.
 pub fn closest_known(key: &str) -> &'static str {
     known().min_by_key(|candidate| edit_distance(key, candidate)).unwrap_or(METHOD)
 }
 
-/// Levenshtein distance in characters. A key has at most 317 characters (Kubernetes' limit for
-/// annotation keys), and no known key more than 25, so only the front of an absurd key is compared.
+/// The Levenshtein distance in characters.
 fn edit_distance(a: &str, b: &str) -> usize {
+    /// Kubernetes' limit for an annotation key: 253 characters of prefix, a slash, 63 characters of
+    /// name. It bounds the work for a longer key, which the API server will not store.
     const LONGEST: usize = 317;
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -82,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_finger_is_recognised() {
+    fn a_typing_error_gets_the_closest_known_key() {
         assert_eq!(closest_known("fencegate.dev/fencedat"), FENCED_AT);
         assert_eq!(closest_known("fencegate.dev/fenced_by"), FENCED_BY);
         assert_eq!(closest_known("fencegate.dev/breakglass"), BREAK_GLASS);

@@ -1,4 +1,4 @@
-//! A proposal with what is known about it: all that a check judges by.
+//! A proposal together with the facts: everything that a check judges by.
 
 use jiff::Timestamp;
 
@@ -8,29 +8,29 @@ use super::{
     facts::Facts,
     proposal::Proposal,
     reason::{Code, Mode},
-    source::{Fence, Refusal, vouched},
+    source::{Fence, Unvouched, vouched},
     transition::Transition,
 };
 
-/// What a rule sees when it judges.
+/// The input of a rule's `check`.
 #[derive(Debug)]
 pub struct Assessment<'a> {
     pub proposal: Proposal<'a>,
     pub facts: &'a Facts,
-    /// Whether a source vouches for the fence; `None` for a write that does not place the taint.
-    vouching: Option<Result<Fence, Vec<Refusal>>>,
+    /// Whether a source vouches for the fence. `None` if the write does not place the taint.
+    vouching: Option<Result<Fence, Vec<Unvouched>>>,
 }
 
-/// What the Lease and the evidence limits are compared with.
+/// The time that the Lease and the limits of the evidence's age are compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FenceTime {
     At(Timestamp),
-    /// The source has no time of the fence: the node is fenced by now.
+    /// The source does not know when the fence took effect, only that the node is fenced now.
     Untimed,
 }
 
 impl<'a> Assessment<'a> {
-    /// Asks the evidence sources, if the write places the taint.
+    /// Consults the evidence sources, if the write places the taint.
     pub fn new(proposal: Proposal<'a>, facts: &'a Facts) -> Self {
         let Proposal { request, settings, origin, .. } = &proposal;
         let vouching =
@@ -43,16 +43,17 @@ impl<'a> Assessment<'a> {
         self.vouching.as_ref()?.as_ref().ok()
     }
 
-    /// Why no source vouches for a fence. Empty where one does, or none was asked.
-    pub fn refusals(&self) -> &[Refusal] {
+    /// Why no source vouches for a fence. Empty if one vouches, or if none was consulted.
+    pub fn unvouched(&self) -> &[Unvouched] {
         match &self.vouching {
-            Some(Err(refusals)) => refusals,
+            Some(Err(unvouched)) => unvouched,
             Some(Ok(_)) | None => &[],
         }
     }
 
-    /// The time of the fence: that of the source that vouches, else what `fenced-at` says, even if
-    /// the rest of the evidence is flawed. `None` if nothing claims a fence and that alone denies.
+    /// The time of the fence: from the source that vouches, otherwise from `fenced-at`, even if the
+    /// rest of the evidence is flawed. `None` if no fence is claimed and `EvidenceMissing` denies
+    /// the write for that.
     pub fn fence_time(&self) -> Option<FenceTime> {
         if let Some(Fence { at, .. }) = self.fence() {
             return Some(at.map_or(FenceTime::Untimed, FenceTime::At));

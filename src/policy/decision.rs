@@ -1,4 +1,5 @@
-//! What was decided, and all that the user, the audit log and the metrics learn of it.
+//! The decision about one write: everything that the answer, the audit log and the metrics report
+//! about it.
 
 use super::{
     annotation::{self, OVERRIDDEN, closest_known},
@@ -14,27 +15,27 @@ use super::{
     transition::Transitions,
 };
 
-/// The verdict on one write.
+/// The decision about one write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
-    /// The node's name; empty where the request could not be understood.
+    /// The node's name. Empty if the request could not be parsed.
     pub node: String,
     pub transitions: Transitions,
     pub allowed: bool,
-    /// Every check that failed, in message order: enforced ones deny unless a break-glass waived
-    /// them.
+    /// Every check that failed, in the order of the message. An enforced check denies the write
+    /// unless a break-glass waived it.
     pub findings: Vec<Finding>,
-    /// What was vouched for and by whom, for a write that places the taint.
+    /// The fence that a source vouches for, if the write places the taint.
     pub fence: Option<Fence>,
     pub break_glass: BreakGlass,
-    /// How the mutating side completes the write: nothing for one that is denied.
+    /// The changes by which the mutating webhook completes the write. Empty if the write is denied.
     pub stamps: Stamps,
-    /// For the user, one line each: at most [`WARNING_LENGTH`] characters, none of them a control
-    /// character.
+    /// For the user, one line each: at most [`WARNING_LENGTH`] characters, without control
+    /// characters.
     pub warnings: Vec<String>,
 }
 
-/// A check that failed, and what that does to the write.
+/// A check that failed, and the effect on the write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     pub reason: Reason,
@@ -48,27 +49,27 @@ impl Finding {
         Self { reason, mode, waived: false }
     }
 
-    /// Whether this alone denies the write.
+    /// Whether this finding denies the write, even if it were the only one.
     pub fn denies(&self) -> bool {
         self.mode == Mode::Enforce && !self.waived
     }
 }
 
-/// What became of the break-glass annotation (contract section 7).
+/// The effect of the break-glass annotation (contract section 7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BreakGlass {
-    /// There is none, or the write did not need it.
+    /// There is no break-glass, or the write did not need it.
     #[default]
     Unused,
-    /// It turned the denial into warnings. Its reason, verbatim.
+    /// The break-glass turned the denial into warnings. Holds its reason, verbatim.
     Used(String),
-    /// The stored Node's `overridden` stamp has the same reason: it was used before and does not
-    /// count again.
+    /// The stored Node's `overridden` stamp has the same reason. This break-glass was used before
+    /// and does not count again.
     Spent,
 }
 
 impl BreakGlass {
-    /// The reason of one that was used.
+    /// The reason of the break-glass, if it was used.
     pub fn used(&self) -> Option<&str> {
         match self {
             Self::Used(reason) => Some(reason),
@@ -77,11 +78,12 @@ impl BreakGlass {
     }
 }
 
-/// The most characters of a warning: the API server and its clients lose or cut longer ones.
+/// The most characters of a warning. Kubernetes asks webhooks for at most 120 and may truncate
+/// longer ones (`k8s.io/api/admission/v1`: `AdmissionResponse.Warnings`).
 pub const WARNING_LENGTH: usize = 120;
 
 impl Decision {
-    /// A write that touches nothing the gate guards: allowed.
+    /// Allows a write that touches nothing that the gate guards.
     pub fn unrelated() -> Self {
         Self {
             node: String::new(),
@@ -95,19 +97,19 @@ impl Decision {
         }
     }
 
-    /// A request with a `uid` that could not be understood.
+    /// Denies a request with a `uid` that could not be parsed.
     pub fn malformed(node: String, why: String) -> Self {
         let finding = Finding::new(Reason::ReviewMalformed { why }, Mode::Enforce);
         Self { node, allowed: false, findings: vec![finding], ..Self::unrelated() }
     }
 
-    /// Combines what the rules found into a verdict.
+    /// Combines the outcomes of the checks into a decision.
     pub(super) fn of(assessment: &Assessment<'_>, outcomes: impl Iterator<Item = (Code, Mode, Outcome)>) -> Self {
         let proposal = &assessment.proposal;
         let mut notices = Vec::new();
-        let mut findings = gather(outcomes, &mut notices);
+        let mut findings = collect_findings(outcomes, &mut notices);
         let break_glass = use_break_glass(assessment, &mut findings);
-        findings.extend(marked_unused(proposal, &findings, &break_glass));
+        findings.extend(stamped_but_unused(proposal, &findings, &break_glass));
         findings.sort_by_key(|finding| finding.reason.code());
         let allowed = !findings.iter().any(Finding::denies);
         let is_completed = allowed && !proposal.transitions.is_none();
@@ -123,9 +125,9 @@ impl Decision {
         }
     }
 
-    /// Whether this write is worth a line in the audit log: it touched what the gate guards, or
-    /// could not be understood.
-    pub fn is_on_record(&self) -> bool {
+    /// Whether the decision gets a line in the audit log: the write touches something that the gate
+    /// guards, or the request could not be parsed.
+    pub fn is_audited(&self) -> bool {
         !self.transitions.is_none() || !self.findings.is_empty()
     }
 
@@ -136,13 +138,13 @@ impl Decision {
         codes
     }
 
-    /// The check that decided: the first that denies, else the first that failed at all.
+    /// The check that decided: the first that denies the write, otherwise the first that failed.
     pub fn leading_code(&self) -> Option<Code> {
         let leading = self.findings.iter().find(|finding| finding.denies()).or(self.findings.first());
         leading.map(|finding| finding.reason.code())
     }
 
-    /// Who vouched, for a write that places the taint.
+    /// The source that vouches, if the write places the taint.
     pub fn source(&self) -> Option<Source> {
         self.fence.as_ref().map(|fence| fence.source)
     }
@@ -153,9 +155,10 @@ impl Decision {
     }
 }
 
-/// One finding for each failed check, and one for all facts that enforced checks could not read. A
-/// check that only warns and could not read a fact says so in a notice.
-fn gather(outcomes: impl Iterator<Item = (Code, Mode, Outcome)>, notices: &mut Vec<String>) -> Vec<Finding> {
+/// One finding for each failed check, and one finding for all facts that enforced checks need and
+/// that could not be read. If a check in mode `warn` needs such a fact, a notice says that it was
+/// not checked.
+fn collect_findings(outcomes: impl Iterator<Item = (Code, Mode, Outcome)>, notices: &mut Vec<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut missed: Vec<Unread> = Vec::new();
     for (code, mode, outcome) in outcomes {
@@ -167,11 +170,11 @@ fn gather(outcomes: impl Iterator<Item = (Code, Mode, Outcome)>, notices: &mut V
             notices.extend(outcome.unread.iter().map(|unread| format!("{code} was not checked: {unread}")));
         }
     }
-    findings.extend(unavailable(missed));
+    findings.extend(facts_unavailable(missed));
     findings
 }
 
-fn unavailable(mut unread: Vec<Unread>) -> Option<Finding> {
+fn facts_unavailable(mut unread: Vec<Unread>) -> Option<Finding> {
     let mut seen: Vec<Unread> = Vec::new();
     unread.retain(|fact| {
         !seen.contains(fact) && {
@@ -182,7 +185,7 @@ fn unavailable(mut unread: Vec<Unread>) -> Option<Finding> {
     (!unread.is_empty()).then(|| Finding::new(Reason::FactsUnavailable { unread }, Mode::Enforce))
 }
 
-/// Waives all denials if there is a break-glass that may waive every one of them, else none.
+/// Waives all denials if a break-glass may waive every one of them. Otherwise waives none.
 fn use_break_glass(assessment: &Assessment<'_>, findings: &mut Vec<Finding>) -> BreakGlass {
     let proposal = &assessment.proposal;
     if !findings.iter().any(Finding::denies) {
@@ -193,11 +196,11 @@ fn use_break_glass(assessment: &Assessment<'_>, findings: &mut Vec<Finding>) -> 
     };
     let access = rules::may_break_glass(assessment);
     if access.failed.is_some() || !access.unread.is_empty() {
-        let is_there = |code| findings.iter().any(|finding| finding.denies() && finding.reason.code() == code);
-        if !is_there(Code::NotAuthorized) {
+        let already_denies = |code| findings.iter().any(|finding| finding.denies() && finding.reason.code() == code);
+        if !already_denies(Code::NotAuthorized) {
             findings.extend(access.failed.map(|reason| Finding::new(reason, Mode::Enforce)));
         }
-        findings.extend(unavailable(access.unread));
+        findings.extend(facts_unavailable(access.unread));
         return BreakGlass::Unused;
     }
     if !findings.iter().all(|finding| !finding.denies() || finding.reason.code().can_be_waived()) {
@@ -209,14 +212,14 @@ fn use_break_glass(assessment: &Assessment<'_>, findings: &mut Vec<Finding>) -> 
     BreakGlass::Used(reason.to_owned())
 }
 
-/// A break-glass that the write marks as used although nothing needed it: the gate writes no such
-/// mark. If the gate's first pass replaced the evidence, what the break-glass was needed for may be
-/// gone by the second.
-fn marked_unused(proposal: &Proposal<'_>, findings: &[Finding], break_glass: &BreakGlass) -> Option<Finding> {
-    let is_marked = proposal.writes(OVERRIDDEN) && !findings.iter().any(Finding::denies);
+/// Denies a write that stamps a break-glass as used although the write did not need it: the gate
+/// would not write that stamp. Exception: if the mutating webhook replaced the evidence, the flaw
+/// that needed the break-glass may be gone when the validating webhook judges.
+fn stamped_but_unused(proposal: &Proposal<'_>, findings: &[Finding], break_glass: &BreakGlass) -> Option<Finding> {
+    let is_stamped = proposal.writes(OVERRIDDEN) && !findings.iter().any(Finding::denies);
     let why = || "marks a break-glass as used that was not needed".to_owned();
     let reason = || Reason::StampForged { stamps: vec![Forgery { key: OVERRIDDEN, why: why() }] };
-    (is_marked && break_glass.used().is_none() && !proposal.replaces_evidence())
+    (is_stamped && break_glass.used().is_none() && !proposal.replaces_evidence())
         .then(|| Finding::new(reason(), Mode::Enforce))
 }
 
@@ -228,13 +231,14 @@ fn warnings(
     notices: Vec<String>,
 ) -> Vec<String> {
     let used = break_glass.map(|reason| format!("break-glass used, this is on record: {}", quoted(reason)));
-    let tolerated = findings.iter().filter(|finding| !finding.denies());
-    let found = tolerated.map(|finding| format!("{}: {}", finding.reason.code(), finding.reason));
+    let not_denying = findings.iter().filter(|finding| !finding.denies());
+    let found = not_denying.map(|finding| format!("{}: {}", finding.reason.code(), finding.reason));
     let all = used.into_iter().chain(found).chain(notices).chain(unknown_keys(proposal));
     all.map(|warning| one_line(&warning)).collect()
 }
 
-/// Keys under the gate's prefix that this write sets and that mean nothing.
+/// Warnings about keys under the gate's prefix that this write sets and that the gate does not
+/// know.
 fn unknown_keys(proposal: &Proposal<'_>) -> Vec<String> {
     let keys = proposal.request.write.after().into_iter().flat_map(Node::gate_annotations).map(|(key, _)| key);
     keys.filter(|key| !annotation::known().any(|known| known == *key) && proposal.writes(key))
@@ -242,8 +246,9 @@ fn unknown_keys(proposal: &Proposal<'_>) -> Vec<String> {
         .collect()
 }
 
-/// A key short enough to leave room for the rest of its warning.
+/// Shortens a key so that the whole warning fits into [`WARNING_LENGTH`].
 fn shortened(key: &str) -> String {
+    /// The rest of the warning needs up to 68 of its 120 characters.
     const SHOWN: usize = 45;
     if key.chars().count() <= SHOWN {
         return key.to_owned();
@@ -251,7 +256,7 @@ fn shortened(key: &str) -> String {
     key.chars().take(SHOWN - 1).chain(['…']).collect()
 }
 
-/// Cuts a text to what a warning may be.
+/// Makes one line of a text, of at most [`WARNING_LENGTH`] characters.
 fn one_line(text: &str) -> String {
     let mut printed = text.chars().map(|character| if character.is_control() { ' ' } else { character });
     let mut line: String = printed.by_ref().take(WARNING_LENGTH).collect();

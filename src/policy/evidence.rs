@@ -1,5 +1,5 @@
-//! The grammar of the evidence (contract section 2): what its annotations must look like, and what
-//! they then say.
+//! The grammar of the evidence (contract section 2): the allowed values of its annotations, and
+//! their meaning.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use super::{
     text::{is_printable, quoted},
 };
 
-/// What was done to the machine.
+/// How the node was fenced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     PowerOff,
@@ -24,7 +24,7 @@ impl Method {
     pub const ALL: [Self; 5] =
         [Self::PowerOff, Self::InstanceStop, Self::NetworkIsolation, Self::StorageIsolation, Self::HardwareRemoval];
 
-    /// The annotation's value.
+    /// The value of the annotation `fencegate.dev/method`.
     pub fn name(self) -> &'static str {
         match self {
             Self::PowerOff => "power-off",
@@ -40,7 +40,7 @@ impl Method {
     }
 }
 
-/// Complete and well-formed evidence, as the annotations of a Node state it.
+/// Complete and well-formed evidence, from the annotations of a Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
     pub method: Method,
@@ -50,12 +50,12 @@ pub struct Evidence {
     pub boot_id: Option<String>,
 }
 
-/// Why annotations are not evidence.
+/// Why annotations are not complete, well-formed evidence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flaws {
-    /// Required keys that are not set, in contract order.
+    /// Required keys that are not set, in the order of the contract.
     pub missing: Vec<&'static str>,
-    /// Keys whose value breaks the grammar, in contract order.
+    /// Values that break the grammar, in the order of the contract.
     pub malformed: Vec<Malformed>,
 }
 
@@ -64,7 +64,7 @@ pub struct Flaws {
 pub struct Malformed {
     pub key: &'static str,
     pub value: String,
-    /// What it should have been, as a clause: `is not …`.
+    /// The rule that the value breaks, as the rest of a sentence: `is not …`.
     pub rule: String,
 }
 
@@ -90,10 +90,10 @@ impl fmt::Display for Flaws {
 }
 
 impl Evidence {
-    /// Reads the evidence from annotations, as `value` looks them up.
+    /// Parses the evidence from annotations. `value` returns the annotation with a key.
     ///
     /// # Errors
-    /// Every required key that is missing and every value that is malformed.
+    /// All required keys that are missing, and all values that are malformed.
     pub fn parse<'a>(value: impl Fn(&str) -> Option<&'a str>) -> Result<Self, Flaws> {
         let text = |key: &str| value(key).map(str::to_owned);
         let method = text(METHOD).and_then(|value| Method::parse(&value));
@@ -111,12 +111,13 @@ impl Evidence {
     }
 }
 
-/// The most characters of `fenced-by`, `boot-id` and `break-glass`.
+/// The most characters of `fenced-by`, `boot-id` and `break-glass` (contract section 2): enough for
+/// a name or a short reason.
 const SHORT: usize = 256;
-/// The most characters of `proof`.
+/// The most characters of `proof` (contract section 2): enough for the output of a fence agent.
 const LONG: usize = 1024;
 
-/// What is wrong with a value that a person writes under `key`; `None` for keys without a grammar.
+/// The rule that a value of this annotation breaks, if any. `None` for keys without a grammar.
 pub fn malformed(key: &str, value: &str) -> Option<Malformed> {
     let (key, rule) = match key {
         METHOD => {
@@ -127,18 +128,18 @@ pub fn malformed(key: &str, value: &str) -> Option<Malformed> {
             let rule = "is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z";
             (FENCED_AT, parse_time(value).is_none().then(|| rule.to_owned())?)
         }
-        FENCED_BY => (FENCED_BY, unprintable(value, true, SHORT)?),
-        PROOF => (PROOF, unprintable(value, false, LONG)?),
-        BOOT_ID => (BOOT_ID, unprintable(value, true, SHORT)?),
-        BREAK_GLASS => (BREAK_GLASS, unprintable(value, true, SHORT)?),
+        FENCED_BY => (FENCED_BY, malformed_text(value, true, SHORT)?),
+        PROOF => (PROOF, malformed_text(value, false, LONG)?),
+        BOOT_ID => (BOOT_ID, malformed_text(value, true, SHORT)?),
+        BREAK_GLASS => (BREAK_GLASS, malformed_text(value, true, SHORT)?),
         _ => return None,
     };
     Some(Malformed { key, value: value.to_owned(), rule })
 }
 
-/// What is wrong with a text that should have at most `most` printable characters, and say
-/// something if it is required.
-fn unprintable(value: &str, is_required: bool, most: usize) -> Option<String> {
+/// The rule that a text breaks, if any: it must have at most `most` characters, all printable, and
+/// if it is required, it must not be blank.
+fn malformed_text(value: &str, is_required: bool, most: usize) -> Option<String> {
     let length = value.chars().count();
     if is_required && value.trim().is_empty() {
         Some("is empty".to_owned())
@@ -151,7 +152,7 @@ fn unprintable(value: &str, is_required: bool, most: usize) -> Option<String> {
     }
 }
 
-/// Reads an RFC 3339 time: date, `T`, time of day with seconds, and an offset. Digits beyond
+/// Parses an RFC 3339 time: date, `T`, time of day with seconds, and an offset. Digits after the
 /// nanoseconds are dropped.
 pub fn parse_time(value: &str) -> Option<Timestamp> {
     let (date_time, offset) = value.split_at_checked("0000-00-00T00:00:00".len())?;
@@ -171,7 +172,7 @@ pub fn parse_time(value: &str) -> Option<Timestamp> {
     format!("{date_time}.{nanoseconds}{offset}").parse().ok()
 }
 
-/// `Z`, or hours and minutes with a sign.
+/// Whether the text is `Z`, or a sign with hours and minutes.
 fn is_offset(offset: &str) -> bool {
     if offset.eq_ignore_ascii_case("Z") {
         return true;
@@ -251,12 +252,12 @@ mod tests {
         ] {
             assert_eq!(malformed(key, value).is_none(), fine, "{key}={value}");
         }
-        assert!(malformed(PROOF, &"é".repeat(1024)).is_none(), "characters count, not bytes");
+        assert!(malformed(PROOF, &"é".repeat(1024)).is_none(), "the limit counts characters, not bytes");
         assert!(malformed(PROOF, &"é".repeat(1025)).is_some());
     }
 
     #[test]
-    fn everything_missing_and_malformed_is_told_at_once() {
+    fn all_flaws_are_reported_together() {
         let flaws = Evidence::parse(|key| (key == METHOD).then_some("shouted-at")).unwrap_err();
         assert_eq!(flaws.missing, [FENCED_AT, FENCED_BY]);
         assert_eq!(flaws.malformed.len(), 1);

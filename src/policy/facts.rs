@@ -1,10 +1,10 @@
-//! What is known about the cluster: facts as they were read for one decision, each known or not
-//! known, and why.
+//! The facts about the cluster that were read for one decision. A fact is known, or it is unknown
+//! for a reason, or it was not read.
 //!
-//! [`facts_needed`](super::facts_needed) names them, `cluster` reads them,
-//! [`decide`](super::decide) judges by them. A fact that was not read is not known, so forgetting
-//! to read one can only deny. An audit line holds the facts of its decision whole, and the decision
-//! can be made again from it.
+//! [`facts_needed`](super::facts_needed) lists them, `cluster` reads them, and
+//! [`decide`](super::decide) judges by them. A fact that was not read counts as unknown, so a
+//! forgotten read can only lead to a denial. An audit line contains all facts of its decision, and
+//! the decision can be repeated from them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,20 +32,21 @@ use super::{
     },
 };
 
-/// A verb on the virtual resource `nodes.fencegate.dev` that a SubjectAccessReview asks about.
+/// A verb on the virtual resource `nodes.fencegate.dev`. A SubjectAccessReview checks whether the
+/// requester has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
-    /// May write evidence and place the taint, with `authorization.attest: rbac`.
+    /// Needed to write evidence and to place the taint, with `authorization.attest: rbac`.
     Attest,
-    /// May overrule the gate (contract section 7).
+    /// Needed to use a break-glass (contract section 7).
     BreakGlass,
 }
 
 impl Verb {
     pub const ALL: [Self; 2] = [Self::Attest, Self::BreakGlass];
 
-    /// The ClusterRole in the manifests that grants the right.
+    /// The ClusterRole in the manifests that grants the verb.
     pub fn role(self) -> &'static str {
         match self {
             Self::Attest => "fencegate-attester",
@@ -53,7 +54,7 @@ impl Verb {
         }
     }
 
-    /// As RBAC rules spell it.
+    /// The name in RBAC rules.
     pub fn name(self) -> &'static str {
         match self {
             Self::Attest => "attest",
@@ -62,26 +63,26 @@ impl Verb {
     }
 }
 
-/// Something about the cluster that a check needs to know.
+/// Something about the cluster that a check needs. It is read with one request or one paged list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fact {
     /// Lease `kube-node-lease/<node>`.
     Lease,
     /// Pods bound to the node.
     Pods,
-    /// VolumeAttachments that name the node, and the PersistentVolumes behind those that a pod may
-    /// keep ([`Facts::volumes_in_question`]).
+    /// VolumeAttachments of the node, and some of the PersistentVolumes behind them
+    /// ([`Facts::volumes_to_read`]).
     VolumeAttachments,
     /// Every Node's taints.
     Nodes,
-    /// What RBAC lets the requester do to the node.
+    /// Whether RBAC grants the requester this verb for the node.
     Access(Verb),
     /// Custom resources about the node.
     Custom(CustomKind),
 }
 
 impl Fact {
-    /// Every fact there is.
+    /// All facts.
     pub fn all() -> impl Iterator<Item = Self> {
         [Self::Lease, Self::Pods, Self::VolumeAttachments, Self::Nodes]
             .into_iter()
@@ -102,27 +103,27 @@ impl Fact {
     }
 }
 
-/// The facts that a decision needs. All are independent of each other and can be read at once.
+/// The facts that a decision needs. They do not depend on each other and can be read concurrently.
 pub type FactQuery = BTreeSet<Fact>;
 
-/// The objects of a custom kind; `None` where the kind is not installed.
+/// The objects of a custom kind. `None` if the cluster does not have the kind.
 pub type Installed<T> = Option<Vec<T>>;
 
-/// A fact as it was read.
+/// The result of reading a fact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Observed<T> {
-    /// Nobody asked for it.
+    /// The fact was not read.
     #[default]
     NotRead,
-    /// Read at `at` by the gate's clock.
+    /// The fact was read at `at`, by the gate's clock.
     Known { at: Timestamp, value: T },
-    /// Could not be read; `why` is for people, in one line.
+    /// The fact could not be read. `why` is one line for people.
     Unknown { at: Timestamp, why: String },
 }
 
 impl<T> Observed<T> {
-    /// A fact that was asked for at `at`.
+    /// The result of a read that ended at `at`.
     pub fn new<E: fmt::Display>(at: Timestamp, result: Result<T, E>) -> Self {
         match result {
             Ok(value) => Self::Known { at, value },
@@ -130,10 +131,10 @@ impl<T> Observed<T> {
         }
     }
 
-    /// The value, or why there is none.
+    /// The value, if it is known.
     ///
     /// # Errors
-    /// Why the fact is not known, for people.
+    /// Why the fact is not known, as one line for people.
     pub fn value(&self) -> Result<&T, &str> {
         match self {
             Self::NotRead => Err("it was not read"),
@@ -148,7 +149,7 @@ impl<T> Observed<T> {
 }
 
 impl Observed<Infallible> {
-    /// The same lack of knowledge, about any type.
+    /// Converts a result without a value to any type.
     fn of<T>(self) -> Observed<T> {
         match self {
             Self::NotRead => Observed::NotRead,
@@ -158,7 +159,7 @@ impl Observed<Infallible> {
     }
 }
 
-/// What a fact turned out to be.
+/// The value of a fact.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FactValue {
     /// `None`: the Lease does not exist.
@@ -171,11 +172,11 @@ pub enum FactValue {
     Custom(CustomKind, Installed<Value>),
 }
 
-/// Everything that was read for one decision.
+/// All facts that were read for one decision. This is `facts` in an audit line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Facts {
-    /// The gate's clock at the decision.
+    /// The time of the decision, by the gate's clock.
     pub now: Timestamp,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
     pub lease: Observed<Option<Lease>>,
@@ -183,7 +184,7 @@ pub struct Facts {
     pub pods: Observed<Vec<Pod>>,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
     pub volume_attachments: Observed<Vec<VolumeAttachment>>,
-    /// By name; `None` is a PersistentVolume that does not exist.
+    /// By name. `None`: the PersistentVolume does not exist.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub persistent_volumes: BTreeMap<String, Observed<Option<PersistentVolume>>>,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
@@ -194,7 +195,8 @@ pub struct Facts {
     pub custom: CustomFacts,
 }
 
-/// A custom kind's row: its field in [`CustomFacts`], which names it in metrics too, and its type.
+/// One row for each custom kind: its field in [`CustomFacts`], which is also its label in metrics,
+/// and its type.
 macro_rules! custom_kinds {
     ($($(#[doc = $doc:literal])+ $field:ident: $kind:ident,)+) => {
         /// A kind of custom resource that an evidence source reads.
@@ -203,7 +205,7 @@ macro_rules! custom_kinds {
             $($(#[doc = $doc])+ $kind,)+
         }
 
-        /// What is known of custom resources about the node.
+        /// The facts about custom resources.
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default, rename_all = "camelCase")]
         pub struct CustomFacts {
@@ -214,25 +216,25 @@ macro_rules! custom_kinds {
         impl CustomKind {
             pub const ALL: &[Self] = &[$(Self::$kind,)+];
 
-            /// Where the API server serves it.
+            /// Where the API server serves the kind.
             pub fn kind(self) -> Kind {
                 match self { $(Self::$kind => <$kind as CustomResource>::KIND,)+ }
             }
 
-            /// The least that has to be listed to find the objects about a node.
+            /// The smallest list that contains all objects about a node.
             pub fn scope(self, node: &Node) -> Scope<'_> {
                 match self { $(Self::$kind => <$kind as CustomResource>::scope(node),)+ }
             }
 
-            /// Whether an object is about a node. One that cannot be read may be.
+            /// Whether an object may be about a node. `true` if the object cannot be parsed.
             pub fn may_be_about(self, object: &Value, node: &Node) -> bool {
                 match self { $(Self::$kind => read::<$kind>(object).map_or(true, |object| object.is_about(node)),)+ }
             }
 
-            /// Whether an object has the shape of this kind.
+            /// Checks that an object has the shape of this kind.
             ///
             /// # Errors
-            /// If it does not.
+            /// If it does not have this shape.
             pub fn check(self, object: &Value) -> Result<(), serde_json::Error> {
                 match self { $(Self::$kind => read::<$kind>(object).map(drop),)+ }
             }
@@ -278,12 +280,12 @@ fn read_all<T: CustomResource>(objects: Installed<Value>) -> Result<Installed<T>
 }
 
 impl Facts {
-    /// Nothing is known but the time.
+    /// Only the time is known.
     pub fn at(now: Timestamp) -> Self {
         Self { now, ..Self::default() }
     }
 
-    /// Puts a fact that was read at `at` in its place.
+    /// Stores a fact that was read at `at`.
     pub fn learn(&mut self, at: Timestamp, value: FactValue) {
         match value {
             FactValue::Lease(value) => self.lease = Observed::Known { at, value },
@@ -297,12 +299,12 @@ impl Facts {
         }
     }
 
-    /// Notes that a fact could not be read; `why` is for people, in one line.
+    /// Stores that a fact could not be read. `why` is one line for people.
     pub fn fail(&mut self, at: Timestamp, fact: Fact, why: String) {
         self.put(fact, Observed::Unknown { at, why });
     }
 
-    /// Forgets a fact, as if nobody had read it.
+    /// Removes a fact, as if it had not been read.
     pub fn forget(&mut self, fact: Fact) {
         self.put(fact, Observed::NotRead);
     }
@@ -320,10 +322,10 @@ impl Facts {
         }
     }
 
-    /// The names of the PersistentVolumes that decide whether an attachment blocks: those attached
-    /// while some pod may stay on the node with its claims. Empty where no pod could keep a volume,
-    /// which spares the reads.
-    pub fn volumes_in_question(&self) -> BTreeSet<&str> {
+    /// The names of the PersistentVolumes that must be read, too: the attached ones, if a pod may
+    /// stay on the node and keep a volume. Empty if no pod can keep a volume, so that these reads
+    /// are not made without need.
+    pub fn volumes_to_read(&self) -> BTreeSet<&str> {
         let (Ok(pods), Ok(attachments)) = (self.pods.value(), self.volume_attachments.value()) else {
             return BTreeSet::new();
         };
@@ -333,21 +335,21 @@ impl Facts {
         attachments.iter().filter_map(VolumeAttachment::persistent_volume).collect()
     }
 
-    /// What is known of a PersistentVolume.
+    /// The PersistentVolume with this name. `None` if it does not exist.
     pub(super) fn persistent_volume(&self, name: &str) -> Result<Option<&PersistentVolume>, &str> {
         self.persistent_volumes.get(name).unwrap_or(&Observed::NotRead).value().map(Option::as_ref)
     }
 
-    /// What RBAC says about a verb.
+    /// Whether RBAC grants the requester this verb.
     pub(super) fn access(&self, verb: Verb) -> Result<&Access, &str> {
         self.access.get(&verb).unwrap_or(&Observed::NotRead).value()
     }
 }
 
-/// A fact that could not be read, as people are told of it.
+/// A fact that could not be read, in words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
-    /// As people know it: `Lease kube-node-lease/worker-2`.
+    /// Names the fact, for example `Lease kube-node-lease/worker-2`.
     pub what: String,
     pub why: String,
 }
@@ -358,36 +360,36 @@ impl fmt::Display for Unread {
     }
 }
 
-/// Facts, and how long each took to read.
+/// Facts, and how long each read took.
 #[derive(Debug)]
 pub struct Reading {
     pub facts: Facts,
     pub timings: Vec<Timing>,
 }
 
-/// How one read went.
+/// The duration and the outcome of one read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// One of a few fixed names.
+    /// The label in metrics, one of a few fixed names.
     pub fact: &'static str,
-    /// Whether it became known.
+    /// Whether the fact is known now.
     pub known: bool,
     pub took: Duration,
 }
 
-/// How many Nodes there are, and which of them are out of service.
+/// The number of Nodes, and the names of those that are out of service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSummary {
     pub total: usize,
-    /// Their names.
+    /// Names of Nodes.
     pub out_of_service: BTreeSet<String>,
-    /// Whether the node that the decision is about was among them.
+    /// Whether `total` includes the node that the decision is about.
     pub counts_node: bool,
 }
 
 impl NodeSummary {
-    /// Counts Nodes, for a decision about `node`.
+    /// Summarises a list of Nodes, for a decision about `node`.
     pub fn of<'a>(nodes: impl IntoIterator<Item = &'a Node>, node: &str) -> Self {
         let mut summary = Self::default();
         for listed in nodes {

@@ -1,8 +1,8 @@
-//! How Kubernetes' JSON is read: `null`, a missing field and the zero value mean the same, and an
-//! object is an object.
+//! Parsing of Kubernetes' JSON: `null`, a missing field and the zero value mean the same, and a
+//! struct is parsed from an object only.
 //!
-//! serde would also read a struct from an array, field by field in order of their declaration; no
-//! API server means that.
+//! serde would also parse a struct from an array, field by field in the order of declaration. No
+//! API server sends that.
 
 use std::{fmt, marker::PhantomData};
 
@@ -11,7 +11,7 @@ use serde::{
     de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-/// Reads `null` as the type's default.
+/// Parses `null` as the type's default.
 pub fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -20,7 +20,7 @@ where
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Reads an object, or `null` as the type's default.
+/// Parses an object, or `null` as the type's default.
 pub fn object_or_null<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -29,8 +29,8 @@ where
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value).unwrap_or_default())
 }
 
-/// Reads an object that nobody may have checked: what is not of its shape is as good as nothing.
-/// One such object must not make a whole list of them unreadable.
+/// Parses an object that the API server may not have validated. An object of another shape counts
+/// as empty: it must not make the whole list that it is in unreadable.
 pub fn object_or_nothing<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -41,7 +41,7 @@ where
     Ok(object.map(|Object(value)| value).unwrap_or_default())
 }
 
-/// Reads a list of objects, or `null` as an empty one.
+/// Parses a list of objects, or `null` as an empty list.
 pub fn objects_or_null<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -51,7 +51,7 @@ where
     Ok(objects.into_iter().map(|Object(value)| value).collect())
 }
 
-/// A struct that is read from a JSON object and from nothing else.
+/// A struct that is parsed from a JSON object, and never from an array.
 pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
@@ -80,7 +80,7 @@ mod tests {
     use crate::policy::object::node::Node;
 
     #[test]
-    fn an_array_is_no_object() {
+    fn only_an_object_is_parsed_as_an_object() {
         for text in [
             "[]",
             r#"[{"name":"n"}]"#,

@@ -1,5 +1,5 @@
-//! The denial as a person reads it: what may not happen, every reason, and what to type next
-//! (contract section 9).
+//! The text of a denial: what is not allowed, every reason, and the command to type next (contract
+//! section 9).
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,8 @@ use super::{
     transition::Transition,
 };
 
-/// The text of a denial. `request` is `None` where it could not be understood.
+/// The text of a denial, several lines joined by `\n`. `request` is `None` if it could not be
+/// parsed.
 pub fn denial(decision: &Decision, request: Option<&Request>) -> String {
     let mut lines = vec![headline(decision)];
     let denying = || decision.findings.iter().filter(|finding| finding.denies());
@@ -32,7 +33,7 @@ pub fn denial(decision: &Decision, request: Option<&Request>) -> String {
     lines.join("\n")
 }
 
-/// `node "worker-2" may not be put out of service:`
+/// The first line: `node "worker-2" may not be put out of service:`
 fn headline(decision: &Decision) -> String {
     let effect_only = decision.findings.iter().any(|finding| finding.reason.code() == Code::EffectUndocumented);
     let what = match decision.transitions.first() {
@@ -56,34 +57,37 @@ fn headline(decision: &Decision) -> String {
 struct Advice<'a> {
     request: &'a Request,
     decision: &'a Decision,
-    /// What denied.
+    /// The checks that denied the write.
     codes: BTreeSet<Code>,
-    /// Keys whose value is to be corrected.
+    /// Keys with a value that the user must correct.
     malformed: Vec<&'static str>,
 }
 
 impl Advice<'_> {
     fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let mut say = |text: &str, commands: &[String]| {
+        let mut advise = |text: &str, commands: &[String]| {
             let colon = if commands.is_empty() { "" } else { ":" };
             lines.push(format!("{text}{colon}"));
             lines.extend(commands.iter().map(|command| format!("  {command}")));
         };
-        self.about_the_fence(&mut say);
-        self.about_what_remains(&mut say);
-        self.about_the_requester(&mut say);
+        self.about_the_fence(&mut advise);
+        self.about_pods_and_volumes(&mut advise);
+        self.about_the_requester(&mut advise);
         if self.denied(&[Code::FactsUnavailable]) {
-            say("nothing was changed; try again once the gate can read these facts, its log says what went wrong", &[]);
+            advise(
+                "nothing was changed; try again once the gate can read these facts, its log says what went wrong",
+                &[],
+            );
         }
         if self.decision.break_glass == BreakGlass::Spent {
-            say("this break-glass was used before and does not count again; a new use takes a new reason", &[]);
+            advise("this break-glass was used before and does not count again; a new use takes a new reason", &[]);
         }
         lines
     }
 
-    /// A machine that may still run, or a fence that is not on record.
-    fn about_the_fence(&self, say: &mut dyn FnMut(&str, &[String])) {
+    /// Advice if the machine may still run, or if nobody recorded the fence.
+    fn about_the_fence(&self, advise: &mut dyn FnMut(&str, &[String])) {
         const UNFENCED: [Code; 5] = [
             Code::NodeStillReady,
             Code::LeaseStillRenewed,
@@ -95,21 +99,21 @@ impl Advice<'_> {
         let only_bad_values =
             self.denied(&[Code::EvidenceMalformed]) && !self.denied(&UNFENCED) && !self.evidence_lacks_keys();
         if self.denied(&[Code::EvidenceMalformed]) && (only_bad_values || !places) {
-            say("correct the record and try again", &[self.annotate(&self.malformed)]);
+            advise("correct the record and try again", &[self.annotate(&self.malformed)]);
         } else if places && (self.denied(&UNFENCED) || self.denied(&[Code::EvidenceMissing])) {
-            say(
+            advise(
                 "power the machine off, then record it and try again",
                 &[self.annotate(&[METHOD, FENCED_BY, FENCED_AT])],
             );
         }
         if self.denied(&[Code::EffectUndocumented]) {
-            say(
+            advise(
                 "use the effect that the procedure knows",
                 &[format!("kubectl taint node {} {OUT_OF_SERVICE}=nodeshutdown:NoExecute", self.node())],
             );
         }
         if self.denied(&[Code::TooManyOutOfService]) {
-            say(
+            advise(
                 "bring other nodes back first; these are out of service",
                 &[format!(
                     "kubectl get nodes -o 'custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key' | grep {OUT_OF_SERVICE}"
@@ -118,12 +122,13 @@ impl Advice<'_> {
         }
         if self.denied(&[Code::EvidenceFrozen]) || (self.denied(&[Code::EvidenceMissing]) && !places) {
             let read = format!("kubectl get node {} -o jsonpath='{{.metadata.annotations}}'", self.node());
-            say("the record stays as it is until the node is back in service; read it with", &[read]);
+            advise("the record stays as it is until the node is back in service; read it with", &[read]);
         }
     }
 
-    /// Pods and volumes that are not gone yet.
-    fn about_what_remains(&self, say: &mut dyn FnMut(&str, &[String])) {
+    /// Advice if pods are still bound to the node, volumes are still attached to it, or it has not
+    /// recovered.
+    fn about_pods_and_volumes(&self, advise: &mut dyn FnMut(&str, &[String])) {
         if !self.denied(&[Code::PodsRemain, Code::VolumesAttached, Code::NodeNotRecovered, Code::NodeNotRebooted]) {
             return;
         }
@@ -141,29 +146,30 @@ impl Advice<'_> {
             commands.push(format!("kubectl get node {} -o wide", self.node()));
         }
         if self.denied(&[Code::NodeNotRebooted]) {
-            say("power-cycle the machine before it returns", &[]);
+            advise("power-cycle the machine before it returns", &[]);
         }
         if self.decision.transitions.contains(Transition::Delete) {
             commands.push(self.untaint());
-            say("wait until nothing is left there, return it to service, then delete it", &commands);
+            advise("wait until nothing is left there, return it to service, then delete it", &commands);
         } else {
-            say("leave the taint on, wait until nothing holds it any more, then try again", &commands);
+            advise("leave the taint on, wait until nothing holds it any more, then try again", &commands);
         }
     }
 
-    /// A requester who may not do this, whatever the facts.
-    fn about_the_requester(&self, say: &mut dyn FnMut(&str, &[String])) {
+    /// Advice if the requester may not do this, independent of the facts.
+    fn about_the_requester(&self, advise: &mut dyn FnMut(&str, &[String])) {
         if self.denied(&[Code::SelfAttested]) {
-            say("have it done with credentials that do not live on a node", &[]);
+            advise("have it done with credentials that do not live on a node", &[]);
         }
         if self.denied(&[Code::StampForged]) {
-            say("leave the gate's own stamps out of the write and try again", &[]);
+            advise("leave the gate's own stamps out of the write and try again", &[]);
         }
         for finding in self.decision.findings.iter().filter(|finding| finding.denies()) {
             if let Reason::NotAuthorized { verb, .. } = &finding.reason {
-                // `kubectl auth can-i VERB nodes.fencegate.dev` says no to everyone: it takes a
-                // group that the server does not serve for a part of the resource's name.
-                say(
+                // `kubectl auth can-i VERB nodes.fencegate.dev` prints `no` for everyone: kubectl
+                // takes a group that the API server does not serve as a part of the resource's
+                // name. `--list` works.
+                advise(
                     &format!("ask to be bound to ClusterRole {}; what you may do already", verb.role()),
                     &["kubectl auth can-i --list | grep -F fencegate.dev".to_owned()],
                 );
@@ -175,15 +181,14 @@ impl Advice<'_> {
         codes.iter().any(|code| self.codes.contains(code))
     }
 
-    /// Whether required evidence is absent altogether, so that correcting values would not be
-    /// enough.
+    /// Whether a required key is not set at all. In that case it is not enough to correct values.
     fn evidence_lacks_keys(&self) -> bool {
         let annotation = |key: &&str| self.request.write.after().and_then(|node| node.annotation(key)).is_none();
         [METHOD, FENCED_BY, FENCED_AT].iter().any(annotation)
     }
 
-    /// The command that records these keys; with `--overwrite` where the stored Node has one of
-    /// them already.
+    /// The command that records these keys, with `--overwrite` if the stored Node has one of them
+    /// already.
     fn annotate(&self, keys: &[&str]) -> String {
         let stored: Option<&Node> = self.request.write.before();
         let overwrites = keys.iter().any(|key| stored.is_some_and(|node| node.annotation(key).is_some()));
@@ -196,7 +201,7 @@ impl Advice<'_> {
         format!("kubectl taint node {} {OUT_OF_SERVICE}-", self.node())
     }
 
-    /// The node's name as a shell takes it.
+    /// The node's name, quoted for a shell if necessary.
     fn node(&self) -> String {
         let name = &self.request.node;
         let plain = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '-');
@@ -207,7 +212,7 @@ impl Advice<'_> {
     }
 }
 
-/// What stands for a value in a command that can be pasted.
+/// The value to show in a command that a user pastes and completes.
 fn example(key: &str) -> &'static str {
     match key {
         METHOD => "power-off",
@@ -217,7 +222,7 @@ fn example(key: &str) -> &'static str {
     }
 }
 
-/// Every check with its default mode and its summary, as the table of `docs/reasons.md`.
+/// The table of `docs/reasons.md`, in Markdown: every check with its default mode and its summary.
 pub fn reference() -> String {
     let row = |code: &Code| {
         let default = match (code.default_mode(), code.can_be_turned_off()) {

@@ -1,12 +1,12 @@
 //! The core: what a write to a Node does, which facts are needed to judge it, and whether it may
 //! happen.
 //!
-//! Two functions, both pure: [`facts_needed`] says what to read, [`decide`] judges. Nothing here
-//! reads a clock, a file, the network or the environment, awaits, or names a type of kube, axum or
-//! tokio; the lints below and `tests/architecture.rs` hold this. The time is a fact like the
-//! others.
+//! It has two functions, and both are pure: [`facts_needed`] lists the facts to read, and
+//! [`decide`] judges by them. Code in this module never reads a clock, a file, the network or the
+//! environment, never awaits, and names no type of kube, axum or tokio. The lints below and
+//! `tests/architecture.rs` enforce this. The time is a fact like the others.
 //!
-//! The modules in layers, each using only what stands below it:
+//! The modules form layers. Each module uses only layers below its own:
 //!
 //! ```text
 //! mod, message → decision → rules → record → assessment → proposal → settings → reason → source
@@ -15,8 +15,8 @@
 //!
 //! # Example
 //!
-//! A node is put out of service with nothing on record. The Lease has to be read, and the write is
-//! denied.
+//! Alice puts a node out of service although nobody recorded that it was fenced. The gate needs the
+//! node's Lease, and denies the write.
 //!
 //! ```
 //! use fencegate::policy::{
@@ -81,8 +81,8 @@ use rules::{RULES, Rule};
 use settings::Settings;
 use transition::Transition;
 
-/// The facts that are needed to decide about a request: none for a write that touches nothing the
-/// gate guards.
+/// The facts that are needed to decide about a request. The query is empty if the write touches
+/// nothing that the gate guards.
 ///
 /// # Example
 ///
@@ -97,7 +97,10 @@ use transition::Transition;
 /// # fn main() -> Result<(), serde_json::Error> {
 /// let bare: Node = serde_json::from_str(r#"{"metadata": {"name": "n1"}}"#)?;
 /// let tainted: Node = serde_json::from_str(
-///     r#"{"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}}"#,
+///     r#"{
+///         "metadata": {"name": "n1"},
+///         "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}
+///     }"#,
 /// )?;
 /// let update = |old: &Node, new: &Node| Request {
 ///     node: "n1".into(),
@@ -124,10 +127,10 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
     query
 }
 
-/// Whether the request may happen, with every check that failed.
+/// Decides whether the write may happen, and lists every check that failed.
 ///
-/// The same request, facts and settings always give the same decision. A fact that was not read is
-/// not known, and an enforced check that needs it denies.
+/// The same request, facts and settings always give the same decision. If a fact was not read,
+/// every enforced check that needs it denies the write.
 ///
 /// # Example
 ///
@@ -140,17 +143,21 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
 /// };
 /// # fn main() -> Result<(), serde_json::Error> {
 /// let old = serde_json::from_str(
-///     r#"{"metadata": {"name": "n1"}, "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}}"#,
+///     r#"{
+///         "metadata": {"name": "n1"},
+///         "spec": {"taints": [{"key": "node.kubernetes.io/out-of-service"}]}
+///     }"#,
 /// )?;
 /// let new = serde_json::from_str(r#"{"metadata": {"name": "n1"}}"#)?;
-/// let request = Request { node: "n1".into(), user: User::default(), write: Write::Update { old, new } };
+/// let write = Write::Update { old, new };
+/// let request = Request { node: "n1".into(), user: User::default(), write };
 /// let (now, settings) = ("2026-11-22T10:20:00Z".parse().unwrap(), Settings::default());
 ///
 /// let mut facts = Facts::at(now);
-/// assert!(!decide(&request, &facts, &settings).allowed, "nothing is known");
+/// assert!(!decide(&request, &facts, &settings).allowed, "no fact was read yet");
 /// facts.learn(now, FactValue::Pods(vec![]));
 /// facts.learn(now, FactValue::VolumeAttachments(vec![]));
-/// assert!(decide(&request, &facts, &settings).allowed, "nothing is bound or attached");
+/// assert!(decide(&request, &facts, &settings).allowed, "no pod is bound, no volume is attached");
 /// # Ok(())
 /// # }
 /// ```
@@ -160,7 +167,7 @@ pub fn decide(request: &Request, facts: &Facts, settings: &Settings) -> Decision
     Decision::of(&assessment, outcomes)
 }
 
-/// The checks that have something to say about this write and are not turned off.
+/// The checks that apply to this write and are not turned off.
 fn applicable(proposal: &Proposal<'_>) -> impl Iterator<Item = (&'static Rule, Mode)> {
     RULES
         .iter()

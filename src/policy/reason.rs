@@ -1,7 +1,7 @@
-//! Every outcome a check can have, one variant each, with what it was judged by.
+//! Every way in which a check can fail, one variant each, with the values that were judged.
 //!
-//! Message, metric label, audit field, configuration key and documentation all come from here by
-//! exhaustive `match`.
+//! Message, metric label, audit field, configuration key and documentation are all generated from
+//! here, by exhaustive `match`.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     evidence::Malformed,
     facts::{Unread, Verb},
-    source::Refusal,
+    source::Unvouched,
     text::{Ago, FirstFive, Span, quoted, write_joined},
 };
 
@@ -19,9 +19,9 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Not checked; the facts it needs are not read.
+    /// The check does not run, and the facts that it needs are not read.
     Off,
-    /// The write goes through, with a warning.
+    /// The write is allowed, with a warning.
     Warn,
     /// The write is denied.
     Enforce,
@@ -46,7 +46,7 @@ macro_rules! codes {
         }
 
         impl Code {
-            /// All codes, in the contract's order: the order in which a message lists them.
+            /// All codes, in the order of the contract. A message lists them in this order.
             pub const ALL: &[Self] = &[$(Self::$code,)+];
 
             pub fn name(self) -> &'static str {
@@ -58,7 +58,7 @@ macro_rules! codes {
                 match self { $(Self::$code => concat!($($summary,)+).trim_ascii(),)+ }
             }
 
-            /// The mode where the configuration says nothing.
+            /// The mode if the configuration does not set one.
             pub fn default_mode(self) -> Mode {
                 match self { $(Self::$code => Mode::$default,)+ }
             }
@@ -82,7 +82,8 @@ codes! {
     EvidenceInFuture = Enforce,
     /// `boot-id` is given and is not the node's current boot.
     EvidenceForOtherBoot = Enforce,
-    /// The out-of-service procedure does not know the taint's effect.
+    /// The taint has an effect other than `NoExecute` and `NoSchedule`, the two that the
+    /// out-of-service procedure uses.
     EffectUndocumented = Enforce,
     /// The requester speaks from the node itself, or is a node that writes evidence.
     SelfAttested = Enforce,
@@ -112,7 +113,7 @@ codes! {
 }
 
 impl Code {
-    /// Whether a configuration may set the check to anything but `enforce`.
+    /// Whether the configuration may set a mode other than `enforce`.
     pub fn can_be_turned_off(self) -> bool {
         !matches!(self, Self::FactsUnavailable | Self::ReviewMalformed | Self::StampForged | Self::EvidenceFrozen)
     }
@@ -129,12 +130,12 @@ impl fmt::Display for Code {
     }
 }
 
-/// A check that failed, and what it was judged by.
+/// A check that failed, and the values that were judged.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     NodeStillReady { last_heartbeat: Option<SignedDuration> },
     LeaseStillRenewed { renewed: SignedDuration, fenced_at: Option<Timestamp> },
-    EvidenceMissing { refusals: Vec<Refusal> },
+    EvidenceMissing { unvouched: Vec<Unvouched> },
     EvidenceMalformed { values: Vec<Malformed> },
     EvidenceExpired { fenced_at: Timestamp, age: SignedDuration, max_age: SignedDuration },
     EvidenceInFuture { fenced_at: Timestamp, ahead: SignedDuration, clock_skew: SignedDuration },
@@ -154,7 +155,7 @@ pub enum Reason {
     ReviewMalformed { why: String },
 }
 
-/// A stamp that a write may not set or remove, or not to this value.
+/// A stamp that the write may not set to this value, or may not remove.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forgery {
     pub key: &'static str,
@@ -204,7 +205,7 @@ impl fmt::Display for Reason {
             Self::LeaseStillRenewed { renewed, fenced_at: None } => {
                 write!(formatter, "the node renewed its Lease {}, it has not run out yet", Ago(*renewed))
             }
-            Self::EvidenceMissing { refusals } => write_joined(formatter, refusals, "; "),
+            Self::EvidenceMissing { unvouched } => write_joined(formatter, unvouched, "; "),
             Self::EvidenceMalformed { values } => write_joined(formatter, values, "; "),
             Self::EvidenceExpired { fenced_at, age, max_age } => write!(
                 formatter,

@@ -1,4 +1,4 @@
-//! What is asked: one write to a Node, with both sides of it, and who asks.
+//! A request: one write to a Node, with the Node before and after it, and the requester.
 
 use std::collections::BTreeMap;
 
@@ -6,22 +6,21 @@ use serde::{Deserialize, Serialize};
 
 use super::{json::null_is_default, object::node::Node};
 
-/// A write to a Node that someone asks the API server for. `admission::review` makes it from an
-/// AdmissionReview.
+/// A request to write a Node. `admission::review` parses it from an AdmissionReview.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
-    /// The node's name, from the object (`request.name` is empty in a delete-collection).
+    /// The node's name, from the object: `request.name` is empty if a request deletes a collection.
     pub node: String,
     pub user: User,
     pub write: Write,
 }
 
-/// The write, with as much of the Node before and after as the operation has.
+/// The write, with the stored Node as `old` and the Node that would be stored as `new`.
 ///
-/// In a write to `nodes/status` both sides have the stored Node's taints: such a write cannot
-/// change `spec`, and the mutating phase still shows the client's copy of it, which may be stale.
+/// In a write to `nodes/status`, both have the taints of the stored Node. Such a write cannot
+/// change `spec`, but a mutating webhook still sees the client's copy of it, which may be stale.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, in a box")]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is boxed")]
 pub enum Write {
     Create { new: Node },
     Update { old: Node, new: Node },
@@ -29,7 +28,7 @@ pub enum Write {
 }
 
 impl Write {
-    /// The stored Node, before the write.
+    /// The stored Node, before the write. `None` on CREATE.
     pub fn before(&self) -> Option<&Node> {
         match self {
             Self::Create { .. } => None,
@@ -37,7 +36,7 @@ impl Write {
         }
     }
 
-    /// The Node as it would be stored.
+    /// The Node that would be stored. `None` on DELETE.
     pub fn after(&self) -> Option<&Node> {
         match self {
             Self::Create { new } | Self::Update { new, .. } => Some(new),
@@ -45,8 +44,8 @@ impl Write {
         }
     }
 
-    /// The Node whose `status` is believed: the stored one, because a client's `status` in an
-    /// update is not what will be stored; the new one on CREATE.
+    /// The Node whose `status` the gate judges: the stored one, because the `status` that a client
+    /// sends in an update is not stored. On CREATE, the new one.
     pub fn current(&self) -> &Node {
         match self {
             Self::Create { new } => new,
@@ -54,8 +53,8 @@ impl Write {
         }
     }
 
-    /// The newest object in the request, which is where a break-glass is looked for (contract
-    /// section 7): the new one, or on DELETE the old one.
+    /// The newest object in the request: the new one, or on DELETE the old one. The break-glass is
+    /// read from it (contract section 7).
     pub fn newest(&self) -> &Node {
         match self {
             Self::Create { new } | Self::Update { new, .. } => new,
@@ -64,7 +63,7 @@ impl Write {
     }
 }
 
-/// `userInfo` of the request: who the API server says is asking.
+/// The requester: `userInfo` of the request, as the API server authenticated it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct User {
@@ -80,20 +79,21 @@ pub struct User {
 
 /// The group of every kubelet (`k8s.io/apiserver/pkg/authentication/user`: `NodesGroup`).
 const NODES_GROUP: &str = "system:nodes";
-/// The user name of the kubelet on a node is this and the node's name.
+/// The prefix of a kubelet's user name. The rest is the name of its node
+/// (`k8s.io/kubernetes/pkg/auth/nodeidentifier`).
 const NODE_USER_PREFIX: &str = "system:node:";
-/// Carried by a service account token that is bound to a pod: the node that the pod runs on
+/// In `extra` of a service account token that is bound to a pod: the node that the pod runs on
 /// (`k8s.io/apiserver/pkg/authentication/serviceaccount`: `NodeNameKey`).
 const NODE_NAME_EXTRA: &str = "authentication.kubernetes.io/node-name";
 
 impl User {
-    /// Whether this is a kubelet, of any node.
-    pub fn is_a_node(&self) -> bool {
+    /// Whether the requester is a kubelet, of any node.
+    pub fn is_kubelet(&self) -> bool {
         self.groups.iter().any(|group| group == NODES_GROUP)
     }
 
-    /// Whether this is the kubelet of that node, or a pod that runs on it: what is compromised with
-    /// the machine.
+    /// Whether the requester is the kubelet of this node, or a pod that runs on it. These
+    /// credentials are on the machine: if it is compromised, so are they.
     pub fn speaks_from(&self, node: &str) -> bool {
         self.name.strip_prefix(NODE_USER_PREFIX) == Some(node)
             || self.extra.get(NODE_NAME_EXTRA).is_some_and(|nodes| nodes.iter().any(|name| name == node))

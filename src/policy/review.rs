@@ -1,13 +1,13 @@
-//! An AdmissionReview, as far as it could be understood. `admission::review` reads and answers it.
+//! An AdmissionReview as the gate judges it. `admission::review` parses and answers it.
 
 use super::request::{Request, User};
 
 /// The gate's two admission webhooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Webhook {
-    /// Judges, and stamps what it allows.
+    /// The mutating webhook: it judges, and adds stamps to a write that it allows.
     Mutate,
-    /// Judges.
+    /// The validating webhook: it judges the object that will be stored.
     Validate,
 }
 
@@ -23,7 +23,7 @@ impl Webhook {
     }
 }
 
-/// An AdmissionReview whose `uid` is known.
+/// An AdmissionReview with a readable `uid`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Review {
     pub uid: String,
@@ -34,23 +34,24 @@ pub struct Review {
     pub content: Content,
 }
 
-/// What a review is about.
+/// The content of a review.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// Something other than a write to a Node.
+    /// A request that is not a write to a Node.
     Unrelated,
     /// A write to a Node.
     Node(Box<Request>),
-    /// Only the `uid` could be read.
+    /// A request that could not be parsed, although it has a `uid`.
     Malformed {
-        /// The node's name; empty where it could not be read either.
+        /// The node's name, from `request.name`. Empty if that could not be parsed either.
         node: String,
+        /// The error, one line for people.
         why: String,
     },
 }
 
 impl Review {
-    /// A review of which only the `uid` could be read.
+    /// A review with nothing but a `uid` that could be parsed.
     pub fn malformed(uid: String, why: String) -> Self {
         Self {
             uid,
@@ -62,7 +63,7 @@ impl Review {
         }
     }
 
-    /// The write to a Node, where the review has one that could be understood.
+    /// The write to a Node, if the review has one that could be parsed.
     pub fn request(&self) -> Option<&Request> {
         match &self.content {
             Content::Node(request) => Some(request),

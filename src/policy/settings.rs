@@ -1,4 +1,4 @@
-//! The rules' settings (contract section 8), as `config` reads them from YAML.
+//! The settings of the checks (contract section 8). `config` reads them from YAML.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -9,23 +9,26 @@ use super::{
     source::Source,
 };
 
-/// What an operator can choose about the rules.
+/// The settings that an operator can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Older evidence does not count.
+    /// The maximum age of evidence, from `fenced-at` to now.
     pub max_age: SignedDuration,
-    /// How far the clocks of the gate, of whoever fences and of the kubelets may lie apart.
+    /// The maximum difference between the clocks of the gate, of the system that fences, and of the
+    /// kubelets.
     pub clock_skew: SignedDuration,
-    /// Accepted evidence sources, in the order they are tried.
+    /// The accepted evidence sources, in the order in which they are consulted.
     pub sources: Vec<Source>,
-    /// Modes that differ from the default.
+    /// The modes that the configuration sets. Other checks have their default mode.
     pub modes: BTreeMap<Code, Mode>,
-    /// Pods with a controller of one of these kinds must be gone before a release.
+    /// Before a release, pods with a controller of one of these kinds must be gone from the node.
     pub guarded_owners: Vec<OwnerKind>,
-    /// Whether pods that tolerate the taint must be gone as well.
+    /// Whether pods that tolerate the taint must be gone, too.
     pub count_tolerating: bool,
+    /// How many nodes may be out of service at once. `None`: no limit.
     pub max_nodes: Option<MaxNodes>,
-    /// Whether RBAC decides who may write evidence and place the taint.
+    /// Whether writing evidence and placing the taint need the RBAC verb `attest` on
+    /// `nodes.fencegate.dev`.
     pub attest_needs_rbac: bool,
 }
 
@@ -45,15 +48,15 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The mode of a check. A mode that is given has the last word; otherwise the two checks that
-    /// are off by default are enforced where the setting they need is given.
+    /// The mode of a check. A mode in the configuration takes precedence. Otherwise, the setting
+    /// that `NotAuthorized` or `TooManyOutOfService` needs also turns the check on.
     pub fn mode(&self, code: Code) -> Mode {
-        let asked_for = match code {
+        let is_turned_on = match code {
             Code::NotAuthorized => self.attest_needs_rbac,
             Code::TooManyOutOfService => self.max_nodes.is_some(),
             _ => false,
         };
-        let default = if asked_for { Mode::Enforce } else { code.default_mode() };
+        let default = if is_turned_on { Mode::Enforce } else { code.default_mode() };
         self.modes.get(&code).copied().unwrap_or(default)
     }
 }
@@ -70,7 +73,7 @@ pub struct OwnerKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MaxNodes {
     Count(usize),
-    /// Of all nodes, 0 to 100. Compared exactly: 1 of 3 nodes is more than 33%.
+    /// A percentage of all nodes, 0 to 100. Compared exactly: 1 of 3 nodes is more than 33%.
     Percent(u8),
 }
 
@@ -106,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_needs_a_setting_is_on_once_the_setting_is_there() {
+    fn a_setting_turns_on_the_check_that_needs_it_and_a_mode_takes_precedence() {
         let mut settings = Settings::default();
         assert_eq!(settings.mode(Code::TooManyOutOfService), Mode::Off);
         settings.max_nodes = Some(MaxNodes::Count(1));

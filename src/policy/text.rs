@@ -1,11 +1,12 @@
-//! Text that people read: values made safe to show, lists cut short, spans of time.
+//! Text for people: values that are safe to show, short lists, lengths of time.
 
 use std::fmt;
 
 use jiff::SignedDuration;
 
-/// Whether a character shows as itself: no control character, and none that reorders, joins or
-/// hides what stands around it (a record that reads differently from what it says is no record).
+/// Whether a character is safe to show. Control characters are not, nor are characters that
+/// reorder, join or hide the characters around them: with these, a record could look different from
+/// its content.
 pub fn is_printable(character: char) -> bool {
     !character.is_control()
         && !matches!(character,
@@ -14,9 +15,9 @@ pub fn is_printable(character: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..='\u{10ffff}')
 }
 
-/// A value in double quotes, on one line, shortened: safe to show on a terminal.
+/// A value in double quotes, on one line, at most 80 characters of it: safe to show on a terminal.
 pub fn quoted(value: &str) -> String {
-    /// Enough to recognise a value by.
+    /// Enough to recognise a value, and short enough to keep a message readable.
     const SHOWN: usize = 80;
     let mut shown: String = value
         .chars()
@@ -37,7 +38,7 @@ pub fn quoted(value: &str) -> String {
     format!("\"{shown}\"")
 }
 
-/// Writes the items one after the other, with a separator between them.
+/// Writes the items with a separator between them.
 pub(super) fn write_joined<T: fmt::Display>(
     formatter: &mut fmt::Formatter<'_>,
     items: &[T],
@@ -52,11 +53,12 @@ pub(super) fn write_joined<T: fmt::Display>(
     Ok(())
 }
 
-/// The first five names, then how many more.
+/// Shows the first five names, then the number of the others: `a, b, c, d, e and 2 more`.
 pub struct FirstFive<'a>(pub &'a [String]);
 
 impl fmt::Display for FirstFive<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// The contract's number (section 9): more would hide the other reasons of a denial.
         const NAMED: usize = 5;
         let named = self.0.get(..NAMED).unwrap_or(self.0);
         if named.is_empty() {
@@ -70,7 +72,7 @@ impl fmt::Display for FirstFive<'_> {
     }
 }
 
-/// A length of time in its largest two units: `4s`, `3m12s`, `25h`, `2d3h`.
+/// Shows a length of time in its largest two units, without a sign: `4s`, `3m12s`, `25h`, `2d3h`.
 pub struct Span(pub SignedDuration);
 
 impl fmt::Display for Span {
@@ -82,7 +84,7 @@ impl fmt::Display for Span {
         let (large, large_unit, rest, small_unit) = match seconds {
             0..MINUTE => (seconds, "s", 0, ""),
             MINUTE..HOUR => (seconds / MINUTE, "m", seconds % MINUTE, "s"),
-            // Up to two days in hours: people compare it with limits like 24h.
+            // Up to two days, shown in hours: users compare the value with limits like 24h.
             HOUR..172_800 => (seconds / HOUR, "h", seconds % HOUR / MINUTE, "m"),
             _ => (seconds / DAY, "d", seconds % DAY / HOUR, "h"),
         };
@@ -91,7 +93,8 @@ impl fmt::Display for Span {
     }
 }
 
-/// How long ago something was, or, where clocks disagree, how far it lies ahead.
+/// Shows how long ago something happened. If clocks disagree, the time may be ahead of the gate's
+/// clock, and this is shown instead.
 pub struct Ago(pub SignedDuration);
 
 impl fmt::Display for Ago {
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans_read_as_people_say_them() {
+    fn a_length_of_time_is_shown_in_its_largest_two_units() {
         for (seconds, text) in [
             (0, "0s"),
             (4, "4s"),
@@ -126,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn five_names_at_most_are_listed() {
+    fn at_most_five_names_are_listed() {
         let names: Vec<String> = (0..7).map(|n| format!("ns/p{n}")).collect();
         assert_eq!(FirstFive(&names).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4 and 2 more");
         assert_eq!(FirstFive(&names[..5]).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4");
     }
 
     #[test]
-    fn a_quoted_value_stays_on_its_line_and_short() {
+    fn a_quoted_value_is_short_and_on_one_line() {
         assert_eq!(quoted("a\"b\n"), "\"a\\\"b\\u{a}\"");
         assert_eq!(quoted(&"x".repeat(5000)).chars().count(), 83);
     }

@@ -1,24 +1,24 @@
-//! What a write does to the taint and to the gate's annotations: computed from both sides, from
-//! nothing else.
+//! What a write does to the taint and to the gate's annotations. It is derived from the Node before
+//! and after the write, and from nothing else.
 
 use std::fmt;
 
 use super::{object::node::Node, request::Write};
 
-/// One thing that a write does (contract section 3). In order of consequence: the first line of a
-/// denial names the first.
+/// One change that a write makes (contract section 3). The order is from the most to the least
+/// consequential: the first line of a denial names the first transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transition {
-    /// The key is absent before and present after.
+    /// The taint is absent before the write and present after it.
     Place,
-    /// A Node that has the key is deleted, or its last finalizer is taken while it is being
+    /// A Node with the taint is deleted, or its last finalizer is removed while it is being
     /// deleted.
     Delete,
-    /// The key is present before and absent after.
+    /// The taint is present before the write and absent after it.
     Release,
-    /// The key stays, its entries differ.
+    /// The taint stays, with another value or effect.
     Amend,
-    /// An annotation under the gate's prefix differs.
+    /// An annotation under the gate's prefix is added, changed or removed.
     Attest,
 }
 
@@ -60,12 +60,12 @@ impl fmt::Display for Transition {
     }
 }
 
-/// All that one write does. Empty: nothing that the gate guards.
+/// All transitions of one write. Empty if the write touches nothing that the gate guards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transitions(Vec<Transition>);
 
 impl Transitions {
-    /// What a write does.
+    /// Derives the transitions of a write.
     pub fn of(write: &Write) -> Self {
         Self(Transition::ALL.into_iter().filter(|transition| transition.happens(write)).collect())
     }
@@ -79,19 +79,19 @@ impl Transitions {
         self.0.contains(&transition)
     }
 
-    /// In order of consequence.
+    /// The most consequential first.
     pub fn iter(&self) -> impl Iterator<Item = Transition> + '_ {
         self.0.iter().copied()
     }
 
-    /// The most consequential one.
+    /// The most consequential transition.
     pub fn first(&self) -> Option<Transition> {
         self.0.first().copied()
     }
 }
 
 impl fmt::Display for Transitions {
-    /// `Place,Attest`, or `None`.
+    /// For example `Place,Attest`; `None` if there is no transition.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_none() {
             return formatter.write_str("None");
@@ -100,8 +100,8 @@ impl fmt::Display for Transitions {
     }
 }
 
-/// The guarded entries without regard to their order. `timeAdded` is left out: it says when, not
-/// what.
+/// Value and effect of the guarded taints, in a fixed order. A change of `timeAdded` alone is not a
+/// transition.
 fn entries(node: &Node) -> Vec<(&str, &str)> {
     let mut entries: Vec<(&str, &str)> =
         node.out_of_service().map(|taint| (taint.effect.as_str(), taint.value.as_str())).collect();

@@ -103,7 +103,7 @@ proptest! {
         let review = untouched.understood();
         prop_assert!(facts_needed(review.request().unwrap(), &untouched.settings).is_empty());
         let decision = untouched.decide();
-        prop_assert!(decision.allowed && !decision.is_on_record() && decision.warnings.is_empty());
+        prop_assert!(decision.allowed && !decision.is_audited() && decision.warnings.is_empty());
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct BareMetalHost {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Status {
-    /// `None`: not known yet.
+    /// `None`: the operator does not know it yet.
     pub powered_on: Option<bool>,
     #[serde(deserialize_with = "null_is_default")]
     pub operational_status: String,
@@ -47,7 +47,8 @@ impl CustomResource for BareMetalHost {
     }
 }
 
-/// Namespace and name of the host behind a node: `metal3://<namespace>/<host>/<machine>`.
+/// The namespace and name of the host behind a node, from its `spec.providerID`:
+/// `metal3://<namespace>/<host>/<machine>`.
 pub fn host_of(node: &Node) -> Option<(&str, &str)> {
     let path = node.spec.provider_id.strip_prefix("metal3://")?;
     let (namespace, rest) = path.split_once('/')?;

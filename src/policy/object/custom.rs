@@ -1,4 +1,4 @@
-//! Custom resources: kinds that a cluster may or may not have, and what they have in common.
+//! Custom resources: kinds that a cluster may or may not have, and the parts that they share.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::policy::json::null_is_default;
 pub struct Kind {
     pub group: &'static str,
     pub version: &'static str,
-    /// In lower case, as URLs have it.
+    /// In lower case, as in URLs.
     pub plural: &'static str,
     pub name: &'static str,
 }
@@ -20,22 +20,22 @@ pub struct Kind {
 /// A custom resource that an evidence source reads.
 ///
 /// Each implementation is a struct with the fields that its source judges. Its `spec` and `status`
-/// are read leniently ([`object_or_nothing`](crate::policy::json::object_or_nothing)): whoever may
-/// create one malformed object must not make a whole list unreadable.
+/// are parsed leniently ([`object_or_nothing`](crate::policy::json::object_or_nothing)): one
+/// malformed object must not make a whole list unreadable.
 pub trait CustomResource: Clone + DeserializeOwned + Serialize {
     const KIND: Kind;
 
     /// Whether the object is about this node.
     fn is_about(&self, node: &Node) -> bool;
 
-    /// The least that has to be listed to find the objects about a node. By default the objects of
-    /// all namespaces.
+    /// The smallest list that contains all objects about a node. By default, the objects of all
+    /// namespaces.
     fn scope(_node: &Node) -> Scope<'_> {
         Scope::default()
     }
 }
 
-/// A part of all objects of a kind.
+/// Limits a list of objects.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scope<'a> {
     /// `None`: all namespaces.
@@ -44,11 +44,12 @@ pub struct Scope<'a> {
     pub name: Option<&'a str>,
 }
 
-/// The annotation that says which node a medik8s remediation is about, if its own name does not.
+/// The annotation with the name of the node that a medik8s remediation is about. Without it, the
+/// remediation has the node's name.
 pub const NODE_NAME: &str = "remediation.medik8s.io/node-name";
-/// The annotation that makes the bare metal operator leave a BareMetalHost alone.
+/// The annotation that makes the bare metal operator stop reconciling a BareMetalHost.
 pub const PAUSED: &str = "baremetalhost.metal3.io/paused";
-/// The annotation that makes the bare metal operator give a BareMetalHost up.
+/// The annotation that makes the bare metal operator stop managing a BareMetalHost.
 pub const DETACHED: &str = "baremetalhost.metal3.io/detached";
 
 /// `metadata` of a custom resource, with the annotations that a source reads.

@@ -1,4 +1,4 @@
-//! A FenceAgentsRemediation of medik8s: a fence agent's run against the machine of a node.
+//! A FenceAgentsRemediation of medik8s: one run of a fence agent against the machine of a node.
 //!
 //! <https://github.com/medik8s/fence-agents-remediation>, `api/v1alpha1`.
 

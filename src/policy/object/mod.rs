@@ -1,8 +1,8 @@
-//! The objects that the gate judges, each with the fields that it judges and no others. A file of
-//! its own for each kind.
+//! The Kubernetes objects that the gate judges, one file for each kind. A type has only the fields
+//! that the gate judges.
 //!
-//! The types read and write the JSON shape of the Kubernetes objects they stand for: an
-//! AdmissionReview, a `kubectl get` file and an audit line are parsed by the same code.
+//! The types have the JSON shape of their Kubernetes objects, so the same code parses an
+//! AdmissionReview, a `kubectl get` file and an audit line.
 
 pub mod bare_metal_host;
 pub mod custom;

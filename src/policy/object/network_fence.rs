@@ -1,4 +1,4 @@
-//! A NetworkFence of csi-addons: addresses that a storage system is told to refuse.
+//! A NetworkFence of csi-addons: addresses that a storage system must block.
 //!
 //! <https://github.com/csi-addons/kubernetes-csi-addons>, `api/csiaddons/v1alpha1`.
 
@@ -48,14 +48,14 @@ impl CustomResource for NetworkFence {
     const KIND: Kind =
         Kind { group: "csiaddons.openshift.io", version: "v1alpha1", plural: "networkfences", name: "NetworkFence" };
 
-    /// Whether it covers any address of the node.
+    /// Whether the fence covers any address of the node.
     fn is_about(&self, node: &Node) -> bool {
         node.status.addresses.iter().any(|address| self.covers(&address.address))
     }
 }
 
 impl NetworkFence {
-    /// Whether the address lies within one of `spec.cidrs`.
+    /// Whether one of `spec.cidrs` contains the address.
     pub fn covers(&self, address: &str) -> bool {
         address.parse().is_ok_and(|address| self.spec.cidrs.iter().any(|cidr| contains(cidr, address)))
     }
@@ -73,7 +73,7 @@ fn contains(cidr: &str, address: IpAddr) -> bool {
     let Some(length) = length.map_or(Some(bits), |text| text.parse().ok().filter(|length| *length <= bits)) else {
         return false;
     };
-    // `::/0` shifts by all 128 bits, which `>>` does not do.
+    // `::/0` shifts by all 128 bits, and `>>` overflows for that.
     u128::checked_shr(network ^ address, bits - length).unwrap_or(0) == 0
 }
 
@@ -82,8 +82,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_holds_the_addresses_that_share_its_prefix() {
-        for (cidr, address, held) in [
+    fn a_cidr_block_contains_the_addresses_with_its_prefix() {
+        for (cidr, address, expected) in [
             ("10.90.89.66/32", "10.90.89.66", true),
             ("10.90.89.66/32", "10.90.89.67", false),
             ("10.90.89.66", "10.90.89.66", true),
@@ -104,7 +104,7 @@ mod tests {
             ("10.0.0/24", "10.0.0.1", false),
             ("", "10.0.0.1", false),
         ] {
-            assert_eq!(contains(cidr, address.parse().unwrap()), held, "{cidr} {address}");
+            assert_eq!(contains(cidr, address.parse().unwrap()), expected, "{cidr} {address}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The parts of a Node that the gate judges. Everything else is skipped while parsing and never
-//! held in memory.
+//! The fields of a Node that the gate judges. Parsing skips all other fields and never holds them
+//! in memory.
 //!
-//! The types read and write Kubernetes' own JSON shape, so a Node in an AdmissionReview, in a
-//! `kubectl get` file and in an audit line are parsed by the same code. A missing field, `null` and
-//! the field's zero value mean the same.
+//! The types have Kubernetes' own JSON shape, so the same code parses a Node in an AdmissionReview,
+//! in a `kubectl get` file and in an audit line. A missing field, `null` and the field's zero value
+//! mean the same.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -18,13 +18,14 @@ use crate::policy::{
     json::{null_is_default, object_or_null, objects_or_null},
 };
 
-/// The key of the taint that the gate guards. Pod GC and the attach/detach controller look at the
-/// key alone.
+/// The key of the taint that the gate guards. Pod GC and the attach/detach controller check only
+/// the key, not the value or effect.
 pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-/// Put on by a cloud's node lifecycle controller when the instance behind the node is stopped.
+/// The key of the taint that a cloud's node lifecycle controller places when the instance behind
+/// the node is stopped.
 pub const CLOUD_SHUTDOWN: &str = "node.cloudprovider.kubernetes.io/shutdown";
 
-/// A Node, as far as the gate judges it.
+/// A Node, with the fields that the gate judges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Node {
@@ -42,12 +43,12 @@ pub struct Node {
 pub struct NodeMetadata {
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
-    /// Set while the Node waits for its finalizers.
+    /// Set while the Node is being deleted and waits for its finalizers.
     pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "null_is_default")]
     pub finalizers: Vec<String>,
-    /// Those under the gate's prefix and [`annotation::APPLIED_BY`]; `None` where the Node has no
-    /// annotations at all.
+    /// The annotations under the gate's prefix, and [`annotation::APPLIED_BY`]. `None` if the Node
+    /// has no annotations at all.
     #[serde(deserialize_with = "only_read_annotations")]
     pub annotations: Option<BTreeMap<String, String>>,
 }
@@ -58,12 +59,12 @@ pub struct NodeMetadata {
 pub struct NodeSpec {
     #[serde(deserialize_with = "only_judged_taints")]
     pub taints: Vec<Taint>,
-    /// What the infrastructure calls the machine.
+    /// The infrastructure provider's ID of the machine.
     #[serde(rename = "providerID", deserialize_with = "null_is_default")]
     pub provider_id: String,
 }
 
-/// `status` of a Node: only the `Ready` condition, the internal addresses and the boot are kept.
+/// `status` of a Node: only the `Ready` condition, the internal addresses and the boot ID are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeStatus {
@@ -89,7 +90,7 @@ pub struct NodeAddress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeInfo {
-    /// Changes with every boot of the machine; empty when the kubelet never reported one.
+    /// Changes with every boot of the machine. Empty if the kubelet never reported one.
     #[serde(rename = "bootID", deserialize_with = "null_is_default")]
     pub boot_id: String,
 }
@@ -104,7 +105,7 @@ pub struct Taint {
     pub value: String,
     #[serde(deserialize_with = "null_is_default")]
     pub effect: String,
-    /// When the taint was added; controllers set it for some taints only.
+    /// When the taint was added. Controllers set it for some taints only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time_added: Option<Timestamp>,
 }
@@ -117,23 +118,23 @@ pub struct Condition {
     pub kind: String,
     #[serde(deserialize_with = "null_is_default")]
     pub status: String,
-    /// Told to people, never compared: one that cannot be read is as good as none.
+    /// Shown in messages, never compared. A value that cannot be parsed counts as missing.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
     pub last_heartbeat_time: Option<Timestamp>,
 }
 
 impl Node {
-    /// The entries whose key is the guarded one, whatever their value or effect.
+    /// The taints with the guarded key, with any value and effect.
     pub fn out_of_service(&self) -> impl Iterator<Item = &Taint> {
         self.spec.taints.iter().filter(|taint| taint.key == OUT_OF_SERVICE)
     }
 
-    /// Whether any entry has the guarded key.
+    /// Whether any taint has the guarded key.
     pub fn is_out_of_service(&self) -> bool {
         self.out_of_service().next().is_some()
     }
 
-    /// The taint by which the cloud says that the instance is stopped.
+    /// The cloud's taint for a stopped instance.
     pub fn cloud_shutdown(&self) -> Option<&Taint> {
         self.spec.taints.iter().find(|taint| taint.key == CLOUD_SHUTDOWN)
     }
@@ -149,13 +150,14 @@ impl Node {
         all.filter(|(key, _)| key.starts_with(annotation::PREFIX)).map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// The `Ready` condition if its status is `True`. Should a Node hold several, one `True` is
-    /// enough.
+    /// The `Ready` condition if its status is `True`. If a Node has several `Ready` conditions, one
+    /// `True` is enough.
     pub fn ready(&self) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.status == "True")
     }
 
-    /// The `Ready` condition's status as people know it: `Unknown` where the node reports none.
+    /// The status of the `Ready` condition. `Unknown` if the node reports none, as in
+    /// `kubectl get nodes`.
     pub fn ready_status(&self) -> &str {
         match (self.ready(), self.status.conditions.first()) {
             (Some(condition), _) | (None, Some(condition)) => &condition.status,
@@ -163,7 +165,7 @@ impl Node {
         }
     }
 
-    /// The current boot, if the kubelet ever reported one.
+    /// The ID of the current boot, if the kubelet ever reported one.
     pub fn boot_id(&self) -> Option<&str> {
         Some(self.status.node_info.boot_id.as_str()).filter(|id| !id.is_empty())
     }
@@ -191,8 +193,8 @@ fn only_internal_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(addresses)
 }
 
-/// Keeps the annotations that the gate reads, skips the rest unread, and refuses a key that is
-/// there twice: which of two values another reader would believe cannot be known.
+/// Keeps the annotations that the gate reads, and skips all others without parsing their values. A
+/// duplicate key is an error: another reader might use the other value.
 fn only_read_annotations<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {
@@ -233,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_judged_is_skipped() {
+    fn fields_that_are_not_judged_are_skipped() {
         let node: Node = serde_json::from_str(
             r#"{"metadata":{"name":"n","managedFields":[{"manager":"x"}],
                 "annotations":{"other/key":{"not":"even a string"},"fencegate.dev/proof":"p"}},
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn an_annotation_that_is_there_twice_is_refused() {
+    fn a_duplicate_annotation_is_an_error() {
         let twice = r#"{"metadata":{"annotations":{"fencegate.dev/method":"power-off","fencegate.dev/method":"x"}}}"#;
         assert!(serde_json::from_str::<Node>(twice).unwrap_err().to_string().contains("there twice"));
     }

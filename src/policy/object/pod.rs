@@ -1,12 +1,12 @@
-//! The parts of a Pod that the gate judges: who owns it, whether it is leaving, what it tolerates,
-//! which claims it holds.
+//! The fields of a Pod that the gate judges: its owner, whether it is terminating, its tolerations
+//! and its PersistentVolumeClaims.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::node::{OUT_OF_SERVICE, Taint};
 use crate::policy::json::{null_is_default, object_or_null, objects_or_null};
 
-/// A Pod, as far as the gate judges it.
+/// A Pod, with the fields that the gate judges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Pod {
@@ -57,10 +57,10 @@ impl OwnerReference {
 pub struct PodSpec {
     #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
-    /// Only those that could match the guarded key.
+    /// Only tolerations that could match the guarded key.
     #[serde(deserialize_with = "only_judged_tolerations", skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
-    /// Only those that are backed by a claim.
+    /// Only volumes that are backed by a claim.
     #[serde(deserialize_with = "only_claimed_volumes", skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
 }
@@ -82,12 +82,14 @@ pub struct Toleration {
 }
 
 impl Toleration {
-    /// Whether a pod with this toleration was never meant to leave for `taint`.
+    /// Whether a pod with this toleration may stay on the node in spite of `taint`, without a time
+    /// limit.
     ///
-    /// As Kubernetes' own match (`k8s.io/component-helpers/scheduling/corev1`: `ToleratesTaint`),
-    /// but for three cases that do not count: one that runs out, an operator other than `Exists`
-    /// and `Equal`, and an empty key without `Exists`, which the API server does not accept.
-    fn keeps(&self, taint: &Taint) -> bool {
+    /// Matches as Kubernetes does (`k8s.io/component-helpers/scheduling/corev1`: `ToleratesTaint`),
+    /// with three exceptions that do not count: a toleration with `tolerationSeconds`, an operator
+    /// other than `Exists` and `Equal`, and an empty key without `Exists`, which the API server
+    /// does not accept.
+    fn tolerates(&self, taint: &Taint) -> bool {
         let key = self.key == taint.key || (self.key.is_empty() && self.operator == "Exists");
         let effect = self.effect.is_empty() || self.effect == taint.effect;
         let value = match self.operator.as_str() {
@@ -129,24 +131,24 @@ impl Pod {
         format!("{}/{}", self.metadata.namespace, self.metadata.name)
     }
 
-    /// Whether someone asked for its deletion.
+    /// Whether the pod is being deleted.
     pub fn is_terminating(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
     }
 
-    /// The owner that manages it: there is at most one with `controller: true`.
+    /// The owner with `controller: true`. The API server allows at most one.
     pub fn controller(&self) -> Option<&OwnerReference> {
         self.metadata.owner_references.iter().find(|owner| owner.controller)
     }
 
-    /// Whether it tolerates every one of `taints` for ever and is not leaving: it was never meant
-    /// to go.
+    /// Whether the pod may stay on the node: it is not terminating, and it tolerates all of
+    /// `taints` without a time limit.
     pub fn may_stay<'a>(&self, mut taints: impl Iterator<Item = &'a Taint>) -> bool {
         !self.is_terminating()
-            && taints.all(|taint| self.spec.tolerations.iter().any(|toleration| toleration.keeps(taint)))
+            && taints.all(|taint| self.spec.tolerations.iter().any(|toleration| toleration.tolerates(taint)))
     }
 
-    /// The names, in the pod's namespace, of the claims that it mounts.
+    /// The names of the PersistentVolumeClaims that the pod uses. They are in the pod's namespace.
     pub fn claims(&self) -> impl Iterator<Item = String> + '_ {
         self.spec.volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
             (Some(claim), _) => Some(claim.claim_name.clone()),
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_toleration_counts_only_if_it_holds_for_ever() {
+    fn a_toleration_with_a_time_limit_does_not_count() {
         for (toleration, expected) in [
             (r#"{"operator":"Exists"}"#, true),
             (r#"{"key":"node.kubernetes.io/out-of-service","operator":"Exists"}"#, true),
@@ -193,12 +195,12 @@ mod tests {
             (r#"{"operator":"Equal","value":"nodeshutdown"}"#, false),
         ] {
             let toleration: Toleration = serde_json::from_str(toleration).unwrap();
-            assert_eq!(toleration.keeps(&taint()), expected, "{toleration:?}");
+            assert_eq!(toleration.tolerates(&taint()), expected, "{toleration:?}");
         }
     }
 
     #[test]
-    fn claims_are_those_of_the_spec_and_of_ephemeral_volumes() {
+    fn ephemeral_volumes_have_claims_too() {
         let pod: Pod = serde_json::from_str(
             r#"{"metadata":{"namespace":"a","name":"p"},"spec":{"volumes":[
                 {"name":"data","persistentVolumeClaim":{"claimName":"data-p"}},
@@ -211,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_of_an_owner_is_what_stands_before_the_version() {
+    fn an_owner_without_a_group_belongs_to_the_core_group() {
         let owner = |api_version: &str| OwnerReference { api_version: api_version.into(), ..OwnerReference::default() };
         assert_eq!(owner("apps/v1").group(), "apps");
         assert_eq!(owner("v1").group(), "");

@@ -1,4 +1,4 @@
-//! A SelfNodeRemediation of medik8s: a node that is to reboot itself.
+//! A SelfNodeRemediation of medik8s: a node that must reboot itself.
 //!
 //! <https://github.com/medik8s/self-node-remediation>, `api/v1alpha1`.
 

@@ -32,13 +32,13 @@ pub struct VolumeAttachmentSource {
 }
 
 impl VolumeAttachment {
-    /// The name of the PersistentVolume that is attached, unless the volume is an inline one.
+    /// The name of the attached PersistentVolume. `None` for an inline volume.
     pub fn persistent_volume(&self) -> Option<&str> {
         self.spec.source.persistent_volume_name.as_deref().filter(|name| !name.is_empty())
     }
 }
 
-/// A PersistentVolume: which claim it is bound to.
+/// A PersistentVolume, with the claim that it is bound to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PersistentVolume {
@@ -63,7 +63,7 @@ pub struct ClaimRef {
     pub name: String,
 }
 
-/// `metadata` of an object of which only the name is told.
+/// `metadata` of an object, with the name only.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ObjectName {

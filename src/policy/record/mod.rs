@@ -1,5 +1,5 @@
-//! The record on the Node (contract section 2): what the gate writes there, and what it leaves of
-//! an outage.
+//! The record on the Node (contract section 2): the stamps and the evidence that the gate writes,
+//! and the line that remains after an outage.
 
 pub mod outage;
 pub mod stamp;

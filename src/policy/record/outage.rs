@@ -1,4 +1,5 @@
-//! The record that an outage leaves behind: what the stamp `fencegate.dev/last-outage` says.
+//! The line about an outage that remains on the Node: the value of the stamp
+//! `fencegate.dev/last-outage`.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -11,8 +12,8 @@ use crate::policy::{
     object::node::Node,
 };
 
-/// One outage, from the fence to the release, as one line of JSON. What the Node did not carry is
-/// left out.
+/// One outage, from the fence to the release, as one line of JSON. Annotations that the Node did
+/// not have are left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Outage {
@@ -43,7 +44,7 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// The outage that ends when `user` takes the taint off `old` at `released_at`.
+    /// The outage that ends when `user` removes the taint from `old` at `released_at`.
     pub fn ended(old: &Node, user: &str, released_at: Timestamp) -> Self {
         let text = |key| old.annotation(key).map(str::to_owned);
         Self {

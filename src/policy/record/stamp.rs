@@ -1,5 +1,5 @@
-//! The stamps and the evidence that the gate's mutating side adds to a write that it allows, and
-//! that its validating side therefore accepts as the gate's own.
+//! The stamps and the evidence that the mutating webhook adds to a write that it allows. The
+//! validating webhook computes them again and accepts exactly these as the gate's own.
 
 use std::collections::BTreeMap;
 
@@ -19,27 +19,29 @@ use crate::policy::{
     transition::Transition,
 };
 
-/// How far a stamped time may differ from the gate's clock: another replica may have written it.
+/// The most that a stamped time may differ from the gate's clock. Another replica may have written
+/// the stamp, by another clock, and up to one webhook call earlier: Kubernetes allows 30 s for a
+/// call.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 
-/// Annotations to set, or, where there is no value, to remove. All of them are the gate's.
+/// Annotations to set, by key; `None` removes the annotation. All keys are the gate's.
 pub type Stamps = BTreeMap<&'static str, Option<String>>;
 
-/// What belongs under a key.
+/// The value that the gate writes for a key.
 #[derive(Clone, Debug, PartialEq)]
-pub(in crate::policy) enum Mark {
+pub(in crate::policy) enum Expected {
     Text(String),
-    /// A time that the source gave.
+    /// The time of the fence, from the source.
     At(Timestamp),
-    /// The gate's clock.
+    /// The time of the gate's clock.
     Now,
     /// The outage that ends.
     Outage(Box<Outage>),
 }
 
-impl Mark {
-    /// Whether this value says the same.
-    pub fn is(&self, value: &str, now: Timestamp) -> bool {
+impl Expected {
+    /// Whether an annotation has this value, with a tolerance for the gate's clock.
+    pub fn matches(&self, value: &str, now: Timestamp) -> bool {
         match self {
             Self::Text(text) => value == text,
             Self::At(at) => parse_time(value) == Some(*at),
@@ -51,7 +53,7 @@ impl Mark {
         }
     }
 
-    /// The value to write. The gate's clock is written in whole seconds.
+    /// The annotation's value. The time of the gate's clock is written in whole seconds.
     fn value(&self, now: Timestamp) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
@@ -66,90 +68,95 @@ fn is_near(at: Timestamp, now: Timestamp) -> bool {
     at.duration_since(now).abs() <= TOLERANCE
 }
 
-/// What the record should say of this write, by key; `break_glass` is the reason of one that was
-/// used.
-pub(in crate::policy) fn due(assessment: &Assessment<'_>, break_glass: Option<&str>) -> BTreeMap<&'static str, Mark> {
+/// The record that the gate writes for this write, by key. `break_glass` is the reason of a
+/// break-glass that was used.
+pub(in crate::policy) fn expected(
+    assessment: &Assessment<'_>,
+    break_glass: Option<&str>,
+) -> BTreeMap<&'static str, Expected> {
     let Assessment { proposal, facts, .. } = assessment;
-    let user = || Mark::Text(proposal.request.user.name.clone());
-    let mut due = BTreeMap::new();
+    let user = || Expected::Text(proposal.request.user.name.clone());
+    let mut expected = BTreeMap::new();
     if proposal.does(Transition::Place) {
-        due.extend([(PLACED_BY, user()), (PLACED_AT, Mark::Now)]);
+        expected.extend([(PLACED_BY, user()), (PLACED_AT, Expected::Now)]);
         if let Some(fence) = assessment.fence() {
-            due.insert(SOURCE, Mark::Text(fence.source.name().to_owned()));
-            due.extend(written_out(proposal, fence));
+            expected.insert(SOURCE, Expected::Text(fence.source.name().to_owned()));
+            expected.extend(written_out(proposal, fence));
         }
     }
-    // A release removes all evidence, even what the same write brings.
-    if (proposal.records() && !proposal.does(Transition::Release)) || due.contains_key(METHOD) {
-        due.extend([(RECORDED_BY, user()), (RECORDED_AT, Mark::Now)]);
+    // A release removes all evidence, even evidence that comes with the same write.
+    if (proposal.writes_evidence() && !proposal.does(Transition::Release)) || expected.contains_key(METHOD) {
+        expected.extend([(RECORDED_BY, user()), (RECORDED_AT, Expected::Now)]);
     }
     if let Some(reason) = break_glass {
-        due.insert(OVERRIDDEN, Mark::Text(reason.to_owned()));
+        expected.insert(OVERRIDDEN, Expected::Text(reason.to_owned()));
     }
     if let (Some(old), true) = (proposal.request.write.before(), proposal.does(Transition::Release)) {
         let outage = Outage::ended(old, &proposal.request.user.name, facts.now);
-        due.insert(LAST_OUTAGE, Mark::Outage(Box::new(outage)));
+        expected.insert(LAST_OUTAGE, Expected::Outage(Box::new(outage)));
     }
-    due
+    expected
 }
 
-/// What a source other than the annotations says, written as evidence, so that every record looks
-/// the same. A source without a time of the fence knows that the node is fenced by now.
-fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Mark)> {
+/// The fence of a source other than the annotations, written as evidence, so that every record has
+/// the same form. If the source does not know the time of the fence, `fenced-at` is the time of the
+/// gate's clock.
+fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Expected)> {
     let Some(method) = fence.source.method() else { return Vec::new() };
     let boot_id = match proposal.change(BOOT_ID).1 {
         None => proposal.request.write.current().boot_id(),
         Some(_) => None,
     };
     [
-        Some((METHOD, Mark::Text(method.name().to_owned()))),
-        Some((FENCED_BY, Mark::Text(fence.source.name().to_owned()))),
-        Some((FENCED_AT, fence.at.map_or(Mark::Now, Mark::At))),
-        boot_id.map(|boot_id| (BOOT_ID, Mark::Text(boot_id.to_owned()))),
+        Some((METHOD, Expected::Text(method.name().to_owned()))),
+        Some((FENCED_BY, Expected::Text(fence.source.name().to_owned()))),
+        Some((FENCED_AT, fence.at.map_or(Expected::Now, Expected::At))),
+        boot_id.map(|boot_id| (BOOT_ID, Expected::Text(boot_id.to_owned()))),
     ]
     .into_iter()
     .flatten()
     .collect()
 }
 
-/// How the gate completes a write that it allows: nothing if the write brings all of it already.
+/// The changes by which the mutating webhook completes a write that it allows. Empty if the write
+/// has all of them already.
 pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, break_glass: Option<&str>) -> Stamps {
     let Assessment { proposal, facts, .. } = assessment;
     let Some(node) = proposal.request.write.after() else { return Stamps::new() };
-    // A break-glass that this write marks as used was used, even if the gate's first pass removed
-    // what it was needed for.
-    let marked = proposal.break_glass().filter(|reason| proposal.change(OVERRIDDEN).1 == Some(reason));
-    let break_glass = break_glass.or(marked);
-    let due = due(assessment, break_glass);
-    let gone = obsolete(proposal, break_glass.is_some())
+    // If this write stamps a break-glass as used, it was used, even if the first call of the
+    // mutating webhook removed the evidence that made it necessary.
+    let stamped = proposal.break_glass().filter(|reason| proposal.change(OVERRIDDEN).1 == Some(reason));
+    let break_glass = break_glass.or(stamped);
+    let expected = expected(assessment, break_glass);
+    let removed = obsolete(proposal, break_glass.is_some())
         .into_iter()
-        .filter(|key| !due.contains_key(key) && node.annotation(key).is_some())
+        .filter(|key| !expected.contains_key(key) && node.annotation(key).is_some())
         .map(|key| (key, None));
-    let written = due.iter().filter_map(|(key, mark)| {
-        let value = mark.value(facts.now)?;
-        let is_there = node
+    let written = expected.iter().filter_map(|(key, expected)| {
+        let value = expected.value(facts.now)?;
+        let is_set = node
             .annotation(key)
-            .is_some_and(|there| there == value || (proposal.writes(key) && mark.is(there, facts.now)));
-        (!is_there).then_some((*key, Some(value)))
+            .is_some_and(|set| set == value || (proposal.writes(key) && expected.matches(set, facts.now)));
+        (!is_set).then_some((*key, Some(value)))
     });
-    gone.chain(written).collect()
+    removed.chain(written).collect()
 }
 
-/// The annotations that are obsolete with this write. A break-glass that a release used stays with
-/// its mark, which says that it is spent.
+/// The annotations that this write makes obsolete. If a release used a break-glass, the annotation
+/// stays together with its stamp `overridden`, so that the reason cannot be used again.
 fn obsolete(proposal: &Proposal<'_>, break_glass_used: bool) -> Vec<&'static str> {
-    let stays = |node: &Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
+    let has_evidence = |node: &Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
     let write = &proposal.request.write;
     if proposal.does(Transition::Release) {
-        let marked = [OVERRIDDEN, BREAK_GLASS];
+        let used = [OVERRIDDEN, BREAK_GLASS];
         return EVIDENCE
             .into_iter()
             .chain(STAMPS)
             .chain([BREAK_GLASS])
-            .filter(|key| *key != LAST_OUTAGE && !(break_glass_used && marked.contains(key)))
+            .filter(|key| *key != LAST_OUTAGE && !(break_glass_used && used.contains(key)))
             .collect();
     }
-    let was_attested = write.before().is_some_and(stays);
-    let is_plain = write.after().is_some_and(|node| !node.is_out_of_service() && !stays(node));
-    if was_attested && is_plain { vec![RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE] } else { Vec::new() }
+    let had_evidence = write.before().is_some_and(has_evidence);
+    let has_none_now = write.after().is_some_and(|node| !node.is_out_of_service() && !has_evidence(node));
+    if had_evidence && has_none_now { vec![RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE] } else { Vec::new() }
 }

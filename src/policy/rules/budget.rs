@@ -1,4 +1,5 @@
-//! `TooManyOutOfService`: an automation that fences half a cluster is more likely wrong than right.
+//! `TooManyOutOfService`: limits how many nodes may be out of service at once. Automation that
+//! fences half a cluster is more likely wrong than right.
 
 use super::{Outcome, Rule};
 use crate::policy::{
@@ -54,8 +55,8 @@ mod tests {
     }
 
     #[test]
-    fn the_node_itself_counts_once() {
-        assert_eq!(run(&RULE, &placing(&evidence()), &facts()), None, "no limit, nothing to judge");
+    fn the_node_itself_is_counted_once() {
+        assert_eq!(run(&RULE, &placing(&evidence()), &facts()), None, "without a limit the check does not apply");
         assert!(!too_many(&[], MaxNodes::Count(1)));
         assert!(!too_many(&["n1"], MaxNodes::Count(1)));
         assert!(too_many(&["n2"], MaxNodes::Count(1)));

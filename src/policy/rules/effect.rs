@@ -1,5 +1,6 @@
-//! `EffectUndocumented`: pod GC and the attach/detach controller act on the key alone. With an
-//! effect that the procedure does not know they do the harm, and nothing evicts the pods.
+//! `EffectUndocumented`: the out-of-service procedure uses the effects `NoExecute` and
+//! `NoSchedule`. With any other effect, pod GC and the attach/detach controller still act, because
+//! they check only the key, but nothing evicts the pods.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -37,7 +38,7 @@ mod tests {
     };
 
     #[test]
-    fn the_procedure_knows_two_effects() {
+    fn only_no_execute_and_no_schedule_are_allowed() {
         for (effect, expected) in
             [("NoExecute", false), ("NoSchedule", false), ("PreferNoSchedule", true), ("", true), ("noexecute", true)]
         {

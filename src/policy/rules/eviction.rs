@@ -1,4 +1,5 @@
-//! `PlacedWithoutEviction`: a taint that keeps pods away but sends none off.
+//! `PlacedWithoutEviction`: with the effect `NoSchedule` alone, the taint keeps new pods away but
+//! evicts none.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -29,12 +30,15 @@ mod tests {
     };
 
     #[test]
-    fn no_schedule_alone_is_noticed() {
+    fn a_taint_with_no_schedule_alone_fails_the_check() {
         let mut tainted = node(true, evidence());
         tainted.spec.taints[0].effect = "NoSchedule".into();
         assert!(fails(&RULE, &update(node(false, evidence()), tainted.clone()), &facts()));
         tainted.spec.taints.push(node(true, evidence()).spec.taints.remove(0));
-        assert!(!fails(&RULE, &update(node(false, evidence()), tainted), &facts()), "NoExecute beside it evicts");
+        assert!(
+            !fails(&RULE, &update(node(false, evidence()), tainted), &facts()),
+            "a second taint with NoExecute evicts"
+        );
         assert!(!fails(&RULE, &placing(&evidence()), &facts()));
     }
 }

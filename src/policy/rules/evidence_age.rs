@@ -1,5 +1,5 @@
-//! `EvidenceExpired` and `EvidenceInFuture`: evidence must be about this outage, and its time must
-//! come from a clock that can be believed.
+//! `EvidenceExpired` and `EvidenceInFuture`: evidence must belong to this outage, so it must not be
+//! too old. A time in the future comes from a clock that is wrong.
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -55,7 +55,7 @@ mod tests {
     };
 
     #[test]
-    fn evidence_counts_from_a_day_ago_to_ten_seconds_ahead() {
+    fn by_default_a_fence_may_be_24_hours_old_and_10_seconds_ahead() {
         for (fenced_at, expired, in_future) in [
             ("2026-11-21T10:19:59.999Z", true, false),
             ("2026-11-21T10:20:00Z", false, false),
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_judged_even_if_the_rest_of_the_evidence_is_missing() {
+    fn fenced_at_is_judged_even_if_the_other_evidence_is_missing() {
         let annotations = serde_json::json!({"fencegate.dev/fenced-at": "2026-11-01T00:00:00Z"});
         assert!(fails(&EXPIRED, &placing(&annotations), &facts()));
     }

@@ -1,5 +1,5 @@
-//! `EvidenceMalformed`: a value that people write does not follow its grammar. Told when it is
-//! written, not at taint time.
+//! `EvidenceMalformed`: a value that a user writes does not follow its grammar. The write of the
+//! annotation is already denied, not only the placement of the taint.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -35,22 +35,22 @@ mod tests {
     };
 
     #[test]
-    fn a_bad_value_is_refused_when_it_is_written_and_when_it_is_relied_on() {
+    fn a_malformed_value_is_denied_when_it_is_written_and_when_the_taint_is_placed() {
         let bad = json!({"fencegate.dev/method": "unplugged"});
         assert!(fails(&RULE, &update(node(false, json!({})), node(false, bad.clone())), &facts()));
         assert!(fails(&RULE, &placing(&bad), &facts()));
     }
 
     #[test]
-    fn a_bad_value_that_was_there_before_does_not_block_other_annotations() {
+    fn an_old_malformed_value_does_not_block_a_write_of_other_annotations() {
         let bad = json!({"fencegate.dev/method": "unplugged"});
         let more = json!({"fencegate.dev/method": "unplugged", "fencegate.dev/proof": "seen"});
         assert!(!fails(&RULE, &update(node(false, bad.clone()), node(false, more)), &facts()));
-        assert!(!fails(&RULE, &update(node(false, bad), node(false, json!({}))), &facts()), "removing it is fine");
+        assert!(!fails(&RULE, &update(node(false, bad), node(false, json!({}))), &facts()), "it may be removed");
     }
 
     #[test]
-    fn key_and_value_are_quoted() {
+    fn the_reason_quotes_key_and_value() {
         let bad = json!({"fencegate.dev/fenced-by": "", "fencegate.dev/break-glass": ""});
         let outcome = run(&RULE, &update(node(false, json!({})), node(false, bad)), &facts()).unwrap();
         assert_eq!(

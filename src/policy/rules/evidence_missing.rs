@@ -1,4 +1,4 @@
-//! `EvidenceMissing`: nobody whom the configuration accepts vouches that the node was fenced.
+//! `EvidenceMissing`: no source that the configuration accepts vouches that the node was fenced.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -6,7 +6,7 @@ use crate::policy::{
     evidence::Flaws,
     proposal::Proposal,
     reason::{Code, Reason},
-    source::{Doubt, Refusal, Source},
+    source::{Doubt, Source, Unvouched},
     transition::Transition,
 };
 
@@ -15,27 +15,28 @@ pub(super) const RULE: Rule = Rule {
     applies: |proposal| proposal.does(Transition::Place) || proposal.does(Transition::Amend),
     needs: no_facts,
     check: |assessment| {
-        let refusals = match assessment.refusals() {
-            [] => lost(&assessment.proposal).into_iter().collect(),
-            refusals => refusals.to_vec(),
+        let unvouched = match assessment.unvouched() {
+            [] => removed_evidence(&assessment.proposal).into_iter().collect(),
+            unvouched => unvouched.to_vec(),
         };
-        let unread = refusals.iter().filter_map(|refusal| match &refusal.why {
+        let unread = unvouched.iter().filter_map(|source| match &source.why {
             Doubt::Unread(unread) => Some(unread.clone()),
             Doubt::No(_) => None,
         });
         let unread = unread.collect();
-        let failed = (!refusals.is_empty()).then_some(Reason::EvidenceMissing { refusals });
+        let failed = (!unvouched.is_empty()).then_some(Reason::EvidenceMissing { unvouched });
         Outcome { failed, unread, ..Outcome::default() }
     },
 };
 
-/// The required evidence that this write removes while it changes the taint. A taint keeps what it
-/// was placed with.
-fn lost(proposal: &Proposal<'_>) -> Option<Refusal> {
-    let gone = |key: &&str| matches!(proposal.change(key), (Some(_), None));
-    let flaws = Flaws { missing: REQUIRED_EVIDENCE.into_iter().filter(gone).collect(), malformed: Vec::new() };
-    let loses = proposal.does(Transition::Amend) && !flaws.missing.is_empty();
-    loses.then(|| Refusal { source: Source::Annotations, why: flaws.to_string().into() })
+/// The required evidence that this write removes while it changes the taint. Evidence stays on the
+/// Node as long as the taint.
+fn removed_evidence(proposal: &Proposal<'_>) -> Option<Unvouched> {
+    let is_removed = |key: &&str| matches!(proposal.change(key), (Some(_), None));
+    let missing: Vec<_> = REQUIRED_EVIDENCE.into_iter().filter(is_removed).collect();
+    let applies = proposal.does(Transition::Amend) && !missing.is_empty();
+    let flaws = Flaws { missing, malformed: Vec::new() };
+    applies.then(|| Unvouched { source: Source::Annotations, why: flaws.to_string().into() })
 }
 
 #[cfg(test)]
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn each_source_says_why_it_does_not_vouch() {
+    fn the_reason_names_every_source_and_why_it_does_not_vouch() {
         assert_eq!(
             message_of(&placing(&json!({}))),
             "annotations: fencegate.dev/method, fencegate.dev/fenced-at, fencegate.dev/fenced-by are not set; \
@@ -75,13 +76,13 @@ mod tests {
     }
 
     #[test]
-    fn the_cloud_vouches_on_the_stored_node_only() {
-        let slipped_in = update(node(false, json!({})), stopped(node(true, json!({}))));
-        assert!(fails(&RULE, &slipped_in, &facts()), "a taint that comes with the same write proves nothing");
+    fn the_clouds_taint_counts_only_on_the_stored_node() {
+        let in_the_same_write = update(node(false, json!({})), stopped(node(true, json!({}))));
+        assert!(fails(&RULE, &in_the_same_write, &facts()), "the requester may have added the cloud's taint");
     }
 
     #[test]
-    fn a_record_that_names_its_source_is_asked_of_that_source_alone() {
+    fn if_the_record_names_its_source_only_that_source_is_consulted() {
         let mut annotations = evidence();
         annotations["fencegate.dev/source"] = "cloud-shutdown".into();
         let claimed = update(node(false, json!({})), node(true, annotations));
@@ -89,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn an_amended_taint_keeps_what_it_was_placed_with() {
+    fn required_evidence_cannot_be_removed_while_the_taint_is_changed() {
         let amended = |annotations| {
             let mut node = node(true, annotations);
             node.spec.taints[0].value = "other".into();
@@ -97,6 +98,6 @@ mod tests {
         };
         assert!(!fails(&RULE, &update(node(true, evidence()), amended(evidence())), &facts()));
         assert!(fails(&RULE, &update(node(true, evidence()), amended(json!({}))), &facts()));
-        assert!(!fails(&RULE, &update(node(true, json!({})), amended(json!({}))), &facts()), "nothing was lost");
+        assert!(!fails(&RULE, &update(node(true, json!({})), amended(json!({}))), &facts()), "no evidence was removed");
     }
 }

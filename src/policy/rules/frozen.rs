@@ -1,5 +1,5 @@
-//! `EvidenceFrozen`: the record of an outage does not change while the outage lasts, except that a
-//! break-glass is marked as used.
+//! `EvidenceFrozen`: while the taint is on, the record cannot change. The only exception is the
+//! stamp `overridden` for a break-glass that this write uses.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -14,11 +14,11 @@ pub(super) const RULE: Rule = Rule {
     applies: |proposal| proposal.does(Transition::Attest) && proposal.stays_out_of_service(),
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
-        let is_marked_used = |key: &str| {
+        let is_used_break_glass = |key: &str| {
             let after = proposal.change(key).1;
             key == OVERRIDDEN && after.is_some() && after == proposal.break_glass()
         };
-        let differs = |key: &&str| proposal.changes(key) && !is_marked_used(key);
+        let differs = |key: &&str| proposal.changes(key) && !is_used_break_glass(key);
         let keys: Vec<String> = EVIDENCE.into_iter().chain(STAMPS).filter(differs).map(str::to_owned).collect();
         Outcome::fail_if(!keys.is_empty(), || Reason::EvidenceFrozen { keys })
     },
@@ -34,7 +34,7 @@ mod tests {
     };
 
     #[test]
-    fn evidence_and_stamps_do_not_change_while_the_taint_is_on() {
+    fn evidence_and_stamps_cannot_change_while_the_taint_is_on() {
         for (old, new) in [
             (json!({}), evidence()),
             (evidence(), json!({})),
@@ -46,12 +46,15 @@ mod tests {
                 "{old} to {new}"
             );
             assert!(!fails(&RULE, &update(node(false, old.clone()), node(false, new.clone())), &facts()));
-            assert!(!fails(&RULE, &update(node(true, old), node(false, new)), &facts()), "it goes with the taint");
+            assert!(
+                !fails(&RULE, &update(node(true, old), node(false, new)), &facts()),
+                "it may be removed together with the taint"
+            );
         }
     }
 
     #[test]
-    fn a_break_glass_may_be_asked_for_at_any_time() {
+    fn a_break_glass_may_be_written_at_any_time() {
         let request = update(node(true, json!({})), node(true, json!({"fencegate.dev/break-glass": "why"})));
         assert_eq!(run(&RULE, &request, &facts()), Some(Outcome::pass()));
     }

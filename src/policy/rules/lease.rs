@@ -1,5 +1,5 @@
-//! `LeaseStillRenewed`: a kubelet that renewed its Lease after the recorded fence was not fenced by
-//! it.
+//! `LeaseStillRenewed`: if the kubelet renewed the Lease after the recorded fence, that fence did
+//! not stop the node.
 
 use jiff::SignedDuration;
 
@@ -11,7 +11,7 @@ use crate::policy::{
     transition::Transition,
 };
 
-/// A Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
+/// Seconds, for a Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
 const DEFAULT_DURATION: i32 = 40;
 
 pub(super) const RULE: Rule = Rule {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewal_later_than_the_fence_and_the_skew_contradicts_it() {
+    fn a_renewal_after_the_fence_and_the_clock_skew_contradicts_the_fence() {
         for (renew_time, expected) in [
             ("2026-11-22T10:14:50Z", false),
             ("2026-11-22T10:15:10Z", false),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_time_of_the_fence_the_lease_must_have_run_out() {
+    fn if_the_time_of_the_fence_is_unknown_the_lease_must_have_expired() {
         let mut stopped = node(false, json!({}));
         stopped.spec.taints.push(
             serde_json::from_value(json!({"key": crate::policy::object::node::CLOUD_SHUTDOWN, "effect": "NoSchedule"}))
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn no_lease_is_a_fact_and_an_unread_one_is_not() {
+    fn a_missing_lease_passes_and_an_unread_lease_is_unknown() {
         let none = Facts { lease: Observed::Known { at: facts().now, value: None }, ..facts() };
         assert_eq!(run(&RULE, &placing(&evidence()), &none), Some(Outcome::pass()));
         let unread = run(&RULE, &placing(&evidence()), &facts()).unwrap().unread;
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn without_any_claim_of_a_fence_there_is_nothing_to_compare() {
+    fn without_a_claimed_fence_the_lease_is_not_judged() {
         assert_eq!(run(&RULE, &placing(&json!({})), &facts()), Some(Outcome::pass()));
     }
 }

@@ -1,8 +1,8 @@
-//! The checks of contract section 4: one file each, one row each in [`RULES`].
+//! The checks of contract section 4. Each check is one file, and one row in [`RULES`].
 //!
-//! A row says when a check applies, which facts it needs and how it judges. What is read and what
-//! is judged both follow from this table, so a rule that judges by a fact it never asked for fails
-//! closed.
+//! A row defines when a check applies, which facts it needs and how it judges. Both `facts_needed`
+//! and `decide` use this table. If a rule judges by a fact that it does not list, the fact is never
+//! read, and the rule denies the write.
 
 use super::{
     assessment::Assessment,
@@ -31,14 +31,15 @@ mod volumes;
 /// One check.
 pub(super) struct Rule {
     pub code: Code,
-    /// Whether the check has anything to say about this write.
+    /// Whether the check applies to this write.
     pub applies: fn(&Proposal<'_>) -> bool,
-    /// The facts that [`Rule::check`] judges by, if it applies.
+    /// The facts that [`Rule::check`] judges by, if the check applies.
     pub needs: fn(&Proposal<'_>) -> Vec<Fact>,
+    /// Judges the write.
     pub check: fn(&Assessment<'_>) -> Outcome,
 }
 
-/// Every check, in the order in which a message lists them.
+/// All checks, in the order in which a message lists them.
 pub(super) const RULES: &[Rule] = &[
     ready::STILL_READY,
     lease::RULE,
@@ -60,13 +61,13 @@ pub(super) const RULES: &[Rule] = &[
     stamps::RULE,
 ];
 
-/// What a check found. Nothing at all: it passed.
+/// The outcome of a check. The default is a check that passed.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Outcome {
     pub failed: Option<Reason>,
-    /// Facts without which the check cannot say yes.
+    /// Facts that could not be read and that the check needs to pass.
     pub unread: Vec<Unread>,
-    /// What the user should know although the check did not fail.
+    /// Warnings for the user, even if the check passed.
     pub warnings: Vec<String>,
 }
 
@@ -93,7 +94,7 @@ pub(super) fn may_break_glass(assessment: &Assessment<'_>) -> Outcome {
     not_authorized::authorized(assessment, Verb::BreakGlass)
 }
 
-/// For checks that judge by the request alone.
+/// For checks that need no facts: they judge by the request alone.
 fn no_facts(_: &Proposal<'_>) -> Vec<Fact> {
     Vec::new()
 }
@@ -113,10 +114,10 @@ pub(super) mod testing {
         settings::Settings,
     };
 
-    /// The gate's clock in tests.
+    /// The time of the gate's clock in tests.
     pub const NOW: &str = "2026-11-22T10:20:00Z";
 
-    /// A Node `n1`, out of service with `NoExecute` or not.
+    /// The Node `n1`, with the taint and effect `NoExecute`, or without the taint.
     pub fn node(tainted: bool, annotations: Value) -> Node {
         let taints = if tainted {
             json!([{"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}])
@@ -131,7 +132,7 @@ pub(super) mod testing {
         .unwrap()
     }
 
-    /// Evidence of five minutes before [`NOW`].
+    /// Complete evidence of a fence five minutes before [`NOW`].
     pub fn evidence() -> Value {
         json!({
             "fencegate.dev/method": "power-off",
@@ -140,6 +141,7 @@ pub(super) mod testing {
         })
     }
 
+    /// A write to Node `n1` by the user `name`.
     pub fn by(name: &str, write: Write) -> Request {
         Request { node: "n1".into(), user: User { name: name.into(), ..User::default() }, write }
     }
@@ -149,21 +151,22 @@ pub(super) mod testing {
         by("alice", Write::Update { old, new })
     }
 
-    /// `alice` places the taint on a Node that carries `annotations`.
+    /// `alice` places the taint on a Node with these `annotations`.
     pub fn placing(annotations: &Value) -> Request {
         update(node(false, annotations.clone()), node(true, annotations.clone()))
     }
 
-    /// `alice` takes the taint off.
+    /// `alice` removes the taint.
     pub fn releasing() -> Request {
         update(node(true, evidence()), node(false, evidence()))
     }
 
+    /// Nothing is known but the time, [`NOW`].
     pub fn facts() -> Facts {
         Facts::at(NOW.parse().unwrap())
     }
 
-    /// Runs one rule under default settings; `None` where it does not apply.
+    /// Runs one rule with default settings. `None` if it does not apply.
     pub fn run(rule: &Rule, request: &Request, facts: &Facts) -> Option<Outcome> {
         run_with(rule, request, facts, &Settings::default())
     }

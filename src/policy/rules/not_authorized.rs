@@ -1,5 +1,5 @@
-//! `NotAuthorized`: with `authorization.attest: rbac`, writing evidence and placing the taint is a
-//! right of its own.
+//! `NotAuthorized`: with `authorization.attest: rbac`, a requester needs the RBAC verb `attest` to
+//! write evidence and to place the taint.
 
 use super::{Outcome, Rule};
 use crate::policy::{
@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     check: |assessment| authorized(assessment, Verb::Attest),
 };
 
-/// Whether RBAC lets the requester do `verb` to the node. A break-glass is judged by it too.
+/// Checks that RBAC grants the requester `verb` for the node. A break-glass needs this check, too.
 pub(in crate::policy) fn authorized(Assessment { proposal, facts, .. }: &Assessment<'_>, verb: Verb) -> Outcome {
     let user = &proposal.request.user.name;
     let node = &proposal.request.node;
@@ -40,7 +40,7 @@ mod tests {
     };
 
     #[test]
-    fn rbac_is_asked_only_where_it_was_chosen() {
+    fn the_verb_attest_is_needed_only_with_attest_rbac() {
         assert_eq!(run(&RULE, &placing(&evidence()), &facts()), None);
         let settings = Settings { attest_needs_rbac: true, ..Settings::default() };
         for allowed in [true, false] {

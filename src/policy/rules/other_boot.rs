@@ -1,4 +1,4 @@
-//! `EvidenceForOtherBoot`: the machine that was fenced has booted since; what runs now was never
+//! `EvidenceForOtherBoot`: the machine has booted since the fence, so the current boot was not
 //! fenced.
 
 use super::{Outcome, Rule, no_facts};
@@ -33,9 +33,9 @@ mod tests {
     };
 
     #[test]
-    fn the_boot_that_was_fenced_must_be_the_current_one() {
+    fn a_given_boot_id_must_be_the_current_one() {
         let mut annotations = evidence();
-        assert!(!fails(&RULE, &placing(&annotations), &facts()), "not given, not compared");
+        assert!(!fails(&RULE, &placing(&annotations), &facts()), "without a boot-id the check passes");
         annotations[BOOT_ID] = "boot-1".into();
         assert!(!fails(&RULE, &placing(&annotations), &facts()));
         annotations[BOOT_ID] = "boot-0".into();
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_a_boot_cannot_confirm_one() {
+    fn if_the_node_reports_no_boot_id_a_given_one_fails() {
         let mut annotations = evidence();
         annotations[BOOT_ID] = "boot-1".into();
         let mut silent = node(false, annotations.clone());

@@ -1,7 +1,8 @@
-//! `PodsRemain`: the taint stays until every pod that the outage displaced is gone from the node.
+//! `PodsRemain`: the taint may be removed only when every guarded pod that must leave is gone from
+//! the node.
 //!
-//! Pod GC force-deletes pods only while the taint is on. A pod that remains would come back to life
-//! with the node, beside its replacement.
+//! Pod GC force-deletes pods only while the taint is on. A pod that remains would run again when
+//! the node returns, at the same time as its replacement.
 
 use super::{Outcome, Rule};
 use crate::policy::{
@@ -17,12 +18,12 @@ use crate::policy::{
 pub(super) const RULE: Rule =
     Rule { code: Code::PodsRemain, applies: removes_taint, needs: |_| vec![Fact::Pods], check };
 
-/// Whether the write removes the taint, alone or with the Node.
+/// Whether the write removes the taint, or deletes the Node with it.
 pub(super) fn removes_taint(proposal: &Proposal<'_>) -> bool {
     proposal.does(Transition::Release) || proposal.does(Transition::Delete)
 }
 
-/// Whether the pod was never meant to leave, by the taints of the stored Node.
+/// Whether the pod may stay on the node: it tolerates the out-of-service taints of the stored Node.
 pub(super) fn may_stay(proposal: &Proposal<'_>, pod: &Pod) -> bool {
     !proposal.settings.count_tolerating
         && proposal.request.write.before().is_some_and(|node| pod.may_stay(node.out_of_service()))
@@ -31,7 +32,7 @@ pub(super) fn may_stay(proposal: &Proposal<'_>, pod: &Pod) -> bool {
 fn check(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Outcome {
     let pods = match facts.pods.value() {
         Ok(pods) => pods,
-        Err(why) => return Outcome::unknown(unread(proposal), why),
+        Err(why) => return Outcome::unknown(pod_list(proposal), why),
     };
     let (staying, remaining): (Vec<&Pod>, Vec<&Pod>) = pods
         .iter()
@@ -45,8 +46,8 @@ fn check(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Outcome {
     Outcome { failed, warnings: staying_warnings(&staying), ..Outcome::default() }
 }
 
-/// The name of the fact in messages.
-pub(super) fn unread(proposal: &Proposal<'_>) -> String {
+/// The name of the list of pods in messages.
+pub(super) fn pod_list(proposal: &Proposal<'_>) -> String {
     format!("the list of Pods on {}", proposal.request.node)
 }
 
@@ -62,6 +63,7 @@ fn described(pod: &Pod) -> String {
 
 /// One warning for each of the first five pods, one for the rest.
 fn staying_warnings(staying: &[String]) -> Vec<String> {
+    /// As many as a message names (contract section 9).
     const NAMED: usize = 5;
     let mut warnings: Vec<String> =
         staying.iter().take(NAMED).map(|pod| format!("pod {pod} stays on the node: it tolerates the taint")).collect();
@@ -102,14 +104,14 @@ mod tests {
         pod
     }
 
-    fn set() -> Value {
+    fn stateful_set() -> Value {
         json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": true})
     }
 
     #[test]
-    fn only_a_guarded_controller_owner_holds_the_taint() {
+    fn only_pods_with_a_guarded_controller_keep_the_taint_on() {
         for (owner, expected) in [
-            (set(), true),
+            (stateful_set(), true),
             (json!({"apiVersion": "apps/v1beta2", "kind": "StatefulSet", "controller": true}), true),
             (json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "controller": false}), false),
             (json!({"apiVersion": "apps/v1", "kind": "StatefulSet"}), false),
@@ -121,40 +123,40 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_that_tolerates_the_taint_and_is_not_leaving_is_named_in_a_warning_only() {
+    fn a_pod_that_may_stay_is_only_named_in_a_warning() {
         let tolerant = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
-        let staying = pods(&json!([pod(&set(), &tolerant)]));
+        let staying = pods(&json!([pod(&stateful_set(), &tolerant)]));
         let outcome = run(&RULE, &releasing(), &staying).unwrap();
         assert_eq!(outcome.failed, None);
         assert_eq!(outcome.warnings, ["pod prod/db-0 stays on the node: it tolerates the taint"]);
 
-        let leaving = json!({"spec": tolerant["spec"], "metadata": {"deletionTimestamp": "2026-11-22T10:16:00Z"}});
-        assert!(fails(&RULE, &releasing(), &pods(&json!([pod(&set(), &leaving)]))));
+        let terminating = json!({"spec": tolerant["spec"], "metadata": {"deletionTimestamp": "2026-11-22T10:16:00Z"}});
+        assert!(fails(&RULE, &releasing(), &pods(&json!([pod(&stateful_set(), &terminating)]))));
 
         let settings = Settings { count_tolerating: true, ..Settings::default() };
         assert!(run_with(&RULE, &releasing(), &staying, &settings).unwrap().failed.is_some());
     }
 
     #[test]
-    fn every_entry_on_the_stored_node_must_be_tolerated() {
+    fn a_pod_may_stay_only_if_it_tolerates_every_out_of_service_taint() {
         let mut two = node(true, evidence());
         two.spec.taints.push(two.spec.taints[0].clone());
         two.spec.taints[1].effect = "NoSchedule".into();
         let request = update(two, node(false, evidence()));
         let half = json!({"spec": {"tolerations": [
             {"key": "node.kubernetes.io/out-of-service", "operator": "Exists", "effect": "NoExecute"}]}});
-        assert!(fails(&RULE, &request, &pods(&json!([pod(&set(), &half)]))));
+        assert!(fails(&RULE, &request, &pods(&json!([pod(&stateful_set(), &half)]))));
     }
 
     #[test]
-    fn pods_are_named_with_their_state() {
+    fn a_terminating_pod_is_named_as_such() {
         let gone = json!({"metadata": {"deletionTimestamp": "2026-11-22T10:16:00Z"}});
-        let failed = run(&RULE, &releasing(), &pods(&json!([pod(&set(), &gone)]))).unwrap().failed.unwrap();
+        let failed = run(&RULE, &releasing(), &pods(&json!([pod(&stateful_set(), &gone)]))).unwrap().failed.unwrap();
         assert_eq!(failed.to_string(), "still bound to the node: prod/db-0 (terminating)");
     }
 
     #[test]
-    fn pods_that_could_not_be_read_are_not_gone() {
+    fn an_unread_list_of_pods_is_unknown() {
         assert_eq!(run(&RULE, &releasing(), &facts()).unwrap().unread[0].what, "the list of Pods on n1");
     }
 }

@@ -1,7 +1,7 @@
-//! `NodeStillReady` and `NodeNotRecovered`: what the node's own `Ready` condition says.
+//! `NodeStillReady` and `NodeNotRecovered`: the node's own `Ready` condition.
 //!
-//! Not ready is necessary for a fence, never sufficient: a stopped kubelet and a dead machine look
-//! the same to the API.
+//! A fenced node is not ready, but a node that is not ready need not be fenced: a stopped kubelet
+//! and a dead machine look the same in the API.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -10,7 +10,7 @@ use crate::policy::{
     transition::Transition,
 };
 
-/// A node that reports Ready runs, whatever the evidence says.
+/// A node that reports Ready is running, even if there is evidence of a fence.
 pub(super) const STILL_READY: Rule = Rule {
     code: Code::NodeStillReady,
     applies: |proposal| proposal.does(Transition::Place),
@@ -23,7 +23,7 @@ pub(super) const STILL_READY: Rule = Rule {
     },
 };
 
-/// A release is the last step of a recovery.
+/// A node should be ready again before its taint is removed.
 pub(super) const NOT_RECOVERED: Rule = Rule {
     code: Code::NodeNotRecovered,
     applies: |proposal| proposal.does(Transition::Release),
@@ -50,23 +50,23 @@ mod tests {
     }
 
     #[test]
-    fn only_a_true_ready_condition_of_the_stored_node_contradicts_the_fence() {
+    fn only_ready_true_on_the_stored_node_contradicts_a_fence() {
         for (status, expected) in [("True", true), ("False", false), ("Unknown", false)] {
             let request = update(with_ready(status, node(false, evidence())), node(true, evidence()));
             assert_eq!(fails(&STILL_READY, &request, &facts()), expected, "{status}");
         }
         let claimed = update(node(false, evidence()), with_ready("True", node(true, evidence())));
-        assert!(!fails(&STILL_READY, &claimed, &facts()), "a client's status is not what is stored");
+        assert!(!fails(&STILL_READY, &claimed, &facts()), "the status that a client sends is not stored");
         let mut silent = node(false, json!({}));
         silent.status.conditions.clear();
         assert!(!fails(&STILL_READY, &update(silent, node(true, json!({}))), &facts()));
     }
 
     #[test]
-    fn a_release_of_a_node_that_is_not_ready_is_noticed() {
+    fn the_release_of_a_node_that_is_not_ready_fails_the_check() {
         assert!(fails(&NOT_RECOVERED, &releasing(), &facts()));
         let recovered = update(with_ready("True", node(true, evidence())), node(false, evidence()));
         assert!(!fails(&NOT_RECOVERED, &recovered, &facts()));
-        assert!(!fails(&NOT_RECOVERED, &placing(&evidence()), &facts()), "placing is not releasing");
+        assert!(!fails(&NOT_RECOVERED, &placing(&evidence()), &facts()), "the check applies to a release only");
     }
 }

@@ -1,5 +1,5 @@
-//! `NodeNotRebooted`: a node that is Ready in the boot that was fenced may still hold the mounts of
-//! then.
+//! `NodeNotRebooted`: if a node is Ready and still in the boot that was fenced, its volumes may
+//! still be mounted from before the fence.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -32,7 +32,7 @@ mod tests {
     };
 
     #[test]
-    fn ready_in_the_boot_that_was_fenced_is_noticed() {
+    fn a_node_that_is_ready_in_the_fenced_boot_fails_the_check() {
         for (ready, fenced, expected) in [
             ("True", Some("boot-1"), true),
             ("True", Some("boot-0"), false),

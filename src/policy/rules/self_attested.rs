@@ -1,9 +1,9 @@
-//! `SelfAttested`: no node vouches for itself. Credentials on a machine that is only cut off are as
-//! alive as the machine.
+//! `SelfAttested`: no node can vouch for itself. If a machine is only cut off, whoever controls it
+//! still has the credentials on it.
 //!
-//! A kubelet may change annotations of its own Node (NodeRestriction does not check them), so no
-//! node may write evidence. Nobody who speaks from the node itself, its kubelet or a pod that runs
-//! on it, may place the taint.
+//! A kubelet may change annotations of its own Node, because NodeRestriction does not check them.
+//! So no kubelet may write evidence. The taint may not be placed with credentials from the node
+//! itself: those of its kubelet or of a pod that runs on it.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
@@ -18,8 +18,8 @@ pub(super) const RULE: Rule = Rule {
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
         let user = &proposal.request.user;
-        let refused = user.speaks_from(&proposal.request.node) || (proposal.attests() && user.is_a_node());
-        Outcome::fail_if(refused, || Reason::SelfAttested { user: user.name.clone() })
+        let is_self = user.speaks_from(&proposal.request.node) || (proposal.attests() && user.is_kubelet());
+        Outcome::fail_if(is_self, || Reason::SelfAttested { user: user.name.clone() })
     },
 };
 
@@ -40,18 +40,18 @@ mod tests {
     }
 
     #[test]
-    fn a_node_does_not_place_the_taint_on_itself() {
+    fn a_node_cannot_place_the_taint_on_itself() {
         assert!(fails(&RULE, &from("system:node:n1", &["system:nodes"], placing(&evidence())), &facts()));
         assert!(!fails(&RULE, &from("system:node:n2", &["system:nodes"], placing(&evidence())), &facts()));
         assert!(!fails(&RULE, &placing(&evidence()), &facts()));
     }
 
     #[test]
-    fn no_node_writes_evidence_for_any_node() {
+    fn no_kubelet_can_write_evidence_for_any_node() {
         let attest = || update(node(false, json!({})), node(false, evidence()));
         assert!(fails(&RULE, &from("system:node:n1", &["system:nodes"], attest()), &facts()));
         assert!(fails(&RULE, &from("system:node:n2", &["system:nodes"], attest()), &facts()));
-        assert!(fails(&RULE, &from("system:node:n1", &[], attest()), &facts()), "by name where the group is missing");
+        assert!(fails(&RULE, &from("system:node:n1", &[], attest()), &facts()), "by its name, even without the group");
         assert!(!fails(&RULE, &attest(), &facts()));
     }
 }

@@ -1,5 +1,6 @@
-//! `StampForged`: only the gate says who wrote what and when. A write may carry a stamp only as the
-//! gate would write it, which is what the mutating side's stamps look like to the validating side.
+//! `StampForged`: only the gate writes who changed the record and when. A write may contain a stamp
+//! only with the value that the gate would write. The validating webhook sees the stamps of the
+//! mutating webhook as a part of the write, so it must accept these.
 
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
@@ -8,7 +9,7 @@ use crate::policy::{
     facts::{Fact, Verb},
     proposal::Proposal,
     reason::{Code, Forgery, Reason},
-    record::stamp::due,
+    record::stamp::expected,
     source::RecordOrigin,
     transition::Transition,
 };
@@ -28,27 +29,28 @@ pub(super) const RULE: Rule = Rule {
 
 fn check(assessment: &Assessment<'_>) -> Outcome {
     let Assessment { proposal, facts, .. } = assessment;
-    let due = due(assessment, proposal.break_glass());
-    let is_due = |key: &str, value: &str| due.get(key).is_some_and(|mark| mark.is(value, facts.now));
+    let expected = expected(assessment, proposal.break_glass());
+    let is_expected =
+        |key: &str, value: &str| expected.get(key).is_some_and(|expected| expected.matches(value, facts.now));
     let mut stamps: Vec<Forgery> = STAMPS
         .into_iter()
         .filter_map(|key| {
             let why = match proposal.change(key) {
                 (before, after) if before == after => None,
-                (_, None) => removed_too_early(proposal, key, due.contains_key(METHOD)),
-                (_, Some(value)) => (!is_due(key, value)).then_some("is written by the gate alone".to_owned()),
+                (_, None) => removed_too_early(proposal, key, expected.contains_key(METHOD)),
+                (_, Some(value)) => (!is_expected(key, value)).then_some("is written by the gate alone".to_owned()),
             };
             Some(Forgery { key, why: why? })
         })
         .collect();
     if let (Some(fence), RecordOrigin::Gate(_)) = (assessment.fence(), proposal.origin) {
-        // Evidence that the gate wrote out for another source says what that source says.
-        let miscopied = |key: &&str| {
-            let is_a_copy = proposal.change(key).1.is_some_and(|value| is_due(key, value));
-            due.contains_key(key) && proposal.writes(key) && !is_a_copy
+        // Evidence that the gate wrote out must have the values of the source.
+        let differs = |key: &&str| {
+            let is_from_source = proposal.change(key).1.is_some_and(|value| is_expected(key, value));
+            expected.contains_key(key) && proposal.writes(key) && !is_from_source
         };
         let why = || format!("is not what {} says", fence.source.name());
-        stamps.extend(EVIDENCE.into_iter().filter(miscopied).map(|key| Forgery { key, why: why() }));
+        stamps.extend(EVIDENCE.into_iter().filter(differs).map(|key| Forgery { key, why: why() }));
     }
     let mut unread = Vec::new();
     if proposal.writes(OVERRIDDEN) && !stamps.iter().any(|forged| forged.key == OVERRIDDEN) {
@@ -61,10 +63,11 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     Outcome { failed, unread, ..Outcome::default() }
 }
 
-/// Why a stamp may not be removed yet: what it is about is still there. Otherwise a spent
-/// break-glass could be used again, and nobody would have recorded the evidence. Evidence that the
-/// gate writes out with this write replaces what was there. While the node is out of service,
-/// `EvidenceFrozen` speaks for the stamps that are not about this outage.
+/// Why a stamp may not be removed: the annotation that it belongs to stays on the Node. Without
+/// this rule, a used break-glass could be used again, and evidence could lose the name of who
+/// recorded it. Evidence that the gate writes out with this write replaces the old evidence, so the
+/// old stamps may go. While the node is out of service, the check `EvidenceFrozen` denies the
+/// removal of `overridden` and `last-outage`.
 fn removed_too_early(proposal: &Proposal<'_>, key: &str, is_written_out: bool) -> Option<String> {
     let stays = |key: &str| proposal.change(key).1.is_some();
     if proposal.stays_out_of_service() && [OVERRIDDEN, LAST_OUTAGE].contains(&key) {
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_stamp_names_the_requester_and_the_time_of_the_write() {
+    fn the_recorded_stamps_must_be_the_requester_and_the_time_of_the_write() {
         for (key, value, forged) in [
             (RECORDED_BY, "alice", false),
             (RECORDED_BY, "bob", true),
@@ -119,11 +122,11 @@ mod tests {
             assert_eq!(fails(&RULE, &request, &facts()), forged, "{key}={value}");
         }
         let alone = update(node(false, evidence()), node(false, with(evidence(), &[(RECORDED_BY, "alice")])));
-        assert!(fails(&RULE, &alone, &facts()), "no evidence was written");
+        assert!(fails(&RULE, &alone, &facts()), "the write adds no evidence");
     }
 
     #[test]
-    fn a_place_stamp_comes_with_the_taint() {
+    fn the_placed_stamps_are_allowed_only_together_with_the_taint() {
         let stamps = [(PLACED_BY, "alice"), (PLACED_AT, NOW), (SOURCE, "annotations")];
         assert!(!fails(&RULE, &update(node(false, evidence()), node(true, with(evidence(), &stamps))), &facts()));
         let stamps = [(SOURCE, "cloud-shutdown")];
@@ -131,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn evidence_written_out_for_the_cloud_says_what_the_cloud_says() {
+    fn evidence_written_out_for_the_cloud_must_have_the_clouds_values() {
         let stopped = |tainted, annotations| {
             let mut node = node(tainted, annotations);
             node.spec.taints.push(Taint {
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_are_removed_together_with_the_evidence_only() {
+    fn stamps_may_be_removed_only_together_with_the_evidence() {
         let stamped = || with(evidence(), &[(RECORDED_BY, "bob")]);
         assert!(!fails(&RULE, &update(node(false, stamped()), node(false, json!({}))), &facts()));
         assert!(fails(&RULE, &update(node(false, stamped()), node(false, evidence())), &facts()));
@@ -167,15 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn a_spent_reason_stays_marked_while_it_is_there() {
+    fn a_used_break_glass_keeps_its_stamp_as_long_as_it_is_on_the_node() {
         let spent = json!({BREAK_GLASS: "drill", OVERRIDDEN: "drill"});
-        let unmarked = update(node(false, spent.clone()), node(false, json!({BREAK_GLASS: "drill"})));
-        assert!(fails(&RULE, &unmarked, &facts()));
+        let without_stamp = update(node(false, spent.clone()), node(false, json!({BREAK_GLASS: "drill"})));
+        assert!(fails(&RULE, &without_stamp, &facts()));
         assert!(!fails(&RULE, &update(node(false, spent), node(false, json!({}))), &facts()));
     }
 
     #[test]
-    fn the_outage_is_recorded_as_it_was_and_when_it_ends() {
+    fn the_stamp_last_outage_must_match_the_node_and_the_release() {
         let old = node(true, with(evidence(), &[(PLACED_BY, "bob")]));
         let release = |outage: &Outage| {
             let record = serde_json::to_string(outage).unwrap();
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_override_is_stamped_only_for_a_break_glass_that_may_be_used() {
+    fn the_stamp_overridden_needs_a_break_glass_that_the_requester_may_use() {
         let glass = [("fencegate.dev/break-glass", "split brain drill"), (OVERRIDDEN, "split brain drill")];
         let request = update(node(false, json!({})), node(true, with(json!({}), &glass)));
         for allowed in [true, false] {
@@ -198,13 +201,17 @@ mod tests {
             facts.access.insert(Verb::BreakGlass, Observed::Known { at: facts.now, value: Access { allowed } });
             assert_eq!(fails(&RULE, &request, &facts), !allowed);
         }
-        assert_eq!(run(&RULE, &request, &facts()).unwrap().unread.len(), 1, "unknown is not a forgery, nor a yes");
+        assert_eq!(
+            run(&RULE, &request, &facts()).unwrap().unread.len(),
+            1,
+            "an unknown right is neither a forgery nor a permission"
+        );
         let spent = update(node(false, json!({OVERRIDDEN: "used"})), node(true, with(json!({}), &glass[1..])));
-        assert!(fails(&RULE, &spent, &facts()), "without the break-glass");
+        assert!(fails(&RULE, &spent, &facts()), "the Node has no break-glass");
     }
 
     #[test]
-    fn a_node_is_not_created_with_a_history() {
+    fn a_node_cannot_be_created_with_stamps() {
         let restored = node(false, with(evidence(), &[(RECORDED_BY, "bob")]));
         assert!(fails(&RULE, &by("alice", Write::Create { new: restored }), &facts()));
     }

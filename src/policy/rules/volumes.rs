@@ -1,13 +1,15 @@
-//! `VolumesAttached`: the taint stays until every volume that the outage displaced is detached.
+//! `VolumesAttached`: the taint may be removed only when every volume is detached, except volumes
+//! of pods that may stay.
 //!
-//! If the taint is removed earlier, a detach waits six minutes for the node to report the volume as
-//! unmounted, or for ever. A VolumeAttachment counts while it exists, whatever its status says.
+//! If the taint is removed earlier, the attach/detach controller waits for the node to report the
+//! volume as unmounted: six minutes, or forever. A VolumeAttachment counts as long as it exists,
+//! independent of its status.
 
 use std::collections::BTreeSet;
 
 use super::{
     Outcome, Rule,
-    pods::{may_stay, removes_taint, unread},
+    pods::{may_stay, pod_list, removes_taint},
 };
 use crate::policy::{
     assessment::Assessment,
@@ -31,7 +33,7 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     let mut outcome = Outcome::pass();
     let mut attached = Vec::new();
     for attachment in attachments {
-        match is_kept(assessment, attachment) {
+        match may_stay_attached(assessment, attachment) {
             Ok(true) => {}
             Ok(false) => attached.push(described(attachment)),
             Err(unread) if outcome.unread.contains(&unread) => {}
@@ -43,25 +45,26 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     outcome
 }
 
-/// Whether the volume is claimed by a pod that may stay on the node.
-fn is_kept(assessment: &Assessment<'_>, attachment: &VolumeAttachment) -> Result<bool, Unread> {
+/// Whether the volume belongs to a pod that may stay on the node.
+fn may_stay_attached(assessment: &Assessment<'_>, attachment: &VolumeAttachment) -> Result<bool, Unread> {
     let Assessment { proposal, facts, .. } = assessment;
     let Some(name) = attachment.persistent_volume().filter(|_| !proposal.settings.count_tolerating) else {
         return Ok(false);
     };
-    let pods = facts.pods.value().map_err(|why| Unread { what: unread(proposal), why: why.to_owned() })?;
-    let kept: BTreeSet<(&str, String)> = pods.iter().filter(|pod| may_stay(proposal, pod)).flat_map(claims).collect();
-    if kept.is_empty() {
+    let pods = facts.pods.value().map_err(|why| Unread { what: pod_list(proposal), why: why.to_owned() })?;
+    let claims: BTreeSet<(&str, String)> =
+        pods.iter().filter(|pod| may_stay(proposal, pod)).flat_map(claims_of).collect();
+    if claims.is_empty() {
         return Ok(false);
     }
     let volume = facts
         .persistent_volume(name)
         .map_err(|why| Unread { what: format!("PersistentVolume {name}"), why: why.to_owned() })?;
     let claim = volume.and_then(|volume| volume.spec.claim_ref.as_ref());
-    Ok(claim.is_some_and(|claim| kept.contains(&(claim.namespace.as_str(), claim.name.clone()))))
+    Ok(claim.is_some_and(|claim| claims.contains(&(claim.namespace.as_str(), claim.name.clone()))))
 }
 
-fn claims(pod: &Pod) -> impl Iterator<Item = (&str, String)> {
+fn claims_of(pod: &Pod) -> impl Iterator<Item = (&str, String)> {
     pod.claims().map(|claim| (pod.metadata.namespace.as_str(), claim))
 }
 
@@ -86,7 +89,8 @@ mod tests {
         settings::Settings,
     };
 
-    /// One attached volume, claimed by `data-db-0`, and these pods.
+    /// One attached volume `pv-1`, bound to the claim `data-db-0` if `volume` says so, and these
+    /// pods.
     fn attached(pods: &Value, volume: Option<Observed<Value>>) -> Facts {
         let at = facts().now;
         let attachments = json!([{"metadata": {"name": "csi-1"},
@@ -119,18 +123,18 @@ mod tests {
     }
 
     #[test]
-    fn any_attachment_to_the_node_holds_the_taint() {
+    fn any_volume_attached_to_the_node_keeps_the_taint_on() {
         assert!(fails(&RULE, &releasing(), &attached(&json!([]), None)));
         let message = run(&RULE, &releasing(), &attached(&json!([]), None)).unwrap().failed.unwrap().to_string();
         assert_eq!(message, "still attached to the node: pv-1 (VolumeAttachment csi-1)");
     }
 
     #[test]
-    fn the_volume_of_a_pod_that_may_stay_does_not() {
+    fn the_volume_of_a_pod_that_may_stay_may_stay_attached() {
         assert!(!fails(&RULE, &releasing(), &attached(&staying(None), Some(claimed("prod")))));
         assert!(
             fails(&RULE, &releasing(), &attached(&staying(None), Some(claimed("other")))),
-            "a claim of another namespace"
+            "the claim is in another namespace"
         );
         assert!(fails(&RULE, &releasing(), &attached(&staying(Some("2026-11-22T10:16:00Z")), Some(claimed("prod")))));
         let settings = Settings { count_tolerating: true, ..Settings::default() };
@@ -139,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_does_not_exist_is_claimed_by_nobody_and_an_unread_one_is_unknown() {
+    fn a_missing_volume_has_no_claim_and_an_unread_volume_is_unknown() {
         let none = Some(Observed::Known { at: facts().now, value: Value::Null });
         assert!(fails(&RULE, &releasing(), &attached(&staying(None), none)));
         let unread = Some(Observed::Unknown { at: facts().now, why: "forbidden".into() });
@@ -149,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_attached_needs_nothing_more_to_be_known() {
+    fn if_nothing_is_attached_no_other_fact_is_needed() {
         let none = Facts { volume_attachments: Observed::Known { at: facts().now, value: vec![] }, ..facts() };
         assert_eq!(run(&RULE, &releasing(), &none), Some(Outcome::pass()));
         assert_eq!(run(&RULE, &releasing(), &facts()).unwrap().unread[0].what, "the list of VolumeAttachments");

@@ -1,11 +1,11 @@
-//! `annotations`: whoever fenced the node wrote complete evidence on it (contract section 2).
+//! `annotations`: whoever fenced the node wrote complete evidence to it (contract section 2).
 
 use super::{Answer, Row};
 use crate::policy::{evidence::Evidence, facts::Facts, request::Write};
 
-pub(super) const ROW: Row = Row { name: "annotations", method: None, needs: |_| None, ask };
+pub(super) const ROW: Row = Row { name: "annotations", method: None, needs: |_| None, consult };
 
-fn ask(write: &Write, _: &Facts) -> Answer {
+fn consult(write: &Write, _: &Facts) -> Answer {
     let value = |key: &str| write.after().and_then(|node| node.annotation(key));
     let evidence = Evidence::parse(value).map_err(|flaws| flaws.to_string())?;
     Ok(Some(evidence.fenced_at))

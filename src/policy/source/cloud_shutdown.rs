@@ -1,7 +1,8 @@
-//! `cloud-shutdown`: the cloud's node lifecycle controller found the instance stopped and put its
-//! taint on the node.
+//! `cloud-shutdown`: the cloud's node lifecycle controller found the instance stopped and placed
+//! its taint on the node.
 //!
-//! Only the stored node's taint counts. One that is added in the same write as ours proves nothing.
+//! The taint counts only on the stored node. If the same write adds it together with the
+//! out-of-service taint, it proves nothing: the requester may have added both.
 
 use super::{Answer, Row};
 use crate::policy::{
@@ -11,9 +12,10 @@ use crate::policy::{
     request::Write,
 };
 
-pub(super) const ROW: Row = Row { name: "cloud-shutdown", method: Some(Method::InstanceStop), needs: |_| None, ask };
+pub(super) const ROW: Row =
+    Row { name: "cloud-shutdown", method: Some(Method::InstanceStop), needs: |_| None, consult };
 
-fn ask(write: &Write, _: &Facts) -> Answer {
+fn consult(write: &Write, _: &Facts) -> Answer {
     match write.before().and_then(Node::cloud_shutdown) {
         Some(taint) => Ok(taint.time_added),
         None => Err(format!("taint {CLOUD_SHUTDOWN} is not on the stored node").into()),

@@ -1,9 +1,9 @@
 //! `fence-agents-remediation`: medik8s ran a fence agent against the machine, and the agent
 //! reported success.
 //!
-//! The condition turns true before the controller places the taint.
+//! The controller sets the condition to true before it places the taint.
 
-use super::{Answer, Row, ask_each};
+use super::{Answer, Row, consult_each};
 use crate::policy::{
     evidence::Method,
     facts::{CustomKind, Fact, Facts},
@@ -15,14 +15,14 @@ pub(super) const ROW: Row = Row {
     name: "fence-agents-remediation",
     method: Some(Method::PowerOff),
     needs: |_| Some(Fact::Custom(CustomKind::FenceAgentsRemediation)),
-    ask,
+    consult,
 };
 
-/// The condition that is true once the fence agent reported success.
+/// The condition that is true as soon as the fence agent reported success.
 const SUCCEEDED: &str = "FenceAgentActionSucceeded";
 
-fn ask(_: &Write, facts: &Facts) -> Answer {
-    ask_each(&facts.custom.fence_agents_remediations, |FenceAgentsRemediation { metadata, status }| {
+fn consult(_: &Write, facts: &Facts) -> Answer {
+    consult_each(&facts.custom.fence_agents_remediations, |FenceAgentsRemediation { metadata, status }| {
         let condition = status.conditions.iter().find(|condition| condition.kind == SUCCEEDED);
         match condition {
             Some(condition) if condition.status == "True" => Ok(condition.last_transition_time),

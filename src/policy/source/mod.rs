@@ -1,5 +1,6 @@
-//! Who vouches that a node was fenced (contract section 6): facts in, a fence or why not out. One
-//! file and one row for each source.
+//! The evidence sources: who vouches that a node was fenced (contract section 6). A source gets the
+//! write and the facts, and returns the time of the fence or why it does not vouch. Each source is
+//! one file and one row.
 
 use std::fmt;
 
@@ -23,17 +24,17 @@ mod self_node_remediation;
 
 pub use origin::RecordOrigin;
 
-/// How a source is asked.
+/// One source.
 struct Row {
-    /// In the configuration, on the Node and in messages.
+    /// Its name in the configuration, on the Node and in messages.
     name: &'static str,
-    /// What the gate writes as `method` when it writes out what the source says; `None` for the
-    /// annotations, which say it themselves.
+    /// The `method` that the gate writes to the Node as this source's evidence. `None` for the
+    /// annotations, which have a `method` of their own.
     method: Option<Method>,
-    /// What must be read to ask the source about a write; `None` if the write shows it.
+    /// The fact that is needed to consult the source. `None` if the write itself is enough.
     needs: fn(&Write) -> Option<Fact>,
     /// Whether the source vouches for the fence.
-    ask: fn(&Write, &Facts) -> Answer,
+    consult: fn(&Write, &Facts) -> Answer,
 }
 
 macro_rules! sources {
@@ -57,15 +58,15 @@ macro_rules! sources {
 sources! {
     /// Whoever fenced the node wrote evidence on it (contract section 2).
     Annotations = annotations,
-    /// The cloud says that the instance is stopped.
+    /// The cloud's taint says that the instance is stopped.
     CloudShutdown = cloud_shutdown,
-    /// OpenShift's two-node fencing.
+    /// OpenShift's two-node fencing: pacemaker fenced the node.
     Pacemaker = pacemaker,
     /// medik8s: a fence agent reported success.
     FenceAgentsRemediation = fence_agents_remediation,
-    /// medik8s: the node rebooted itself, or must have by now.
+    /// medik8s: the node rebooted itself, or its watchdog has fired by now.
     SelfNodeRemediation = self_node_remediation,
-    /// csi-addons: the storage refuses the node's addresses.
+    /// csi-addons: the storage system blocks the node's addresses.
     NetworkFence = network_fence,
     /// Metal3: the machine's power is off.
     BareMetalHost = bare_metal_host,
@@ -77,12 +78,12 @@ impl Source {
         self.row().name
     }
 
-    /// Reads a source's name.
+    /// The source with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|source| source.name() == name)
     }
 
-    /// What the gate writes as `method` for a source other than the annotations.
+    /// The `method` that the gate writes to the Node for this source. `None` for the annotations.
     pub fn method(self) -> Option<Method> {
         self.row().method
     }
@@ -92,27 +93,27 @@ impl Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
     pub source: Source,
-    /// When it took effect, if the source knows.
+    /// When the fence took effect, if the source knows.
     pub at: Option<Timestamp>,
 }
 
-/// Why one evidence source does not vouch.
+/// An evidence source that does not vouch, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Unvouched {
     pub source: Source,
     pub why: Doubt,
 }
 
-/// What keeps a source from vouching.
+/// Why a source does not vouch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Doubt {
-    /// It says no.
+    /// The source knows of no fence, for this reason.
     No(String),
-    /// What it says could not be read.
+    /// The fact that the source needs could not be read.
     Unread(Unread),
 }
 
-/// When the fence took effect, if the source knows that; or why the source does not vouch for one.
+/// The time of the fence, if the source knows it; or why the source does not vouch.
 type Answer = Result<Option<Timestamp>, Doubt>;
 
 impl From<String> for Doubt {
@@ -121,7 +122,7 @@ impl From<String> for Doubt {
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for Unvouched {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let why = match &self.why {
             Doubt::No(why) => why,
@@ -131,32 +132,37 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The first accepted source that vouches for the fence, in configured order.
+/// The fence of the first accepted source that vouches, in the order of the configuration.
 ///
 /// # Errors
 /// Why each source does not vouch, in the order of [`Source::ALL`].
-pub fn vouched(write: &Write, origin: RecordOrigin, facts: &Facts, accepted: &[Source]) -> Result<Fence, Vec<Refusal>> {
-    let mut refusals = Vec::new();
+pub fn vouched(
+    write: &Write,
+    origin: RecordOrigin,
+    facts: &Facts,
+    accepted: &[Source],
+) -> Result<Fence, Vec<Unvouched>> {
+    let mut unvouched = Vec::new();
     for source in accepted {
         let answer = match origin {
             RecordOrigin::Gate(other) if other != *source => {
                 Err(format!("the record names {} as its source", other.name()).into())
             }
-            RecordOrigin::Gate(_) | RecordOrigin::Requester => (source.row().ask)(write, facts),
+            RecordOrigin::Gate(_) | RecordOrigin::Requester => (source.row().consult)(write, facts),
         };
         match answer {
             Ok(at) => return Ok(Fence { source: *source, at }),
-            Err(why) => refusals.push(Refusal { source: *source, why }),
+            Err(why) => unvouched.push(Unvouched { source: *source, why }),
         }
     }
-    refusals.sort_by_key(|refusal| refusal.source);
-    Err(refusals)
+    unvouched.sort_by_key(|unvouched| unvouched.source);
+    Err(unvouched)
 }
 
-/// What must be read to know whether anyone vouches. Sources after one that vouches by what the
-/// write itself shows are not read.
+/// The facts that are needed to know whether a source vouches. If the write itself is enough for a
+/// source to vouch, the sources after it are not read.
 pub fn facts_needed(write: &Write, origin: RecordOrigin, accepted: &[Source]) -> Vec<Fact> {
-    let nothing = Facts::default();
+    let no_facts = Facts::default();
     let mut needed = Vec::new();
     for source in accepted {
         if matches!(origin, RecordOrigin::Gate(other) if other != *source) {
@@ -164,16 +170,17 @@ pub fn facts_needed(write: &Write, origin: RecordOrigin, accepted: &[Source]) ->
         }
         match (source.row().needs)(write) {
             Some(fact) => needed.push(fact),
-            None if (source.row().ask)(write, &nothing).is_ok() => break,
+            None if (source.row().consult)(write, &no_facts).is_ok() => break,
             None => {}
         }
     }
     needed
 }
 
-/// Asks every object about the node. The answer is that of the object that vouches for the latest
-/// fence, a fence without a time being the earliest; where none vouches, that of the first object.
-fn ask_each<T: CustomResource>(read: &Observed<Installed<T>>, ask: impl Fn(&T) -> Answer) -> Answer {
+/// Consults every object about the node. Returns the latest fence that an object vouches for; a
+/// fence without a time counts as the earliest. If no object vouches, returns the answer of the
+/// first one.
+fn consult_each<T: CustomResource>(read: &Observed<Installed<T>>, consult: impl Fn(&T) -> Answer) -> Answer {
     let kind = T::KIND;
     let objects = match read.value() {
         Ok(Some(objects)) => objects,
@@ -183,7 +190,7 @@ fn ask_each<T: CustomResource>(read: &Observed<Installed<T>>, ask: impl Fn(&T) -
             return Err(Doubt::Unread(Unread { what, why: why.to_owned() }));
         }
     };
-    let answers: Vec<Answer> = objects.iter().map(ask).collect();
+    let answers: Vec<Answer> = objects.iter().map(consult).collect();
     match answers.iter().filter_map(|answer| answer.as_ref().ok()).max() {
         Some(latest) => Ok(*latest),
         None => {
@@ -221,11 +228,11 @@ mod tests {
         assert_eq!(needed(&running, &accepted), [remediations, fences]);
         assert_eq!(needed(&stopped, &accepted), [remediations]);
         assert!(needed(&stopped, &[cloud, far]).is_empty());
-        assert!(needed(&running, &[Source::BareMetalHost]).is_empty(), "no host is named");
+        assert!(needed(&running, &[Source::BareMetalHost]).is_empty(), "the node names no host");
     }
 
     #[test]
-    fn names_are_read_as_they_are_written() {
+    fn a_source_is_parsed_from_its_own_name() {
         for source in Source::ALL {
             assert_eq!(Source::parse(source.name()), Some(*source));
             assert_eq!(source.method().is_none(), *source == Source::Annotations);

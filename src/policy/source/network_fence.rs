@@ -1,8 +1,9 @@
-//! `network-fence`: the storage was told to refuse the node's addresses, and confirmed it.
+//! `network-fence`: csi-addons configured the storage system to block the node's addresses, and the
+//! storage system confirmed it.
 //!
-//! It has no time of the fence: the node is fenced by now.
+//! The object has no time of the fence, so all that is known is that the node is fenced now.
 
-use super::{Answer, Row, ask_each};
+use super::{Answer, Row, consult_each};
 use crate::policy::{
     evidence::Method,
     facts::{CustomKind, Fact, Facts},
@@ -15,23 +16,23 @@ pub(super) const ROW: Row = Row {
     name: "network-fence",
     method: Some(Method::StorageIsolation),
     needs: |_| Some(Fact::Custom(CustomKind::NetworkFence)),
-    ask,
+    consult,
 };
 
-/// The message of a result `Succeeded` that is about the opposite. After `fenceState` was set back
-/// to `Fenced` it stays until the controller reconciles
+/// The message of a result `Succeeded` that belongs to an unfencing. It is still there after
+/// `fenceState` was set back to `Fenced`, until the controller reconciles
 /// (`internal/controller/csiaddons/networkfence_controller.go`).
 const UNFENCED: &str = "unfencing operation successful";
 
-fn ask(write: &Write, facts: &Facts) -> Answer {
+fn consult(write: &Write, facts: &Facts) -> Answer {
     let addresses = &write.current().status.addresses;
     if addresses.is_empty() {
         return Err("the node reports no InternalIP".to_owned().into());
     }
-    ask_each(&facts.custom.network_fences, |fence| {
+    consult_each(&facts.custom.network_fences, |fence| {
         let NetworkFence { metadata, spec, status } = fence;
         let name = metadata.full_name();
-        let open: Vec<String> = addresses
+        let not_covered: Vec<String> = addresses
             .iter()
             .filter(|address| !fence.covers(&address.address))
             .map(|address| address.address.clone())
@@ -40,8 +41,8 @@ fn ask(write: &Write, facts: &Facts) -> Answer {
             ("Fenced", "Succeeded") if status.message == UNFENCED => {
                 Err(format!("{name} was unfenced and is not fenced again yet").into())
             }
-            ("Fenced", "Succeeded") if open.is_empty() => Ok(None),
-            ("Fenced", "Succeeded") => Err(format!("{name} does not cover {}", FirstFive(&open)).into()),
+            ("Fenced", "Succeeded") if not_covered.is_empty() => Ok(None),
+            ("Fenced", "Succeeded") => Err(format!("{name} does not cover {}", FirstFive(&not_covered)).into()),
             ("Fenced", result) => Err(format!("{name} has result {}", quoted(result)).into()),
             (state, _) => Err(format!("{name} has fenceState {}", quoted(state)).into()),
         }

@@ -1,4 +1,4 @@
-//! Whose the record is that a write brings: the one place where this is decided.
+//! Who wrote the record that comes with a write. This is decided here and nowhere else.
 
 use super::Source;
 use crate::policy::{
@@ -7,37 +7,37 @@ use crate::policy::{
     request::Write,
 };
 
-/// Who wrote the record that a write brings.
+/// Who wrote the record that comes with a write.
 ///
-/// The mutating side stamps what it allows and writes out the evidence of other sources than the
-/// annotations. What it wrote reaches the validating side, and the mutating side itself when it is
-/// called a second time, as if the requester had written it. A stamp from an earlier outage that is
-/// still on the Node says nothing about this write: only a `source` that comes with a new `source`
-/// or `placed-at` counts.
+/// The mutating webhook stamps a write that it allows, and if the source is not the annotations, it
+/// writes out that source's evidence. The validating webhook, and the mutating webhook when it is
+/// called a second time, see these annotations as if the requester had written them. A stamp that
+/// an earlier outage left on the Node says nothing about this write. So the stamp `source` counts
+/// only if this write changes `source` or `placed-at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordOrigin {
-    /// The requester wrote whatever evidence the write brings. Every accepted source may vouch.
+    /// The requester wrote the evidence, if the write has any. Every accepted source may vouch.
     Requester,
-    /// The gate wrote the stamps, for this source. Only it may vouch.
+    /// The gate wrote the stamps, and this source vouched. Only this source may vouch.
     Gate(Source),
 }
 
 impl RecordOrigin {
-    /// Who wrote the record that this write brings.
+    /// Finds out who wrote the record that comes with this write.
     pub fn of(write: &Write) -> Self {
         let places =
             write.after().is_some_and(Node::is_out_of_service) && !write.before().is_some_and(Node::is_out_of_service);
         let before = |key: &str| write.before().and_then(|node| node.annotation(key));
         let after = |key: &str| write.after().and_then(|node| node.annotation(key));
-        let is_brought = [SOURCE, PLACED_AT].iter().any(|key| before(key) != after(key));
+        let is_new = [SOURCE, PLACED_AT].iter().any(|key| before(key) != after(key));
         match after(SOURCE).and_then(Source::parse) {
-            Some(source) if places && is_brought => Self::Gate(source),
+            Some(source) if places && is_new => Self::Gate(source),
             _ => Self::Requester,
         }
     }
 
-    /// The source whose word the gate wrote out as evidence. Evidence that is stamped as vouched
-    /// for by the annotations is the requester's own, however rightly it is stamped.
+    /// The source whose evidence the gate wrote out. `None` if the source is the annotations: that
+    /// evidence is the requester's own, even if its stamps are correct.
     pub fn written_out(self) -> Option<Source> {
         match self {
             Self::Gate(source) if source.method().is_some() => Some(source),
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_counts_that_comes_with_this_placement() {
+    fn the_stamp_source_counts_only_if_it_comes_with_this_placement() {
         let cloud = json!({SOURCE: "cloud-shutdown"});
         let stamped = json!({SOURCE: "cloud-shutdown", PLACED_AT: "2026-11-22T10:20:00Z"});
         let (gate, requester) = (RecordOrigin::Gate(Source::CloudShutdown), RecordOrigin::Requester);
@@ -75,11 +75,11 @@ mod tests {
             assert_eq!(RecordOrigin::of(&write), origin, "{old} to {new}");
         }
         let kept = Write::Update { old: node(true, &json!({})), new: node(true, &stamped) };
-        assert_eq!(RecordOrigin::of(&kept), requester, "nothing is placed");
+        assert_eq!(RecordOrigin::of(&kept), requester, "the write does not place the taint");
     }
 
     #[test]
-    fn only_the_word_of_another_source_is_written_out() {
+    fn evidence_is_written_out_for_every_source_but_the_annotations() {
         assert_eq!(RecordOrigin::Gate(Source::Annotations).written_out(), None);
         assert_eq!(RecordOrigin::Gate(Source::NetworkFence).written_out(), Some(Source::NetworkFence));
         assert_eq!(RecordOrigin::Requester.written_out(), None);

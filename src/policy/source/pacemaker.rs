@@ -1,17 +1,17 @@
-//! `pacemaker`: OpenShift's two-node fencing adds an annotation with the taint that says who
-//! applied it.
+//! `pacemaker`: OpenShift's two-node fencing places the taint together with an annotation that
+//! names who applied it.
 //!
-//! One patch adds both, after pacemaker's fence agent confirmed that the other node is off.
+//! One patch adds both, after pacemaker's fence agent confirmed that the node is off.
 
 use super::{Answer, Row};
 use crate::policy::{annotation::APPLIED_BY, evidence::Method, facts::Facts, request::Write, text::quoted};
 
-pub(super) const ROW: Row = Row { name: "pacemaker", method: Some(Method::PowerOff), needs: |_| None, ask };
+pub(super) const ROW: Row = Row { name: "pacemaker", method: Some(Method::PowerOff), needs: |_| None, consult };
 
-/// The annotation's value in two-node fencing.
+/// The value that two-node fencing gives the annotation.
 const PACEMAKER: &str = "pacemaker";
 
-fn ask(write: &Write, _: &Facts) -> Answer {
+fn consult(write: &Write, _: &Facts) -> Answer {
     match write.after().and_then(|node| node.annotation(APPLIED_BY)) {
         Some(PACEMAKER) => Ok(None),
         Some(other) => Err(format!("{APPLIED_BY} is {}, not {PACEMAKER}", quoted(other)).into()),
@@ -35,7 +35,7 @@ mod tests {
             (json!({}), false),
         ] {
             let new = serde_json::from_value(json!({"metadata": {"annotations": annotations}})).unwrap();
-            let answer = ask(&Write::Update { old: Node::default(), new }, &Facts::default());
+            let answer = consult(&Write::Update { old: Node::default(), new }, &Facts::default());
             assert_eq!(answer.ok(), vouched.then_some(None), "{annotations}");
         }
     }

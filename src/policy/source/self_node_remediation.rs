@@ -1,9 +1,9 @@
 //! `self-node-remediation`: medik8s waited until the node must have rebooted itself.
 //!
-//! The controller first writes the time by which the node's watchdog has fired, and the phase once
-//! that time has passed.
+//! The controller first writes the time at which the node's watchdog has fired at the latest. When
+//! that time has passed, it writes the phase.
 
-use super::{Answer, Row, ask_each};
+use super::{Answer, Row, consult_each};
 use crate::policy::{
     evidence::Method,
     facts::{CustomKind, Fact, Facts},
@@ -16,14 +16,14 @@ pub(super) const ROW: Row = Row {
     name: "self-node-remediation",
     method: Some(Method::PowerOff),
     needs: |_| Some(Fact::Custom(CustomKind::SelfNodeRemediation)),
-    ask,
+    consult,
 };
 
-/// The phases in which the node's reboot is over.
+/// The phases that follow the node's reboot.
 const REBOOTED: [&str; 2] = ["Reboot-Completed", "Fencing-Completed"];
 
-fn ask(_: &Write, facts: &Facts) -> Answer {
-    ask_each(&facts.custom.self_node_remediations, |SelfNodeRemediation { metadata, status }| {
+fn consult(_: &Write, facts: &Facts) -> Answer {
+    consult_each(&facts.custom.self_node_remediations, |SelfNodeRemediation { metadata, status }| {
         if REBOOTED.contains(&status.phase.as_str()) {
             return Ok(status.time_assumed_rebooted);
         }
