@@ -1,9 +1,8 @@
-//! The product's record: one JSON line on standard output for each decision about something that
-//! the gate guards.
+//! The audit log: one JSON line on standard output for each decision about a guarded write.
 //!
-//! With it and the object, `fencegate review --cluster LINE --now T` reaches the same decision
-//! again: the facts are in it as they were read. An answer is given only after its line was
-//! written, so a stuck log holds guarded writes up rather than losing them.
+//! A line contains the facts as they were read. With the line and the AdmissionReview,
+//! `fencegate review --cluster LINE` makes the same decision again. The gate answers only after the
+//! line is written: if standard output blocks, guarded writes wait, and no line is lost.
 
 use std::io::{self, Write as _};
 
@@ -22,7 +21,7 @@ use crate::policy::{
     transition::Transition,
 };
 
-/// One decision (contract section 12).
+/// The line about one decision (contract section 12).
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Line<'a> {
@@ -59,7 +58,7 @@ struct LoggedUser<'a> {
     groups: &'a [String],
 }
 
-/// Values as they stood on the Node, cut where they are longer than any that could be right.
+/// The evidence on the Node, verbatim. Longer values than the grammar allows are cut.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct LoggedEvidence {
@@ -71,7 +70,7 @@ struct LoggedEvidence {
 }
 
 impl<'a> Line<'a> {
-    /// Describes a decision of this webhook.
+    /// Describes a decision of this webhook, which took `latency_ms` milliseconds.
     pub fn new(
         webhook: &'static str,
         review: &'a Review,
@@ -111,12 +110,12 @@ impl From<&crate::policy::Finding> for LoggedReason {
 }
 
 impl LoggedEvidence {
-    /// What the Node carries after the write; what it carried before where nothing is left.
+    /// The evidence on the Node after the write. If none is left, the evidence before the write.
     fn of(request: &Request) -> Self {
-        /// Twice what the longest value may have.
+        /// Characters: twice the limit for `proof`, the longest value that the grammar allows.
         const LONGEST: usize = 2048;
-        let carries = |node: &&Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
-        let Some(node) = request.write.after().filter(carries).or(request.write.before()) else {
+        let has_evidence = |node: &&Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
+        let Some(node) = request.write.after().filter(has_evidence).or(request.write.before()) else {
             return Self::default();
         };
         let text = |key| node.annotation(key).map(|value| value.chars().take(LONGEST).collect());
@@ -130,27 +129,27 @@ impl LoggedEvidence {
     }
 }
 
-/// Where the record goes.
+/// Where the audit log is written to.
 #[derive(Clone, Debug)]
 pub enum Audit {
     Stdout,
-    /// Nowhere: the answer itself is what is asked for.
+    /// Nowhere. `fencegate review` prints the answer instead.
     Discard,
-    /// To whoever holds the other end.
+    /// To a channel, one message for each line.
     Channel(mpsc::UnboundedSender<String>),
 }
 
 impl Audit {
-    /// Writes one line, and returns when it is written.
+    /// Writes one line. Returns when it is written.
     ///
     /// # Errors
-    /// If the line cannot be made or written.
+    /// If the line cannot be serialised or written.
     pub async fn write(&self, line: &Line<'_>) -> io::Result<()> {
         let mut text = serde_json::to_string(line)?;
         match self {
             Self::Stdout => {
                 text.push('\n');
-                // A pipe that nobody empties blocks, and must not block the runtime.
+                // A write to a full pipe blocks. It must not block the async runtime.
                 let written = tokio::task::spawn_blocking(move || io::stdout().lock().write_all(text.as_bytes()));
                 written.await.map_err(io::Error::other)?
             }

@@ -1,26 +1,28 @@
-//! The gate's clock: an argument, so that a decision can be made again as it was made then.
+//! The gate's clock. It is an argument, so that a decision can be repeated at the time when it was
+//! made.
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 
-/// Tells the time.
+/// A source of the current time.
 #[derive(Clone, Debug, Default)]
 pub enum Clock {
     /// The machine's wall clock.
     #[default]
     System,
-    /// Stands still at a time that can be set: for replaying decisions, and for stories.
+    /// A fixed time that can be set. For repeated decisions, the demo and tests.
     Set(Arc<ArcSwap<Timestamp>>),
 }
 
 impl Clock {
-    /// A clock that stands at `now`.
+    /// A clock that always shows `now`.
     pub fn at(now: Timestamp) -> Self {
         Self::Set(Arc::new(ArcSwap::from_pointee(now)))
     }
 
+    /// The current time.
     pub fn now(&self) -> Timestamp {
         match self {
             Self::System => Timestamp::now(),

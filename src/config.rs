@@ -1,7 +1,7 @@
-//! The rules' configuration: one YAML file (contract section 8) to [`Settings`].
+//! Parses the configuration, one YAML file (contract section 8), into [`Settings`].
 //!
-//! Every mistake is an error that names the field: a rule that someone believes to be on must not
-//! be off for a typing error.
+//! Every mistake is an error that names the field. A typing error must not turn off a check that an
+//! operator relies on.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::policy::{
 const API_VERSION: &str = "fencegate.dev/v1";
 const KIND: &str = "GateConfig";
 
-/// Why a configuration is not one.
+/// Why a configuration is invalid.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     #[error("is empty; {{}} keeps all defaults")]
@@ -85,11 +85,11 @@ struct AuthorizationSection {
     attest: Option<String>,
 }
 
-/// Reads a configuration. `{}` is one that changes nothing; an empty file is none: it is what a
-/// file looks like that is being written.
+/// Parses a configuration. `{}` keeps all defaults. An empty file is an error, because a file that
+/// another program is just writing is empty, too.
 ///
 /// # Errors
-/// If it is no YAML, has a field that means nothing, or a value that makes no sense.
+/// If the bytes are not YAML, or if a field is unknown or has an invalid value.
 pub fn parse(bytes: &[u8]) -> Result<Settings, ConfigError> {
     let text = std::str::from_utf8(bytes)?;
     if text.trim().is_empty() {
@@ -140,7 +140,7 @@ fn expect(name: &str, given: Option<String>, expected: &str) -> Result<(), Confi
     }
 }
 
-/// A length of time as Kubernetes writes it: `24h`, `10s`, `1h30m`.
+/// Parses a length of time in Kubernetes' notation: `24h`, `10s`, `1h30m`.
 fn duration(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
     let duration: SignedDuration = text.parse().map_err(|error| field(name, format!("{text:?}: {error}")))?;
     if duration.is_negative() { Err(field(name, format!("{text:?} is negative"))) } else { Ok(duration) }
@@ -200,7 +200,8 @@ fn count_or_percentage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
 mod tests {
     use super::*;
 
-    /// The configuration that the contract shows, which is the default but for one mode.
+    /// The configuration in the contract. It is the default, except for one mode that has its
+    /// default value.
     const CONTRACT: &str = "
 apiVersion: fencegate.dev/v1
 kind: GateConfig
@@ -212,7 +213,7 @@ authorization: { attest: anyone }          # or rbac
 ";
 
     #[test]
-    fn the_contract_shows_the_defaults() {
+    fn the_configuration_in_the_contract_is_the_default() {
         let settings = parse(CONTRACT.as_bytes()).unwrap();
         let modes = BTreeMap::from([(Code::NodeNotRebooted, Mode::Warn)]);
         assert_eq!(settings, Settings { modes, ..Settings::default() });
@@ -243,7 +244,7 @@ authorization: {attest: rbac}",
     }
 
     #[test]
-    fn a_mistake_is_named() {
+    fn an_error_names_the_mistake() {
         for (text, named) in [
             ("evidense: {}", "evidense"),
             ("evidence: {maxage: 1h}", "maxage"),

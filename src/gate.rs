@@ -1,5 +1,5 @@
-//! The one way through the house: review, facts, decision, record. The server and the command line
-//! both go it.
+//! The path of every review: read the facts, decide, write the audit line. `serve`, `review` and
+//! `demo` all use it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Everything that a decision is made with.
+/// Everything that a decision needs, except the review.
 #[derive(Clone)]
 pub struct Gate {
     pub cluster: Cluster,
@@ -38,35 +38,33 @@ impl Judge for Gate {
             Content::Node(request) => {
                 let query = policy::facts_needed(request, &settings);
                 let reading = if query.is_empty() {
-                    self.nothing_to_read()
+                    self.no_facts()
                 } else {
                     self.cluster.read(request, &query, &self.clock, deadline).await
                 };
                 (policy::decide(request, &reading.facts, &settings), reading)
             }
-            Content::Unrelated => (Decision::unrelated(), self.nothing_to_read()),
-            Content::Malformed { node, why } => {
-                (Decision::malformed(node.clone(), why.clone()), self.nothing_to_read())
-            }
+            Content::Unrelated => (Decision::unrelated(), self.no_facts()),
+            Content::Malformed { node, why } => (Decision::malformed(node.clone(), why.clone()), self.no_facts()),
         };
         self.metrics.decided(webhook.name(), &decision, &timings, start.elapsed().as_secs_f64());
         if decision.is_audited() {
-            self.put_on_record(webhook, review, &decision, &facts, start.elapsed()).await;
+            self.write_audit_line(webhook, review, &decision, &facts, start.elapsed()).await;
         }
         decision
     }
 
-    fn turned_away(&self) {
-        self.metrics.turned_away();
+    fn overloaded(&self) {
+        self.metrics.overloaded();
     }
 }
 
 impl Gate {
-    fn nothing_to_read(&self) -> Reading {
+    fn no_facts(&self) -> Reading {
         Reading { facts: Facts::at(self.clock.now()), timings: Vec::new() }
     }
 
-    async fn put_on_record(
+    async fn write_audit_line(
         &self,
         webhook: Webhook,
         review: &Review,
@@ -85,7 +83,7 @@ impl Gate {
         }
         let line = Line::new(webhook.name(), review, decision, facts, took.as_secs_f64() * 1000.0);
         if let Err(error) = self.audit.write(&line).await {
-            tracing::error!(uid = review.uid, node = decision.node, %error, "a decision could not be put on record");
+            tracing::error!(uid = review.uid, node = decision.node, %error, "cannot write a decision to the audit log");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! fencegate: the admission webhook that guards the Kubernetes taint
+//! fencegate: an admission webhook that guards the Kubernetes taint
 //! `node.kubernetes.io/out-of-service`.
 //!
-//! The modules in reading order. Bytes become a request, the request says which facts it needs, the
-//! facts make a decision, the decision becomes an answer: one way, no step back. `ARCHITECTURE.md`
-//! draws the picture.
+//! The modules below are in reading order. A review is parsed into a request, the facts that the
+//! request needs are read, a decision is made from them, and the decision becomes the answer. No
+//! step goes back. `ARCHITECTURE.md` describes this.
 
 pub mod policy;
 

@@ -1,5 +1,5 @@
-//! What is counted and timed (contract section 12). No label is unbounded: never a node's or a
-//! user's name.
+//! The metrics (contract section 12). Every label has a fixed set of values: none contains the name
+//! of a node or a user.
 
 use std::sync::atomic::AtomicU64;
 
@@ -17,7 +17,7 @@ use prometheus_client::{
 
 use crate::policy::{Decision, facts::Timing};
 
-/// All metrics of one server.
+/// The metrics of one process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -33,10 +33,10 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DecisionLabels {
     webhook: &'static str,
-    /// The most consequential one, or `None`.
+    /// The most consequential transition, or `None`.
     transition: &'static str,
     decision: &'static str,
-    /// The check that decided; empty where none failed.
+    /// The check that decided. Empty if none failed.
     reason: &'static str,
 }
 
@@ -46,7 +46,8 @@ struct FactLabels {
     outcome: &'static str,
 }
 
-/// From 0.1 ms, a decision without facts, to 6.5 s, past every deadline.
+/// Buckets from 0.1 ms, for a decision without facts, to 6.5 s, longer than the webhooks' timeout
+/// of 5 s.
 fn durations() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.0, 17))
 }
@@ -67,38 +68,42 @@ impl Default for Metrics {
         registry.register("decisions", "Decisions, by the check that decided", metrics.decisions.clone());
         registry.register_with_unit(
             "decision_duration",
-            "From a review that was read to its decision",
+            "Time from a parsed review to its decision",
             Unit::Seconds,
             metrics.decision_duration.clone(),
         );
         registry.register_with_unit(
             "fact_read_duration",
-            "How long facts take to read",
+            "Time to read a fact",
             Unit::Seconds,
             metrics.fact_read_duration.clone(),
         );
         registry.register("break_glass", "Denials turned into warnings by a break-glass", metrics.break_glass.clone());
         registry.register_with_unit(
             "certificate_not_after",
-            "End of the serving certificate, seconds since the epoch",
+            "When the serving certificate expires, in seconds since the epoch",
             Unit::Seconds,
             metrics.certificate_not_after.clone(),
         );
         registry.register(
             "config_last_reload_success",
-            "Whether the configuration file as it is now is in force (1) or an older one (0)",
+            "1 if the current content of the configuration file is in force, 0 if an older one is",
             metrics.config_last_reload_success.clone(),
         );
-        registry.register("overloaded", "Requests refused because too many were in flight", metrics.overloaded.clone());
+        registry.register(
+            "overloaded",
+            "Requests answered with HTTP 503 because too many were in flight",
+            metrics.overloaded.clone(),
+        );
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What is running", version);
+        registry.register("build", "The version of the program", version);
         metrics.config_last_reload_success.set(1);
         Self { registry, ..metrics }
     }
 }
 
 impl Metrics {
-    /// Counts a decision and times it, with the reads it took.
+    /// Counts a decision that took `seconds`, and records the durations of its reads.
     pub fn decided(&self, webhook: &'static str, decision: &Decision, timings: &[Timing], seconds: f64) {
         let labels = DecisionLabels {
             webhook,
@@ -113,28 +118,29 @@ impl Metrics {
             let labels = FactLabels { fact: timing.fact, outcome };
             self.fact_read_duration.get_or_create(&labels).observe(timing.took.as_secs_f64());
         }
-        // Once a write: the validating side sees it last, and sees deletions too.
+        // Counted once for each write: by the validating webhook, which is called last, and also
+        // for deletions.
         if webhook == "validate" && decision.break_glass.used().is_some() {
             self.break_glass.inc();
         }
     }
 
-    /// A request was turned away for want of capacity.
-    pub fn turned_away(&self) {
+    /// Counts a request that was answered with HTTP 503 because too many were in flight.
+    pub fn overloaded(&self) {
         self.overloaded.inc();
     }
 
-    /// The serving certificate in force ends then.
+    /// Sets when the serving certificate expires.
     pub fn certificate_ends(&self, not_after: jiff::Timestamp) {
         self.certificate_not_after.set(not_after.as_duration().as_secs_f64());
     }
 
-    /// Whether the configuration file as it is now is in force.
+    /// Sets whether the current content of the configuration file is in force.
     pub fn config_reloaded(&self, success: bool) {
         self.config_last_reload_success.set(i64::from(success));
     }
 
-    /// The OpenMetrics text that Prometheus scrapes.
+    /// The metrics as OpenMetrics text, for Prometheus to scrape.
     ///
     /// # Errors
     /// If a metric cannot be written as text.
@@ -150,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_of_the_contract() {
+    fn metrics_have_the_names_of_the_contract() {
         let metrics = Metrics::default();
         let timing = Timing { fact: "lease", known: true, took: std::time::Duration::from_millis(3) };
         metrics.decided("validate", &Decision::malformed(String::new(), "why".into()), &[timing], 0.004);

@@ -1,4 +1,5 @@
-//! The HTTP side: bounded bodies, bounded concurrency, a deadline that is the caller's own.
+//! The HTTP endpoints. The size of bodies and the number of concurrent requests are limited, and
+//! each request has the deadline that its caller sets.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -22,46 +23,54 @@ use crate::policy::{
     review::{Review, Webhook},
 };
 
-/// Two objects of 3 MiB, etcd's own limit doubled, and the rest of the review.
+/// The most bytes of a body: two objects of 3 MiB, which is twice etcd's limit of 1.5 MiB for a
+/// request, and 1 MiB for the rest of the review.
 pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
-/// What any request may hold of a body. A review of a Node as large clusters have them is a tenth
-/// of it.
-const SMALL: usize = 256 * 1024;
-/// Larger bodies at once. With [`SMALL`] and the requests in flight this bounds the memory that
-/// bodies take.
-const LARGE: usize = 16;
-/// How long a body may take, however long the call: an API server's comes in milliseconds, and a
-/// slow one holds a place.
-const BODY_TIME: Duration = Duration::from_secs(2);
-/// For a call that brings no timeout of its own.
-const DEFAULT_TIME: Duration = Duration::from_secs(4);
-/// The longest that Kubernetes lets a webhook take.
+/// The bytes of a body that every request may hold. A review of a Node in a large cluster needs a
+/// tenth of it.
+const SMALL_BODY: usize = 256 * 1024;
+/// The number of larger bodies at once. Together, they take at most 112 MiB, about a fifth of the
+/// memory limit in the manifests.
+const LARGE_BODIES: usize = 16;
+/// How long a client may take to send the body, even if its call has a longer timeout. An API
+/// server needs milliseconds, and a slow client occupies a place in flight.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// For a call without the parameter `timeout`. The API server always sends one; 4 s is less than
+/// the 5 s of the webhook configurations.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(4);
+/// The longest timeout that Kubernetes allows for a webhook.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// Kept back from the caller's timeout to answer in; never more than a quarter of it.
+/// The part of the caller's timeout that is reserved for the answer, but never more than a quarter
+/// of it.
 const MARGIN: Duration = Duration::from_millis(500);
 
-/// Whoever decides about reviews.
+/// Decides about reviews. [`Gate`](crate::gate::Gate) implements it.
 pub trait Judge: Clone + Send + Sync + 'static {
-    /// Decides about a review, and puts the decision on record. Reads end by `deadline`.
+    /// Decides about a review, and writes the decision to the audit log. All reads end by
+    /// `deadline`.
     fn judge(&self, webhook: Webhook, review: &Review, deadline: Instant) -> impl Future<Output = Decision> + Send;
 
-    /// A review was not even read, for want of capacity.
-    fn turned_away(&self);
+    /// Counts a request that got HTTP 503 because too many were in flight.
+    fn overloaded(&self);
 }
 
 #[derive(Clone)]
 struct Endpoint<J> {
     judge: J,
-    /// Requests in flight: each may hold a body of [`SMALL`].
+    /// One permit for each request in flight. It may hold [`SMALL_BODY`] bytes of a body.
     capacity: Arc<Semaphore>,
-    /// Those that hold a larger one, of up to [`BODY_LIMIT`].
+    /// One permit for each request that holds a larger body, of up to [`BODY_LIMIT`] bytes.
     large: Arc<Semaphore>,
 }
 
-/// The webhook's endpoints. Over `in_flight` requests at once, the next are turned away with 503.
+/// The endpoints `/mutate` and `/validate`. While `in_flight` requests are in flight, further
+/// requests get HTTP 503.
 pub fn router<J: Judge>(judge: J, in_flight: usize) -> Router {
-    let endpoint =
-        Endpoint { judge, capacity: Arc::new(Semaphore::new(in_flight)), large: Arc::new(Semaphore::new(LARGE)) };
+    let endpoint = Endpoint {
+        judge,
+        capacity: Arc::new(Semaphore::new(in_flight)),
+        large: Arc::new(Semaphore::new(LARGE_BODIES)),
+    };
     Router::new()
         .route("/mutate", post(|state, query, body| answer::<J>(Webhook::Mutate, state, query, body)))
         .route("/validate", post(|state, query, body| answer::<J>(Webhook::Validate, state, query, body)))
@@ -75,37 +84,37 @@ async fn answer<J: Judge>(
     body: Body,
 ) -> Response {
     let Ok(_permit) = endpoint.capacity.try_acquire() else {
-        endpoint.judge.turned_away();
-        return refuse(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
+        endpoint.judge.overloaded();
+        return http_error(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
     };
     let now = Instant::now();
-    let deadline = now + time_for(query.as_deref());
-    let review = match timeout_at(deadline.min(now + BODY_TIME), read(body, &endpoint.large)).await {
+    let deadline = now + timeout_of(query.as_deref());
+    let review = match timeout_at(deadline.min(now + BODY_TIMEOUT), read(body, &endpoint.large)).await {
         Ok(Ok(review)) => review,
-        Ok(Err(refusal)) => {
-            if refusal.0 == StatusCode::SERVICE_UNAVAILABLE {
-                endpoint.judge.turned_away();
+        Ok(Err((status, why))) => {
+            if status == StatusCode::SERVICE_UNAVAILABLE {
+                endpoint.judge.overloaded();
             }
-            return refuse(refusal.0, &refusal.1);
+            return http_error(status, &why);
         }
-        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+        Err(_) => return http_error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
     };
     let decision = endpoint.judge.judge(webhook, &review, deadline).await;
     Json(Answer::new(webhook, &review, &decision)).into_response()
 }
 
-/// Reads a body and the review in it; or says what is wrong with it. What a body takes is given
-/// back as soon as it is read.
+/// Reads a body and parses the review in it, or returns the HTTP status and the text of an error.
+/// The body's memory and its permit are released as soon as the review is parsed.
 async fn read(mut body: Body, large: &Semaphore) -> Result<Review, (StatusCode, String)> {
     let mut bytes = Vec::new();
     let mut permit = None;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| (StatusCode::BAD_REQUEST, format!("the body broke off: {error}")))?;
+        let frame = frame.map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is incomplete: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > BODY_LIMIT {
             return Err((StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 7 MiB".to_owned()));
         }
-        if bytes.len() + data.len() > SMALL && permit.is_none() {
+        if bytes.len() + data.len() > SMALL_BODY && permit.is_none() {
             let too_many = |_| (StatusCode::SERVICE_UNAVAILABLE, "too many large reviews in flight".to_owned());
             permit = Some(large.try_acquire().map_err(too_many)?);
         }
@@ -114,24 +123,24 @@ async fn read(mut body: Body, large: &Semaphore) -> Result<Review, (StatusCode, 
     review::read(&bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-/// Says no to the caller rather than to the write, and closes a connection whose body was not read
+/// An HTTP error, which is not a decision. It closes the connection, because the body was not read
 /// to its end.
-fn refuse(status: StatusCode, why: &str) -> Response {
+fn http_error(status: StatusCode, why: &str) -> Response {
     (status, [(header::CONNECTION, "close")], format!("{why}\n")).into_response()
 }
 
-/// How long a call may take: its `timeout` parameter, which the API server appends from its own
-/// deadline, less a margin.
-fn time_for(query: Option<&str>) -> Duration {
+/// How long a call may take: the parameter `timeout`, which the API server sets to its own timeout
+/// for the call, minus [`MARGIN`].
+fn timeout_of(query: Option<&str>) -> Duration {
     let parameter = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
-    // Go's own notation for a length of time, which jiff reads.
+    // A length of time in Go's notation, which jiff parses, too.
     let given = parameter.and_then(|text| text.parse::<jiff::SignedDuration>().ok());
     match given.and_then(|given| Duration::try_from(given).ok()).filter(|given| !given.is_zero()) {
         Some(given) => {
             let given = given.min(LONGEST_TIMEOUT);
             given.saturating_sub(MARGIN.min(given / 4))
         }
-        None => DEFAULT_TIME,
+        None => DEFAULT_TIMEOUT,
     }
 }
 
@@ -140,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_is_the_callers_less_a_margin() {
+    fn a_call_gets_its_callers_timeout_minus_a_margin() {
         for (query, milliseconds) in [
             (None, 4000),
             (Some("timeout=5s"), 4500),
@@ -153,7 +162,7 @@ mod tests {
             (Some("timeout=soon"), 4000),
             (Some("timeout="), 4000),
         ] {
-            assert_eq!(time_for(query), Duration::from_millis(milliseconds), "{query:?}");
+            assert_eq!(timeout_of(query), Duration::from_millis(milliseconds), "{query:?}");
         }
     }
 }

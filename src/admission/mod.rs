@@ -1,4 +1,4 @@
-//! AdmissionReviews over HTTP: bytes to a request, a decision to an answer.
+//! AdmissionReviews over HTTP: parses a body into a request, and turns a decision into the answer.
 
 pub mod handler;
 mod patch;

@@ -1,4 +1,4 @@
-//! The mutating side's answer: a JSON patch (RFC 6902) that touches the gate's annotations and
+//! The mutating webhook's patch: a JSON patch (RFC 6902) that changes the gate's annotations and
 //! nothing else.
 
 use serde::Serialize;
@@ -11,7 +11,7 @@ const ANNOTATIONS: &str = "/metadata/annotations";
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 enum Operation {
-    /// Also replaces what is there.
+    /// Adds a value, or replaces the old one.
     Add {
         path: String,
         value: Value,
@@ -29,7 +29,7 @@ enum Value {
     Empty {},
 }
 
-/// The patch that puts these stamps on a Node, as JSON; `None` where there is nothing to do.
+/// The patch that writes these stamps to a Node, as JSON. `None` if there is nothing to change.
 pub fn patch(node: &Node, stamps: &Stamps) -> Option<String> {
     if stamps.is_empty() {
         return None;
@@ -46,7 +46,7 @@ pub fn patch(node: &Node, stamps: &Stamps) -> Option<String> {
     serde_json::to_string(&missing.into_iter().chain(steps).collect::<Vec<_>>()).ok()
 }
 
-/// A key as a JSON pointer has it (RFC 6901).
+/// A key, escaped for a JSON pointer (RFC 6901).
 fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
@@ -59,7 +59,7 @@ mod tests {
     use crate::policy::annotation::{METHOD, PLACED_BY};
 
     #[test]
-    fn keys_are_escaped_and_missing_annotations_made() {
+    fn keys_are_escaped_and_a_missing_map_of_annotations_is_created() {
         let stamps = Stamps::from([(PLACED_BY, Some("al\"ice".to_owned())), (METHOD, None)]);
         let bare = patch(&Node::default(), &stamps).unwrap();
         let steps = json!([
@@ -69,7 +69,7 @@ mod tests {
         ]);
         assert_eq!(serde_json::from_str::<serde_json::Value>(&bare).unwrap(), steps);
         let node: Node = serde_json::from_value(json!({"metadata": {"annotations": {}}})).unwrap();
-        assert!(!patch(&node, &stamps).unwrap().contains("{}"), "what is there is not replaced");
+        assert!(!patch(&node, &stamps).unwrap().contains("{}"), "an existing map is not replaced");
         assert_eq!(patch(&node, &Stamps::new()), None);
     }
 }

@@ -1,8 +1,9 @@
-//! Bytes to [`Request`], [`Decision`] to bytes: the AdmissionReview of `admission.k8s.io/v1`.
+//! The AdmissionReview of `admission.k8s.io/v1`: parses a body into a [`Request`], and turns a
+//! [`Decision`] into the answer.
 //!
-//! The envelope is read before the objects, so that every review with a readable `uid` is answered
-//! with that `uid`: the API server ignores any other answer. Until then the objects stay slices of
-//! the body.
+//! The envelope is parsed before the objects. Every review with a readable `uid` gets an answer
+//! with that `uid`, even if its objects are malformed, because the API server accepts no other
+//! answer. Until the objects are parsed, they are slices of the body.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use crate::policy::{
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// The body has no `uid` that an answer could name.
+/// The body has no readable `uid`, so it cannot be answered.
 #[derive(Debug, Error)]
 #[error("not an AdmissionReview with a request.uid: {0}")]
 pub struct NoEnvelope(#[from] serde_json::Error);
@@ -70,7 +71,7 @@ struct Resource {
     resource: String,
 }
 
-/// The one field that an answer cannot do without.
+/// The only field that an answer needs.
 #[derive(Deserialize)]
 struct UidAlone {
     request: Uid,
@@ -100,10 +101,10 @@ enum Malformed {
     NoName,
 }
 
-/// Reads a review.
+/// Parses a review.
 ///
 /// # Errors
-/// If the body is not a JSON object with a string at `request.uid`. Whatever else is wrong becomes
+/// If the body is not a JSON object with a string at `request.uid`. Any other error becomes
 /// [`Content::Malformed`].
 pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
     let envelope: Envelope<'_> = match serde_json::from_slice(body) {
@@ -133,7 +134,7 @@ pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
 }
 
 impl RawRequest<'_> {
-    /// The write to a Node; `None` if the request is about something else.
+    /// The write to a Node. `None` if the request is not a write to a Node.
     fn node_write(&self) -> Result<Option<Request>, Malformed> {
         if self.operation == "CONNECT" || self.resource.as_ref().is_some_and(|resource| !resource.is_nodes()) {
             return Ok(None);
@@ -152,7 +153,8 @@ impl RawRequest<'_> {
         Ok(Some(Request { node, user: self.user_info.clone(), write }))
     }
 
-    /// The new object as it will be stored: an update through `nodes/status` cannot change `spec`.
+    /// The new object as the API server will store it: a write to `nodes/status` cannot change
+    /// `spec`.
     fn as_stored(&self, old: &Node, mut new: Node) -> Node {
         if self.sub_resource == "status" {
             new.spec = old.spec.clone();
@@ -160,7 +162,8 @@ impl RawRequest<'_> {
         new
     }
 
-    /// The node's name, from the objects: the request's own is empty in a delete-collection.
+    /// The node's name, from the objects: `request.name` is empty if a request deletes a
+    /// collection.
     fn node(&self, write: &Write) -> Result<String, Malformed> {
         fn named(node: Option<&Node>) -> Option<&str> {
             node.map(|node| node.metadata.name.as_str()).filter(|name| !name.is_empty())
@@ -188,7 +191,7 @@ fn parse(side: &'static str, object: Option<&RawValue>) -> Result<Option<Node>, 
     }
 }
 
-/// The answer to a review, as it goes over the wire.
+/// The answer to a review: an AdmissionReview with a `response`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Answer<'a> {
@@ -208,14 +211,14 @@ struct Response<'a> {
     warnings: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
-    /// In base64.
+    /// A JSON patch in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     patch: Option<String>,
     audit_annotations: AuditAnnotations,
 }
 
-/// The part of `metav1.Status` that the API server passes on. It is 403 and `Forbidden` because
-/// clients retry 409 and 429.
+/// The part of `metav1.Status` that the API server passes to the client. The code is 403
+/// (`Forbidden`), because clients retry 409 and 429.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the field's name is Kubernetes' own")]
 struct Status {
@@ -236,8 +239,8 @@ struct AuditAnnotations {
 }
 
 impl<'a> Answer<'a> {
-    /// Answers a review with a decision. Only the mutating webhook answers with a patch: an API
-    /// server counts a patch from the validating side as an error.
+    /// The answer to a review. Only the mutating webhook answers with a patch: from a validating
+    /// webhook, the API server treats a patch as an error.
     pub fn new(webhook: Webhook, review: &'a Review, decision: &'a Decision) -> Self {
         let patch = match (webhook, review.request().and_then(|request| request.write.after())) {
             (Webhook::Mutate, Some(node)) => patch(node, &decision.stamps),
@@ -270,7 +273,7 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// What the user reads when the write is denied.
+    /// The message for the user, if the write is denied.
     pub fn message(&self) -> Option<&str> {
         self.response.status.as_ref().map(|status| status.message.as_str())
     }
@@ -290,12 +293,12 @@ mod tests {
     fn malformed(review: &Review) -> &str {
         match &review.content {
             Content::Malformed { why, .. } => why,
-            content => panic!("understood: {content:?}"),
+            content => panic!("not malformed: {content:?}"),
         }
     }
 
     #[test]
-    fn a_body_without_a_uid_is_not_answered() {
+    fn a_body_without_a_uid_is_an_error() {
         for body in
             ["", "{}", "null", "[]", r#"{"request":{}}"#, r#"{"request":{"uid":7}}"#, r#"{"request":{"uid":"u""#]
         {
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn deeply_nested_arrays_are_malformed_and_do_no_harm() {
+    fn deeply_nested_arrays_are_malformed_and_do_not_overflow_the_stack() {
         let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
         let review = |object: &str| {
             format!(
@@ -336,7 +339,10 @@ mod tests {
         };
         malformed(&super::read(review(&bomb).as_bytes()).unwrap());
         let hidden = review(&format!(r#"{{"metadata":{{"name":"n"}},"status":{{"images":{bomb}}}}}"#));
-        assert!(super::read(hidden.as_bytes()).unwrap().request().is_some(), "skipped without recursion");
+        assert!(
+            super::read(hidden.as_bytes()).unwrap().request().is_some(),
+            "unknown fields are skipped without recursion"
+        );
     }
 
     #[test]
@@ -374,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_collection_names_the_node_in_the_old_object() {
+    fn if_a_collection_is_deleted_the_old_object_names_the_node() {
         let review = read(&json!({"uid": "u", "operation": "DELETE", "name": "", "object": null,
             "oldObject": {"metadata": {"name": "n7"}}}));
         assert_eq!(review.request().unwrap().node, "n7");

@@ -1,5 +1,5 @@
-//! Requests to an API server: consistent, paged, and answered with objects or with an error that
-//! says why there are none.
+//! Requests to an API server. Reads are consistent, lists are read in pages, and every error says
+//! what went wrong.
 
 use std::{error::Error as _, time::Duration};
 
@@ -20,9 +20,9 @@ use crate::policy::{
     object::custom::Kind,
 };
 
-/// Objects in one page of a list: as many as client-go asks for.
+/// Objects in one page of a list: the page size of client-go (`k8s.io/client-go/tools/pager`).
 const PAGE: u32 = 500;
-/// How long the API server may take to answer with its version.
+/// How long the API server may take to answer with its version: as long as for a review.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a read failed.
@@ -35,10 +35,11 @@ pub(super) enum ReadError {
     #[error("the answer could not be understood: {0}")]
     Parse(#[from] serde_json::Error),
     #[error("the list does not end")]
+    /// The API server returned the same `continue` token twice.
     Endless,
 }
 
-/// Why an API server was not reached.
+/// Why an API server could not be reached.
 #[derive(Debug, Error)]
 pub enum ReachError {
     #[error("{}", describe(.0))]
@@ -52,7 +53,7 @@ pub enum ReachError {
 struct Page<T> {
     #[serde(default, deserialize_with = "null_is_default")]
     metadata: PageMetadata,
-    /// Required: an answer without it is incomplete. `null` is an empty list.
+    /// Required: an answer without `items` is incomplete. `null` is an empty list.
     #[serde(deserialize_with = "objects_or_null", bound(deserialize = "T: Deserialize<'de>"))]
     items: Vec<T>,
 }
@@ -63,7 +64,7 @@ struct PageMetadata {
     next: String,
 }
 
-/// An API server.
+/// A client of an API server.
 #[derive(Clone)]
 pub(super) struct Api {
     client: Client,
@@ -74,7 +75,7 @@ impl Api {
         Self { client }
     }
 
-    /// Whether the API server answers.
+    /// Checks that the API server answers.
     ///
     /// # Errors
     /// If it does not.
@@ -86,15 +87,15 @@ impl Api {
         }
     }
 
-    /// Creates an object, and returns it as the API server answers.
+    /// Creates an object, and returns the object in the API server's answer.
     pub async fn create<T: Resource + Serialize + DeserializeOwned>(&self, object: &T) -> Result<T, ReadError> {
         let create = clustered::<T>().create(&PostParams::default(), serde_json::to_vec(object)?);
         let answer = self.client.request_text(create.map_err(kube::Error::BuildRequest)?).await?;
         Ok(serde_json::from_str(&answer)?)
     }
 
-    /// The objects of a custom kind that `keep` keeps, of one namespace or all; `None` if the kind
-    /// is not installed.
+    /// The objects of a custom kind that `keep` returns, from one namespace or all. `None` if the
+    /// kind is not installed.
     pub async fn list_custom<T: DeserializeOwned>(
         &self,
         kind: Kind,
@@ -112,13 +113,14 @@ impl Api {
         let builder = UrlBuilder::new(DynamicObject::url_path(&resource, namespace));
         match self.list(&builder, selector, keep).await {
             Ok(objects) => Ok(Some(objects)),
-            // A list always exists if its kind does.
+            // For an installed kind, the API server answers a list request with 200, even if the
+            // list is empty.
             Err(ReadError::Request(kube::Error::Api(status))) if status.code == StatusCode::NOT_FOUND => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// One object; `None` if it does not exist.
+    /// One object. `None` if it does not exist.
     pub async fn get<T: DeserializeOwned>(&self, builder: &UrlBuilder, name: &str) -> Result<Option<T>, ReadError> {
         check_name(name)?;
         let request = builder.get(name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
@@ -134,8 +136,8 @@ impl Api {
         }
     }
 
-    /// All objects that `keep` keeps, page by page. A list that expires on the way is read once
-    /// more from the start.
+    /// All objects that `keep` returns, read page by page. If the list expires between two pages,
+    /// it is read once more from the start.
     pub async fn list<T: DeserializeOwned, K>(
         &self,
         builder: &UrlBuilder,
@@ -176,10 +178,12 @@ impl Api {
     }
 }
 
+/// The URL of a cluster-scoped kind, or of a namespaced kind in all namespaces.
 pub(super) fn clustered<K: Resource>() -> UrlBuilder {
     UrlBuilder::new(format!("{}/{}", base::<K>(), K::URL_PATH_SEGMENT))
 }
 
+/// The URL of a namespaced kind in one namespace.
 pub(super) fn namespaced<K: Resource<Scope = NamespaceResourceScope>>(namespace: &str) -> UrlBuilder {
     UrlBuilder::new(format!("{}/namespaces/{namespace}/{}", base::<K>(), K::URL_PATH_SEGMENT))
 }
@@ -188,7 +192,7 @@ fn base<K: Resource>() -> String {
     if K::GROUP.is_empty() { format!("/api/{}", K::VERSION) } else { format!("/apis/{}/{}", K::GROUP, K::VERSION) }
 }
 
-/// Rejects names that would change the meaning of a URL or a selector. No object in Kubernetes has
+/// Rejects names that would change the meaning of a URL or a selector. No Kubernetes object has
 /// such a name.
 pub(super) fn check_name(name: &str) -> Result<(), ReadError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
@@ -196,7 +200,7 @@ pub(super) fn check_name(name: &str) -> Result<(), ReadError> {
     if name.bytes().all(plain) && !only_dots { Ok(()) } else { Err(ReadError::Name(name.to_owned())) }
 }
 
-/// What went wrong, as an operator would say it.
+/// Describes an error for an operator.
 pub(super) fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == StatusCode::FORBIDDEN => format!("forbidden: {}", status.message),
@@ -221,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_cannot_lead_elsewhere() {
+    fn a_name_cannot_change_the_url_or_the_selector() {
         for name in ["worker-2", "ip-10-0-0-1.ec2.internal", "pvc-123"] {
             assert!(check_name(name).is_ok(), "{name}");
         }
@@ -231,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_those_of_the_api() {
+    fn urls_match_the_kubernetes_api() {
         assert_eq!(clustered::<core::Pod>().url_path, "/api/v1/pods");
         assert_eq!(clustered::<storage::VolumeAttachment>().url_path, "/apis/storage.k8s.io/v1/volumeattachments");
         assert_eq!(

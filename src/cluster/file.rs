@@ -1,8 +1,8 @@
-//! A cluster as a file describes it: the output of `kubectl get … -o yaml|json`, or one line of the
-//! audit log.
+//! A snapshot of a cluster from a file: the output of `kubectl get … -o yaml|json`, or one line of
+//! the audit log.
 //!
-//! From objects, the same facts are read as from an API server. An audit line has the facts of its
-//! decision, so the decision can be made again.
+//! From objects, the same facts are read as from an API server. An audit line contains the facts of
+//! its decision, so the decision can be repeated.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -24,11 +24,11 @@ use crate::policy::{
     request::{Request, User},
 };
 
-/// The example cluster that comes with the program: `worker-2` is dead, a database pod and its
-/// volume are still on it.
+/// The built-in example cluster: `worker-2` is dead, and a database pod and its volume are still on
+/// it.
 const EXAMPLE: &str = include_str!("example.yaml");
 
-/// The state of a cluster.
+/// A snapshot of a cluster.
 #[derive(Clone, Debug)]
 pub enum Snapshot {
     Objects(Box<Objects>),
@@ -49,18 +49,18 @@ pub struct Objects {
     custom: BTreeMap<CustomKind, Vec<Value>>,
 }
 
-/// Why a file does not describe a cluster.
+/// Why a file is not a snapshot of a cluster.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
     #[error("neither JSON nor YAML: {0}")]
     Parse(String),
     #[error("{kind} {name:?}: {source}")]
     Object { kind: String, name: String, source: serde_json::Error },
-    #[error("no Kubernetes object in it: every document needs a kind")]
+    #[error("a document is not a Kubernetes object: every document needs a kind")]
     NoKind,
-    #[error("the recorded facts cannot be read: {0}")]
+    #[error("the facts in the audit line cannot be parsed: {0}")]
     Recorded(serde_json::Error),
-    #[error("{0} documents, one of them a line of the audit log: give that line alone")]
+    #[error("the file has {0} documents, and one of them is a line of the audit log: give that line alone")]
     ManyLines(usize),
 }
 
@@ -102,19 +102,20 @@ struct AccessReviewStatus {
 }
 
 impl Snapshot {
-    /// The example cluster that comes with the program.
+    /// The built-in example cluster.
     ///
     /// # Errors
-    /// Never: a test reads it.
+    /// Never: a test parses the example.
     pub fn example() -> Result<Self, SnapshotError> {
         Self::parse(EXAMPLE)
     }
 
-    /// Reads a file's text: JSON or YAML, one document or several, objects or Lists of them.
+    /// Parses a file: JSON or YAML, one or several documents, each an object or a List. Objects of
+    /// kinds that the gate does not read are ignored.
     ///
     /// # Errors
-    /// If it is neither, or an object of a kind that the gate reads is malformed. Objects of other
-    /// kinds are ignored.
+    /// If the text is neither JSON nor YAML, if a document has no `kind`, or if an object of a kind
+    /// that the gate reads is malformed.
     ///
     /// # Example
     ///
@@ -122,8 +123,8 @@ impl Snapshot {
     /// use fencegate::cluster::Snapshot;
     ///
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let pods = "kind: Pod\nmetadata: {name: db-0, namespace: prod}\nspec: {nodeName: worker-2}\n";
-    /// assert!(matches!(Snapshot::parse(pods)?, Snapshot::Objects(_)));
+    /// let pod = "kind: Pod\nmetadata: {name: db-0}\nspec: {nodeName: worker-2}\n";
+    /// assert!(matches!(Snapshot::parse(pod)?, Snapshot::Objects(_)));
     ///
     /// let line = r#"{"event": "decision", "facts": {"now": "2026-11-22T10:20:00Z"}}"#;
     /// assert_eq!(Snapshot::parse(line)?.recorded_at(), Some("2026-11-22T10:20:00Z".parse()?));
@@ -149,7 +150,7 @@ impl Snapshot {
         Ok(Self::Objects(Box::new(objects)))
     }
 
-    /// When the facts were recorded, where they come from an audit line.
+    /// The time of the decision, if the snapshot is an audit line.
     pub fn recorded_at(&self) -> Option<Timestamp> {
         match self {
             Self::Objects(_) => None,
@@ -157,7 +158,7 @@ impl Snapshot {
         }
     }
 
-    /// Reads what `query` asks for, at `now`.
+    /// Reads the facts in `query`, at `now`. An audit line has only the facts of its own decision.
     pub fn read(&self, request: &Request, query: &FactQuery, now: Timestamp) -> Facts {
         match self {
             Self::Objects(objects) => objects.read(request, query, now),
@@ -205,7 +206,8 @@ impl Objects {
         self.custom.get(&kind).map(about)
     }
 
-    /// What the recorded SubjectAccessReviews say: yes if one allows and none denies.
+    /// The answer of the SubjectAccessReviews in the file: allowed if one of them allows and none
+    /// denies.
     fn access(&self, user: &User, verb: &str, node: &str) -> Access {
         let mut about = self.access_reviews.iter().filter(|review| review.is_about(user, verb, node)).peekable();
         let recorded = about.peek().is_some();
@@ -215,8 +217,8 @@ impl Objects {
         Access { allowed: recorded && allowed && !denied }
     }
 
-    /// Adds an object by its kind. Items of a typed list, as the API itself returns them, have no
-    /// kind of their own.
+    /// Adds an object by its kind. In a typed list such as a PodList, items have no `kind`; it
+    /// comes from the list.
     fn insert(&mut self, object: Value, kind_in_list: Option<&str>) -> Result<(), SnapshotError> {
         let text = |field: &str| object.get(field).and_then(Value::as_str).map(str::to_owned);
         let kind = match (text("kind"), kind_in_list) {
@@ -257,8 +259,8 @@ impl Objects {
 }
 
 impl AccessReview {
-    /// Whether this answers for that requester, verb and node. A field that a recorded review
-    /// leaves out matches everything.
+    /// Whether this review is about that requester, verb and node. A field that the review leaves
+    /// out matches everything.
     fn is_about(&self, user: &User, verb: &str, node: &str) -> bool {
         let ResourceAttributes { group, resource, name, verb: recorded_verb } = &self.spec.resource_attributes;
         let matches = |recorded: &str, asked: &str| recorded == "*" || recorded == asked;
@@ -280,14 +282,15 @@ fn typed<T: DeserializeOwned>(kind: &str, name: &str, object: Value) -> Result<T
     })
 }
 
-/// Tries JSON first: large dumps are JSON, and reading it is far faster.
+/// Tries JSON first: large dumps are JSON, and JSON is parsed much faster.
 fn documents(text: &str) -> Result<Vec<Value>, SnapshotError> {
     let text = text.strip_prefix('\u{feff}').map_or(Cow::Borrowed(text), Cow::Borrowed);
     if let Ok(documents) = serde_json::Deserializer::from_str(&text).into_iter().collect() {
         return Ok(documents);
     }
-    // A dump of a real cluster is larger than any budget against hostile YAML allows, and it is the
-    // operator's own. Kubernetes' YAML has two booleans; `off` and `yes` are words.
+    // The file is the operator's own, so it needs no budget against hostile YAML, and a dump of a
+    // real cluster would exceed one. As in Kubernetes, only `true` and `false` are booleans: `off`
+    // and `yes` are strings.
     let options = serde_saphyr::options! { budget: None, strict_booleans: true };
     serde_saphyr::from_multiple_with_options(&text, options).map_err(|error| SnapshotError::Parse(error.to_string()))
 }
@@ -320,7 +323,7 @@ mod tests {
     const POD: &str = r#"{"kind":"Pod","metadata":{"name":"p"},"spec":{"nodeName":"n1"}}"#;
 
     #[test]
-    fn json_yaml_lists_and_several_documents_are_the_same() {
+    fn json_yaml_lists_and_several_documents_are_all_parsed() {
         for text in [
             POD.to_owned(),
             format!("{POD}\n{POD}").replacen("\"p\"", "\"q\"", 1).replacen("n1", "n2", 1),
@@ -335,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_cluster_says_why() {
+    fn an_error_says_why_a_file_is_not_a_snapshot() {
         for (text, why) in [
             ("hello: [", "neither JSON nor YAML"),
             ("a: 1", "needs a kind"),
@@ -347,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audit_line_stands_alone() {
+    fn an_audit_line_must_be_the_only_document() {
         let line = r#"{"event":"decision","facts":{"now":"2026-11-22T10:20:00Z"}}"#;
         let recorded = Snapshot::parse(line).unwrap();
         assert_eq!(recorded.recorded_at(), Some("2026-11-22T10:20:00Z".parse().unwrap()));
@@ -356,14 +359,14 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_counts_in_its_own_namespace_only() {
+    fn only_leases_in_kube_node_lease_count() {
         let lease = |namespace| format!("kind: Lease\nmetadata: {{name: n1, namespace: {namespace}}}\nspec: {{}}");
         assert!(known(read(&lease("kube-node-lease"), Fact::Lease).lease).is_some());
         assert!(known(read(&lease("default"), Fact::Lease).lease).is_none());
     }
 
     #[test]
-    fn access_is_what_recorded_reviews_say_else_no() {
+    fn access_is_denied_unless_a_recorded_review_allows_it() {
         let review = |who: &str, name: &str, allowed: bool| {
             format!(
                 "kind: SubjectAccessReview\nspec:\n  {who}\n  resourceAttributes: {{group: fencegate.dev, resource: nodes, \
@@ -390,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_is_a_cluster() {
+    fn the_example_cluster_can_be_parsed() {
         assert!(matches!(Snapshot::example().unwrap(), Snapshot::Objects(objects) if objects.nodes.len() == 3));
     }
 }

@@ -1,4 +1,5 @@
-//! Live reads: consistent, concurrent, paged, each under the call's deadline.
+//! Live reads from an API server: consistent, concurrent and in pages, all within the deadline of
+//! the call.
 
 use std::future::Future;
 
@@ -32,10 +33,10 @@ use crate::{
 
 /// The namespace of the kubelets' Leases (`k8s.io/api/core/v1`: `NamespaceNodeLease`).
 const LEASE_NAMESPACE: &str = "kube-node-lease";
-/// The most characters of an error that a message shows.
+/// The most characters of an error: a denial shows it, and the other reasons must stay visible.
 const WHY_LENGTH: usize = 240;
 
-/// An API server.
+/// The facts of an API server.
 #[derive(Clone)]
 pub struct Live {
     api: Api,
@@ -46,13 +47,13 @@ impl Live {
         Self { api: Api::new(client) }
     }
 
-    /// Reads what `query` asks for, all at once; then the PersistentVolumes that the answers make
-    /// necessary.
+    /// Reads all facts in `query` concurrently, then the PersistentVolumes that these facts make
+    /// necessary ([`Facts::volumes_to_read`]).
     pub async fn read(&self, request: &Request, query: &FactQuery, clock: &Clock, deadline: Instant) -> Reading {
-        let bound = Bound { clock, deadline };
+        let limit = Reads { clock, deadline };
         let mut facts = Facts::at(clock.now());
         let mut timings = Vec::new();
-        let reads = query.iter().map(|fact| bound.read(fact.name(), self.fact(*fact, request)));
+        let reads = query.iter().map(|fact| limit.read(fact.name(), self.fact(*fact, request)));
         for (fact, Read { at, result, timing }) in query.iter().zip(join_all(reads).await) {
             match result {
                 Ok(value) => facts.learn(at, value),
@@ -62,7 +63,7 @@ impl Live {
         }
         let volumes: Vec<String> = facts.volumes_to_read().into_iter().map(str::to_owned).collect();
         let builder = clustered::<core::PersistentVolume>();
-        let reads = volumes.iter().map(|name| bound.read("persistent_volumes", self.api.get(&builder, name)));
+        let reads = volumes.iter().map(|name| limit.read("persistent_volumes", self.api.get(&builder, name)));
         for (name, Read { at, result, timing }) in volumes.iter().zip(join_all(reads).await) {
             facts.persistent_volumes.insert(name.clone(), Observed::new(at, result));
             timings.push(timing);
@@ -71,7 +72,7 @@ impl Live {
         Reading { facts, timings }
     }
 
-    /// Whether the API server answers.
+    /// Checks that the API server answers.
     ///
     /// # Errors
     /// If it does not.
@@ -101,7 +102,8 @@ impl Live {
         self.api.list(&clustered::<core::Pod>(), Some(&selector), |pod: Pod| Some(pod)).await
     }
 
-    /// VolumeAttachments have no field selector: all are listed, those of the node kept.
+    /// VolumeAttachments have no field selector for the node, so all are listed, and those of the
+    /// node are kept.
     async fn volume_attachments(&self, node: &str) -> Result<Vec<VolumeAttachment>, ReadError> {
         let of_node = |attachment: VolumeAttachment| (attachment.spec.node_name == node).then_some(attachment);
         self.api.list(&clustered::<storage::VolumeAttachment>(), None, of_node).await
@@ -123,7 +125,7 @@ impl Live {
         self.api.list_custom(kind.kind(), scope.namespace, selector.as_deref(), about).await
     }
 
-    /// Asks what the requester may do, with all groups and extras.
+    /// Sends a SubjectAccessReview for the requester, with all groups and extras.
     async fn access(&self, request: &Request, verb: Verb) -> Result<Access, ReadError> {
         let User { name, uid, groups, extra } = request.user.clone();
         let review = SubjectAccessReview {
@@ -149,23 +151,24 @@ impl Live {
     }
 }
 
-/// What bounds every read of one decision.
-struct Bound<'a> {
+/// The clock and the deadline of all reads of one decision.
+struct Reads<'a> {
     clock: &'a Clock,
     deadline: Instant,
 }
 
-/// What came of one read.
+/// The result of one read.
 struct Read<T> {
-    /// When it ended, by the gate's clock.
+    /// When the read ended, by the gate's clock.
     at: Timestamp,
-    /// The value, or why there is none, in one line.
+    /// The value, or the error in one line.
     result: Result<T, String>,
     timing: Timing,
 }
 
-impl Bound<'_> {
-    /// Cancel-safe: a read that runs out of time is dropped with its request.
+impl Reads<'_> {
+    /// Runs one read until the deadline. Cancel-safe: if the deadline passes, the read is dropped
+    /// together with its request.
     async fn read<T>(&self, fact: &'static str, read: impl Future<Output = Result<T, ReadError>>) -> Read<T> {
         let start = Instant::now();
         let result = match timeout_at(self.deadline, read).await {

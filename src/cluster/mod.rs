@@ -1,9 +1,9 @@
 //! Reads the facts that a decision needs: live from an API server, or from a file.
 //!
-//! It makes no choices: what to read comes from [`facts_needed`](crate::policy::facts_needed), and
-//! whatever cannot be read becomes [`Observed::Unknown`](crate::policy::facts::Observed) with a
-//! reason for people, never an error. Nothing is cached: the controllers that act on the taint work
-//! from stale caches, so the gate must not.
+//! This module decides nothing. [`facts_needed`](crate::policy::facts_needed) lists what to read,
+//! and a fact that cannot be read becomes [`Observed::Unknown`](crate::policy::facts::Observed)
+//! with a reason for people, not an error. Nothing is cached: the controllers that act on the taint
+//! work from stale caches, and the gate must not repeat their mistakes.
 
 use std::sync::Arc;
 
@@ -27,28 +27,28 @@ pub use api::ReachError;
 pub use file::Snapshot;
 pub use live::Live;
 
-/// The API group and resource of the rights `break-glass` and `attest`. It is served nowhere; RBAC
-/// needs no more than its name.
+/// The API group and resource of the verbs `break-glass` and `attest`. No API server serves it;
+/// RBAC needs only the name.
 const VIRTUAL_GROUP: &str = "fencegate.dev";
 const VIRTUAL_RESOURCE: &str = "nodes";
 
 /// Where facts come from.
 #[derive(Clone)]
 pub enum Cluster {
-    /// An API server, read anew for every decision.
+    /// An API server. Facts are read from it for every decision.
     Live(Live),
-    /// A file that describes a cluster.
+    /// A snapshot of a cluster, from a file.
     File(Arc<ArcSwap<Snapshot>>),
 }
 
 impl Cluster {
-    /// A cluster as a snapshot describes it.
+    /// A cluster with the content of a snapshot.
     pub fn of(snapshot: Snapshot) -> Self {
         Self::File(Arc::new(ArcSwap::from_pointee(snapshot)))
     }
 
-    /// Reads what `query` asks for. Ends by `deadline`: a fact that was not read by then is not
-    /// known.
+    /// Reads the facts in `query`. Returns by `deadline`: a fact that was not read by then is
+    /// unknown.
     pub async fn read(&self, request: &Request, query: &FactQuery, clock: &Clock, deadline: Instant) -> Reading {
         match self {
             Self::Live(live) => Box::pin(live.read(request, query, clock, deadline)).await,
@@ -58,7 +58,7 @@ impl Cluster {
         }
     }
 
-    /// Whether the cluster answers at all.
+    /// Checks that the API server answers.
     ///
     /// # Errors
     /// If it does not.
