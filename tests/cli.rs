@@ -1,5 +1,5 @@
-//! The command line as scripts use it: exit codes, what goes to which stream, and the whole server
-//! as a process.
+//! The command line as scripts use it: exit codes, standard output and standard error, and the
+//! server as a process.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -18,7 +18,7 @@ use support::{Client, bare_taint};
 
 fn fencegate(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
-    // No cluster is at hand, wherever the tests run.
+    // There is no cluster, on any machine that runs the tests.
     command.current_dir(folder).env_clear().env("HOME", folder);
     command
 }
@@ -31,7 +31,7 @@ fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A program that ends before it read its input is what some tests are about.
+    // Ignored: in some tests, the program exits before it reads its input.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -49,7 +49,7 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn review_exits_with_the_verdict_and_prints_what_a_user_reads() {
+fn review_exits_with_the_verdict_and_prints_the_message() {
     let folder = tempfile::tempdir().unwrap();
     let denied = run(folder.path(), &["review", "--now", "2026-11-22T10:12:00Z"], &bare_taint().to_string());
     assert_eq!(code(&denied), 1, "{}", stderr(&denied));
@@ -64,7 +64,7 @@ fn review_exits_with_the_verdict_and_prints_what_a_user_reads() {
 }
 
 #[test]
-fn review_prints_the_answer_as_the_server_would_send_it() {
+fn review_prints_the_same_json_answer_as_the_server_sends() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["review", "--output", "json", "-"], &bare_taint().to_string());
     let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
@@ -73,7 +73,7 @@ fn review_prints_the_answer_as_the_server_would_send_it() {
 }
 
 #[test]
-fn review_that_cannot_run_exits_with_two_and_says_why() {
+fn review_exits_with_code_2_and_says_why_if_it_cannot_decide() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bad.yaml"), "checks: {NodeStillRedy: off}").unwrap();
     fs::write(folder.path().join("cluster.yaml"), "a: 1").unwrap();
@@ -83,7 +83,7 @@ fn review_that_cannot_run_exits_with_two_and_says_why() {
         (vec!["review", "missing.json"], "", "missing.json"),
         (vec!["review", "--config", "bad.yaml"], review.as_str(), "checks.NodeStillRedy"),
         (vec!["review", "--cluster", "cluster.yaml"], review.as_str(), "needs a kind"),
-        (vec!["review", "--cluster", "live"], review.as_str(), "neither a kubeconfig nor a service account"),
+        (vec!["review", "--cluster", "live"], review.as_str(), "there is neither a kubeconfig nor a service account"),
         (vec!["review", "--now", "today"], review.as_str(), "RFC 3339"),
         (vec!["review", "--output", "xml"], review.as_str(), "possible values"),
         (vec!["explain"], "", "unrecognized subcommand"),
@@ -105,7 +105,7 @@ fn help_shows_every_subcommand_and_an_example() {
 }
 
 #[test]
-fn as_a_kubectl_plugin_it_is_the_same_program() {
+fn a_kubectl_plugin_shows_its_name_as_kubectl_users_type_it() {
     let folder = tempfile::tempdir().unwrap();
     let plugin = folder.path().join("kubectl-fencegate");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fencegate"), &plugin).unwrap();
@@ -115,7 +115,7 @@ fn as_a_kubectl_plugin_it_is_the_same_program() {
 }
 
 #[test]
-fn certs_are_made_once_and_the_key_is_private() {
+fn certs_overwrites_files_only_with_force_and_the_key_is_private() {
     let folder = tempfile::tempdir().unwrap();
     let made = run(folder.path(), &["certs", "--out", "tls"], "");
     assert_eq!(code(&made), 0, "{}", stderr(&made));
@@ -131,7 +131,7 @@ fn certs_are_made_once_and_the_key_is_private() {
 }
 
 #[test]
-fn review_shows_the_stamps_that_the_mutating_webhook_would_put_on() {
+fn review_prints_the_stamps_that_the_mutating_webhook_would_write() {
     let folder = tempfile::tempdir().unwrap();
     let annotations = serde_json::json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-by": "alice",
         "fencegate.dev/fenced-at": "2026-11-22T10:11:00Z"});
@@ -159,21 +159,21 @@ fn review_shows_the_stamps_that_the_mutating_webhook_would_put_on() {
 }
 
 #[test]
-fn the_demo_ends_well_and_without_colour_in_a_pipe() {
+fn the_demo_succeeds_and_prints_no_colour_into_a_pipe() {
     let folder = tempfile::tempdir().unwrap();
     let output = run(folder.path(), &["demo"], "");
-    let told = stdout(&output);
-    assert_eq!(code(&output), 0, "{told}{}", stderr(&output));
-    assert!(told.contains("PodsRemain: still bound to the node: prod/db-0 (terminating)"));
-    assert!(told.contains("node/worker-2 untainted") && told.contains(r#""placedBy":"alice""#));
-    assert!(!told.contains('\u{1b}'));
-    assert_eq!(stdout(&run(folder.path(), &["demo"], "")), told, "the same story every time");
+    let printed = stdout(&output);
+    assert_eq!(code(&output), 0, "{printed}{}", stderr(&output));
+    assert!(printed.contains("PodsRemain: still bound to the node: prod/db-0 (terminating)"));
+    assert!(printed.contains("node/worker-2 untainted") && printed.contains(r#""placedBy":"alice""#));
+    assert!(!printed.contains('\u{1b}'));
+    assert_eq!(stdout(&run(folder.path(), &["demo"], "")), printed, "the output is the same every time");
     let lines = stdout(&run(folder.path(), &["demo", "--audit"], "")).matches("\"event\":\"decision\"").count();
-    assert_eq!(lines, 12, "nine writes, and three of them went on to the validating webhook");
+    assert_eq!(lines, 12, "nine writes, three of which reached the validating webhook");
 }
 
 #[tokio::test]
-async fn serve_serves_writes_its_record_and_ends_on_sigterm() {
+async fn serve_answers_writes_its_audit_log_and_exits_after_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(code(&run(folder.path(), &["certs", "--out", "."], "")), 0);
     fs::write(folder.path().join("cluster.yaml"), "kind: List\nitems: []\n").unwrap();
@@ -193,8 +193,8 @@ async fn serve_serves_writes_its_record_and_ends_on_sigterm() {
     let answer = Client::new(address, &ca).ask(&bare_taint()).await;
     assert_eq!(answer["response"]["allowed"], false);
 
-    let ended = Command::new("sh").args(["-c", "kill \"$0\"", &child.id().to_string()]).status().unwrap();
-    assert!(ended.success());
+    let sent = Command::new("sh").args(["-c", "kill \"$0\"", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(code(&output), 0);
     let line: Value = serde_json::from_str(stdout(&output).trim_end()).unwrap();
@@ -202,7 +202,7 @@ async fn serve_serves_writes_its_record_and_ends_on_sigterm() {
 }
 
 #[test]
-fn serve_that_cannot_start_says_which_file() {
+fn serve_names_the_file_if_it_cannot_start() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("cluster.yaml"), "kind: List\n").unwrap();
     let arguments = ["serve", "--tls-cert", "no.crt", "--tls-key", "no.key", "--cluster", "cluster.yaml"];

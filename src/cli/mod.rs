@@ -1,5 +1,5 @@
-//! The command line: one file per subcommand. Results go to standard output, progress and hints to
-//! standard error.
+//! The command line: one file for each subcommand. Results go to standard output, progress and
+//! hints to standard error.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -14,17 +14,20 @@ mod demo;
 mod review;
 mod serve;
 
-/// Guards the Kubernetes out-of-service taint: no taint without a fence, no release while bound.
+/// Guards the Kubernetes taint node.kubernetes.io/out-of-service.
+///
+/// The taint is allowed only with evidence that the node was fenced. Its removal is allowed only
+/// when no StatefulSet pod is bound to the node and no volume is attached to it.
 #[derive(Debug, Parser)]
 #[command(
     version,
     max_term_width = 110,
     after_help = "Examples:
-  fencegate demo                                           the whole story in a minute
-  fencegate review review.json --cluster cluster.yaml      what would the gate say, and why?
-  fencegate serve --tls-cert tls.crt --tls-key tls.key     be the webhook
+  fencegate demo                                           show an outage, with all denials
+  fencegate review review.json --cluster cluster.yaml      decide one AdmissionReview from a file
+  fencegate serve --tls-cert tls.crt --tls-key tls.key     serve the webhook
 
-Exit codes: 0 allowed or done, 1 denied, 2 could not run."
+Exit codes: 0 allowed or done, 1 denied, 2 error."
 )]
 struct Args {
     #[command(subcommand)]
@@ -39,8 +42,8 @@ enum Command {
     Demo(demo::Args),
 }
 
-/// Could not run: also what clap ends with when the arguments make no sense.
-const COULD_NOT_RUN: u8 = 2;
+/// The exit code for an error, other than a denial. clap uses it, too, for invalid arguments.
+const ERROR: u8 = 2;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -52,12 +55,12 @@ pub fn main() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         eprintln!("fencegate: {error:#}");
-        ExitCode::from(COULD_NOT_RUN)
+        ExitCode::from(ERROR)
     })
 }
 
-/// Reads the arguments. Called as `kubectl-fencegate` the program says its name as kubectl's users
-/// type it.
+/// Parses the arguments. If the program is called as `kubectl-fencegate`, its help shows the name
+/// `kubectl fencegate`.
 fn arguments() -> Args {
     let called = std::env::args_os().next().map(PathBuf::from);
     let is_plugin = called.is_some_and(|path| path.file_name().is_some_and(|name| name == "kubectl-fencegate"));
@@ -67,14 +70,16 @@ fn arguments() -> Args {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     let result = runtime.block_on(work);
-    // Nothing that is left is worth waiting for: a blocked read of standard input, at most.
+    // At this point, only a blocked read of standard input can be left, and it is not worth a
+    // longer wait.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-/// Where facts come from, as `--cluster` says it.
+/// The value of `--cluster`: where facts come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ClusterArg {
     Live,
@@ -100,21 +105,21 @@ impl ClusterArg {
     }
 }
 
-/// The cluster of the kubeconfig, or the one that this program runs in.
+/// The cluster of the kubeconfig, or the cluster that this program runs in.
 async fn live() -> anyhow::Result<Cluster> {
     Ok(Cluster::Live(Live::new(client().await?)))
 }
 
-/// A client for it.
+/// A client for this cluster.
 async fn client() -> anyhow::Result<Client> {
-    let config = Config::infer().await.context("no cluster: neither a kubeconfig nor a service account")?;
-    Client::try_from(config).context("cannot make a client for the cluster")
+    let config = Config::infer().await.context("no cluster: there is neither a kubeconfig nor a service account")?;
+    Client::try_from(config).context("cannot create a client for the cluster")
 }
 
-/// A length of time as Kubernetes writes it: `15s`, `1m30s`.
+/// Parses a length of time in Kubernetes' notation: `15s`, `1m30s`.
 fn duration(text: &str) -> anyhow::Result<Duration> {
     let duration: jiff::SignedDuration = text.parse()?;
-    Duration::try_from(duration).context("is negative")
+    Duration::try_from(duration).context("a length of time cannot be negative")
 }
 
 #[cfg(test)]
@@ -130,12 +135,12 @@ mod tests {
     fn every_subcommand_shows_an_example() {
         for command in Args::command().get_subcommands() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            assert!(help.contains("Example"), "{} has none", command.get_name());
+            assert!(help.contains("Example"), "{} shows no example", command.get_name());
         }
     }
 
     #[test]
-    fn a_length_of_time_is_written_as_in_kubernetes() {
+    fn a_length_of_time_is_in_kubernetes_notation() {
         assert_eq!(duration("1m30s").unwrap(), Duration::from_secs(90));
         assert!(duration("-1s").is_err());
         assert!(duration("soon").is_err());

@@ -1,5 +1,5 @@
-//! `fencegate review`: one AdmissionReview in, the answer out, by the same way that the server
-//! goes.
+//! `fencegate review`: decides one AdmissionReview, with the same code as the server, and prints
+//! the answer.
 
 use std::{
     fs::File,
@@ -34,33 +34,33 @@ use crate::{
     policy::{evidence::parse_time, review::Webhook, settings::Settings},
 };
 
-/// Answer one AdmissionReview and say why.
+/// Decide one AdmissionReview, and print the answer and the reasons.
 ///
-/// Exits 0 when the write is allowed, 1 when it is denied, 2 when there is no answer.
+/// The exit code is 0 if the write is allowed, 1 if it is denied, and 2 if there is no answer.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   fencegate review review.json --cluster cluster.yaml
   kubectl get nodes,leases,pods,volumeattachments,pv -A -o yaml > cluster.yaml
-  fencegate review --cluster audit-line.json < review.json      decide again as it was decided then")]
+  fencegate review --cluster audit-line.json < review.json      repeat a decision of the log")]
 pub struct Args {
-    /// The AdmissionReview as the API server sends it, JSON; `-` is standard input
+    /// The AdmissionReview that the API server sends, as JSON; `-` is standard input
     #[arg(value_name = "FILE|-", default_value = "-")]
     file: PathBuf,
-    /// Which webhook to be
+    /// Which webhook decides
     #[arg(long, value_name = "WEBHOOK", default_value = "validate", value_parser = webhooks())]
     webhook: Webhook,
-    /// Rules, a YAML file. Without it, the defaults
+    /// The configuration, a YAML file. Without it, the defaults apply
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where facts come from: `live`, a file as `kubectl get -o yaml` writes it, or a line of the
-    /// audit log. Without it, the cluster of the kubeconfig, or where there is none the built-in
-    /// example
+    /// Where facts come from: `live`, a file with the output of `kubectl get -o yaml`, or a file
+    /// with one line of the audit log. Default: the cluster of the kubeconfig, or the built-in
+    /// example if there is none
     #[arg(long, value_name = "live|FILE")]
     cluster: Option<ClusterArg>,
-    /// Decide as of this time, RFC 3339. Without it, the time of the audit line, else now
+    /// Decide as of this time, RFC 3339. Default: the time of the audit line, or now
     #[arg(long, value_name = "TIME", value_parser = time)]
     now: Option<Timestamp>,
-    /// The message that a user reads, or the answer that the API server gets
+    /// What to print: the message for the user, or the answer for the API server
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
@@ -71,8 +71,9 @@ enum Output {
     Json,
 }
 
-/// What the API server gives a call by the contract's registration, less the margin to answer in.
-const TIME: Duration = Duration::from_millis(4500);
+/// How long a decision may take: the `timeoutSeconds: 5` of the webhook configurations, minus the
+/// time that the server reserves for its answer.
+const TIMEOUT: Duration = Duration::from_millis(4500);
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let body = read(&args.file)?;
@@ -86,7 +87,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let review = review::read(&body)?;
     let cluster = match &args.cluster {
         Some(cluster) => cluster.open().await?,
-        None => at_hand().await?,
+        None => default_cluster().await?,
     };
     let gate = Gate {
         clock: clock(args.now, &cluster),
@@ -96,7 +97,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         metrics: Arc::new(Metrics::default()),
     };
     let webhook = args.webhook;
-    let decision = gate.judge(webhook, &review, Instant::now() + TIME).await;
+    let decision = gate.judge(webhook, &review, Instant::now() + TIMEOUT).await;
     let answer = Answer::new(webhook, &review, &decision);
     match args.output {
         Output::Json => println!("{}", serde_json::to_string(&answer)?),
@@ -125,22 +126,22 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let most = u64::try_from(BODY_LIMIT).unwrap_or(u64::MAX);
     input.take(most + 1).read_to_end(&mut body).with_context(|| format!("cannot read {}", path.display()))?;
     if body.len() > BODY_LIMIT {
-        bail!("{} is longer than 7 MiB, the most that a review may have", path.display());
+        bail!("{} is too large: a review has at most 7 MiB", path.display());
     }
     Ok(body)
 }
 
-/// The cluster that kubectl would speak to, or the example where there is none.
-async fn at_hand() -> anyhow::Result<Cluster> {
+/// The cluster of the kubeconfig, or the built-in example if there is none.
+async fn default_cluster() -> anyhow::Result<Cluster> {
     if let Ok(cluster) = live().await {
-        eprintln!("facts are read from the cluster of your kubeconfig; --cluster FILE reads them from a file");
+        eprintln!("facts come from the cluster of your kubeconfig; use --cluster FILE to read them from a file");
         return Ok(cluster);
     }
-    eprintln!("no cluster at hand: facts are those of the built-in example; --cluster FILE reads your own");
+    eprintln!("there is no cluster: facts come from the built-in example; use --cluster FILE to read your own");
     Ok(Cluster::of(Snapshot::example()?))
 }
 
-/// The given time, else the one at which recorded facts were true, else the machine's.
+/// The given time, otherwise the time of the audit line, otherwise the machine's clock.
 fn clock(now: Option<Timestamp>, cluster: &Cluster) -> Clock {
     let recorded = match cluster {
         Cluster::File(snapshot) => snapshot.load().recorded_at(),
@@ -149,13 +150,14 @@ fn clock(now: Option<Timestamp>, cluster: &Cluster) -> Clock {
     now.or(recorded).map_or(Clock::System, Clock::at)
 }
 
-/// The webhooks by their names.
+/// Parses the name of a webhook.
 fn webhooks() -> impl TypedValueParser<Value = Webhook> {
     let named = |name: String| Webhook::ALL.into_iter().find(|webhook| webhook.name() == name);
     PossibleValuesParser::new(Webhook::ALL.map(Webhook::name))
         .try_map(move |name| named(name).context("there is no such webhook"))
 }
 
+/// Parses an RFC 3339 time.
 fn time(text: &str) -> anyhow::Result<Timestamp> {
     parse_time(text).context("is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z")
 }

@@ -1,4 +1,4 @@
-//! Calls the webhooks as the API server does: a POST over TLS on a kept-alive HTTP/1.1 connection.
+//! Calls the webhooks as the API server does: a POST over TLS on a persistent HTTP/1.1 connection.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{policy::review::Webhook, tls::provider};
 
-/// What the API server reads of an answer.
+/// The part of an answer that the API server uses.
 #[derive(Debug, Deserialize)]
 struct Answer {
     response: Response,
@@ -41,7 +41,7 @@ pub struct Status {
     pub message: String,
 }
 
-/// A client that trusts one CA and keeps its connection.
+/// A client that trusts one CA and keeps its connection open.
 pub struct Caller {
     address: SocketAddr,
     tls: TlsConnector,
@@ -72,7 +72,7 @@ impl Caller {
             Some(sender) => sender,
             none => none.insert(Self::connect(self.address, &self.tls, &mut self.connections).await?),
         };
-        // The answer before was read to its end, but the connection may not have noticed yet.
+        // The previous answer was read to its end, but the connection may not be ready again yet.
         sender.ready().await.context("the webhook closed the connection")?;
         let answer = sender.send_request(request).await.context("the webhook did not answer")?;
         let body = answer.into_body().collect().await?.to_bytes();
@@ -90,7 +90,7 @@ impl Caller {
         let stream = tls.connect(ServerName::try_from("localhost")?, stream).await?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         connections.spawn(async move {
-            // How a connection ends is told by the request that it fails.
+            // If the connection fails, the request on it returns the error.
             let _ = connection.await;
         });
         Ok(sender)

@@ -1,9 +1,10 @@
-//! `fencegate demo`: the whole story on the built-in example cluster.
+//! `fencegate demo`: an outage from the dead machine to its return, on the built-in example
+//! cluster.
 //!
-//! Every step is a write as an API server would have it admitted: AdmissionReviews POSTed over TLS
-//! to the real server on a loopback port, first to the mutating webhook and with its patch to the
-//! validating one. Only the cluster and the clock are the story's. A step that ends otherwise than
-//! it should fails the demo.
+//! Every step is a write. The demo sends its AdmissionReviews as an API server does: over TLS to
+//! the real server on a loopback port, first to the mutating webhook, then with its patch to the
+//! validating webhook. Only the cluster and the clock are simulated. If a step does not end as
+//! expected, the demo fails.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -39,34 +40,36 @@ use crate::{
 mod client;
 mod story;
 
-/// Tell the whole story, served over real TLS, against the built-in example cluster.
+/// Show an outage on the built-in example cluster, from the dead machine to its return.
+///
+/// The commands are simulated, but the real server decides about them, over TLS.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Example:
   fencegate demo")]
 pub struct Args {
-    /// Show the audit log's line for each decision as well
+    /// Print the line of the audit log for each decision, too
     #[arg(long)]
     audit: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Stage { server, mut caller, cluster, clock, mut audit } = Stage::set().await?;
+    let Stage { server, mut caller, cluster, clock, mut audit } = Stage::start().await?;
     let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     let mut out = std::io::stdout().lock();
-    writeln!(out, "A database runs on worker-2. At 10:10:00 the machine loses power; its kubelet says nothing.\n")?;
+    writeln!(out, "A database runs on worker-2. At 10:10:00 the machine loses power, without a clean shutdown.\n")?;
     let mut failed = None;
-    let (end, ended) = oneshot::channel::<()>();
-    let telling = async {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let run_steps = async {
         let mut stored = story::worker();
         for (number, step) in story::steps().iter().enumerate() {
             let at: Timestamp = format!("2026-11-22T{}Z", step.time).parse()?;
             clock.store(Arc::new(at));
             cluster.store(Arc::new(if step.bound { Snapshot::example()? } else { Snapshot::parse(NOTHING_BOUND)? }));
-            if let Some((_, happens)) = &step.meanwhile {
-                happens(&mut stored);
+            if let Some((_, change)) = &step.meanwhile {
+                change(&mut stored);
             }
             let answer = admit(&mut caller, step, number, &mut stored).await?;
-            tell(&mut out, &paint, step, &answer)?;
+            print_step(&mut out, &paint, step, &answer)?;
             while let Ok(line) = audit.try_recv() {
                 if args.audit {
                     writeln!(out, "  {}", paint.dim(&line))?;
@@ -78,30 +81,31 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
         }
         drop(caller);
-        let _ = end.send(());
+        let _ = stop.send(());
         anyhow::Ok(stored)
     };
-    let (told, ()) = tokio::join!(telling, server.run(async { drop(ended.await) }));
-    let stored = told?;
+    let (result, ()) = tokio::join!(run_steps, server.run(async { drop(stopped.await) }));
+    let stored = result?;
     if let Some(command) = failed {
-        bail!("the story went wrong at: {command}");
+        bail!("the demo did not go as expected at: {command}");
     }
     let outage = stored.pointer("/metadata/annotations/fencegate.dev~1last-outage").and_then(Value::as_str);
-    let outage = outage.context("the Node does not say what happened to it")?;
+    let outage = outage.context("the Node has no annotation last-outage")?;
     let read = "kubectl get node worker-2 -o jsonpath='{.metadata.annotations.fencegate\\.dev/last-outage}'";
     writeln!(out, "{} {} {}\n{outage}\n", paint.dim("10:40:10"), paint.dim("$"), paint.bold(read))?;
     writeln!(
         out,
-        "The database never had two writers. Every decision above is a line of JSON in the audit log (--audit)."
+        "The database never had two writers. The audit log has one JSON line for each decision: see --audit."
     )?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The cluster once the database runs elsewhere.
+/// The cluster when the database runs on another node.
 const NOTHING_BOUND: &str = "kind: List\nitems: []\n";
 
-/// What the API server does with a write: the mutating webhook, its patch, the validating webhook,
-/// and only then is it stored. A deletion has nothing to patch.
+/// Does what the API server does with a write: it calls the mutating webhook, applies the patch,
+/// calls the validating webhook, and stores the object. For a deletion, it calls the validating
+/// webhook only.
 async fn admit(caller: &mut Caller, step: &Step, number: usize, stored: &mut Value) -> anyhow::Result<Response> {
     let mut new = stored.clone();
     let operation = match &step.does {
@@ -148,7 +152,7 @@ async fn admit(caller: &mut Caller, step: &Step, number: usize, stored: &mut Val
     Ok(answer)
 }
 
-/// The server and what the story turns.
+/// The server, and the parts that the demo controls.
 struct Stage {
     server: Server,
     caller: Caller,
@@ -158,9 +162,9 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set() -> anyhow::Result<Self> {
+    async fn start() -> anyhow::Result<Self> {
         let certificates = Development::make(&["localhost".to_owned()], 1, Timestamp::now())?;
-        let folder = tempfile::tempdir().context("cannot make a folder for the certificates")?;
+        let folder = tempfile::tempdir().context("cannot create a directory for the certificates")?;
         let file = |name: &str, content: &str| -> anyhow::Result<_> {
             let path = folder.path().join(name);
             std::fs::write(&path, content)?;
@@ -184,7 +188,8 @@ impl Stage {
             limits: Limits::default(),
             in_flight: IN_FLIGHT,
             drain: Duration::ZERO,
-            // The files are read once, above; the folder goes with this function.
+            // The files do not change. They are deleted when this function returns, and a reload
+            // would fail: an hour is longer than the demo.
             reload_interval: reload::INTERVAL * 720,
         })
         .await?;
@@ -193,8 +198,8 @@ impl Stage {
     }
 }
 
-/// Prints a step as its user would see it.
-fn tell(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer: &Response) -> std::io::Result<()> {
+/// Prints a step as its user sees it.
+fn print_step(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer: &Response) -> std::io::Result<()> {
     if let Some((meanwhile, _)) = &step.meanwhile {
         writeln!(out, "{meanwhile}\n")?;
     }
@@ -211,7 +216,7 @@ fn tell(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer: &Resp
     }
 }
 
-/// Colour, only on a terminal.
+/// Colours text, if standard output is a terminal.
 struct Paint(bool);
 
 impl Paint {

@@ -1,36 +1,36 @@
-//! The story: what happens and what is typed when, and what the cluster looks like by then.
+//! The steps of the demo: what happens when, which command is typed, and how it should end.
 
 use serde_json::{Value, json};
 
 const TAINT: &str = "node.kubernetes.io/out-of-service";
-const PUT_ON: &str = "kubectl taint node worker-2 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
-const TAKE_OFF: &str = "kubectl taint node worker-2 node.kubernetes.io/out-of-service-";
+const PLACE: &str = "kubectl taint node worker-2 node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+const REMOVE: &str = "kubectl taint node worker-2 node.kubernetes.io/out-of-service-";
 
-/// Something happens to the stored Node, or should.
+/// A change of the stored Node, or a change that a command asks for.
 pub type Change = fn(&mut Value);
 
 /// One command, and how it should end.
 pub struct Step {
-    /// What happened since the step before, and what that did to the stored Node.
+    /// What happened since the previous step, and how it changed the stored Node.
     pub meanwhile: Option<(&'static str, Change)>,
-    /// When, on the day of the story.
+    /// The time of the step, on 2026-11-22 in UTC.
     pub time: &'static str,
     pub command: &'static str,
     pub user: &'static str,
     pub does: Does,
     /// Whether the dead database pod and its volume are still on the node.
     pub bound: bool,
-    /// What kubectl prints when it goes through; `None`: it should not.
+    /// What kubectl prints if the write is allowed. `None`: the gate should deny it.
     pub done: Option<&'static str>,
 }
 
-/// What a command does to the Node.
+/// The write that a command sends.
 pub enum Does {
     Update(Change),
     Delete,
 }
 
-/// The Node before all this.
+/// The Node before the outage.
 pub fn worker() -> Value {
     json!({
         "apiVersion": "v1",
@@ -44,17 +44,17 @@ pub fn worker() -> Value {
     })
 }
 
-/// A merge patch (RFC 7386), as kubectl sends one.
+/// Applies a merge patch (RFC 7386).
 fn merge(node: &mut Value, patch: &Value) {
     json_patch::merge(node, patch);
 }
 
-fn put_on(node: &mut Value) {
+fn place(node: &mut Value) {
     let taint = json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"});
     merge(node, &json!({"spec": {"taints": [taint]}}));
 }
 
-fn take_off(node: &mut Value) {
+fn remove(node: &mut Value) {
     merge(node, &json!({"spec": {"taints": null}}));
 }
 
@@ -80,17 +80,17 @@ pub fn steps() -> Vec<Step> {
     };
     let by_bob = |time, command, does| Step { user: "bob", ..by_alice(time, command, does) };
     vec![
-        by_alice("10:10:20", PUT_ON, put_on),
+        by_alice("10:10:20", PLACE, place),
         Step {
             meanwhile: Some((
-                "Kubernetes notices. The pod hangs in Terminating; nobody knows whether the machine still writes.",
+                "Kubernetes reports the node as Unknown. The pod hangs in Terminating: does the machine still write?",
                 |node| reports(node, "Unknown", "2b9d4c11-83f0-4f57-a5b5-5b7c0e2f9d02"),
             )),
-            ..by_alice("10:12:00", PUT_ON, put_on)
+            ..by_alice("10:12:00", PLACE, place)
         },
         Step {
             meanwhile: Some((
-                "alice switches worker-2 off at its management board, and records it; the first time with a slip.",
+                "alice switches worker-2 off at its management board, and records that. Her first value is not valid.",
                 |_| {},
             )),
             ..by_alice("10:15:30", "kubectl annotate node worker-2 fencegate.dev/method=unplugged", |node| {
@@ -110,10 +110,10 @@ pub fn steps() -> Vec<Step> {
                 },
             )
         },
-        Step { done: Some("node/worker-2 tainted"), ..by_alice("10:16:05", PUT_ON, put_on) },
+        Step { done: Some("node/worker-2 tainted"), ..by_alice("10:16:05", PLACE, place) },
         Step {
-            meanwhile: Some(("Pods are being force-deleted, volumes detached. bob is in a hurry.", |_| {})),
-            ..by_bob("10:16:10", TAKE_OFF, take_off)
+            meanwhile: Some(("Kubernetes force-deletes the pod and detaches the volume. bob is in a hurry.", |_| {})),
+            ..by_bob("10:16:10", REMOVE, remove)
         },
         by_bob("10:16:20", "kubectl annotate node worker-2 --overwrite fencegate.dev/fenced-by=bob", |node| {
             annotate(node, &json!({"fencegate.dev/fenced-by": "bob"}));
@@ -121,12 +121,12 @@ pub fn steps() -> Vec<Step> {
         Step { does: Does::Delete, ..by_bob("10:16:30", "kubectl delete node worker-2", |_| {}) },
         Step {
             meanwhile: Some((
-                "db-0 runs on worker-3, its volume is attached there. worker-2 is repaired and boots.",
+                "db-0 runs on worker-3, and its volume is attached there. worker-2 is repaired and boots.",
                 |node| reports(node, "True", "c1f7be02-6f1b-4f0e-8a29-7d1e0b8a4f04"),
             )),
             bound: false,
             done: Some("node/worker-2 untainted"),
-            ..by_bob("10:40:00", TAKE_OFF, take_off)
+            ..by_bob("10:40:00", REMOVE, remove)
         },
     ]
 }
