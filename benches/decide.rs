@@ -1,7 +1,7 @@
-//! What a review costs, from bytes to bytes: reading it, deciding about it, answering it. Facts are
-//! at hand; what reading them costs is the API server's to say.
+//! Measures how long a review takes: parsing it, deciding about it and serialising the answer. The
+//! facts come from memory, so the time that an API server needs for them is not included.
 //!
-//! `make bench`. Compare rows of one run with each other; a figure alone says more about the
+//! Run it with `make bench`. Compare only rows of the same run: absolute times depend on the
 //! machine.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a benchmark that cannot run fails")]
@@ -18,7 +18,7 @@ fn main() {
     divan::main();
 }
 
-/// A Node as a busy cluster has it: `images` images and as many managed fields.
+/// A Node as in a busy cluster, with `images` images and as many entries of `managedFields`.
 fn node(images: usize, tainted: bool) -> Value {
     let image =
         |n: usize| json!({"names": [format!("registry.example/team/service-{n}@sha256:{n:064}")], "sizeBytes": n});
@@ -60,7 +60,7 @@ fn body(images: usize, before: bool, after: bool) -> Vec<u8> {
     review.to_string().into_bytes()
 }
 
-/// Bytes in, bytes out.
+/// From the bytes of a review to the bytes of the answer.
 fn answer(body: &[u8], snapshot: &Snapshot, settings: &Settings) -> Vec<u8> {
     let now = "2026-11-22T10:12:00Z".parse().unwrap();
     let review = review::read(body).unwrap();
@@ -88,7 +88,8 @@ fn nothing_guarded(bencher: Bencher, images: usize) {
     bencher.bench(|| answer(black_box(&body), &snapshot, &settings));
 }
 
-/// The same bytes, parsed into a tree instead: what skipping the rest of the Node saves.
+/// The same bytes, parsed completely. The difference is what the gate saves by skipping the fields
+/// that it does not judge.
 #[divan::bench(args = [0, 50, 500])]
 fn parse_everything(bencher: Bencher, images: usize) {
     let body = body(images, false, true);

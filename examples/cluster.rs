@@ -1,7 +1,7 @@
-//! `make cluster`: a control plane with three simulated machines, a database, and the gate in
-//! front, left running for people.
+//! `make cluster`: starts a control plane with three simulated machines and the gate in front of
+//! it, and keeps it running until Ctrl-C.
 
-#![allow(dead_code, reason = "the tests' harness has more than people need")]
+#![allow(dead_code, reason = "the tests use more of the harness")]
 
 #[path = "../tests/harness/mod.rs"]
 mod harness;
@@ -14,11 +14,11 @@ use harness::{gate::Gate, machine, plane::Plane};
 async fn main() {
     let mut plane = Plane::start().await;
     let (_machines, _san, _tasks) = machine::start(&mut plane);
-    plane.until("three nodes are there", async |plane| nodes(plane).await == 3).await;
+    plane.until("three nodes exist", async |plane| nodes(plane).await == 3).await;
     let _gate = Gate::guard(&plane).await;
     println!("export KUBECONFIG={}", plane.kubeconfig("admin"));
-    println!("# {} is the kubectl that belongs to it; Ctrl-C ends it all", plane.kubectl_path().display());
-    // Nothing to do if there is no such signal to wait for: it ends at once.
+    println!("# the kubectl of this version is {}; Ctrl-C stops everything", plane.kubectl_path().display());
+    // If waiting for the signal fails, the program stops at once.
     let _ = tokio::signal::ctrl_c().await;
 }
 

@@ -1,9 +1,9 @@
-//! `make soak`: honest calls beside everything that a hostile client can do without credentials.
-//! Bounded in time; fails if one honest call is not answered as it should be, or memory is not
-//! bounded.
+//! `make soak`: honest calls while hostile clients without credentials do everything that they can.
+//! It runs for a fixed time. It fails if one honest call does not get the right answer, or if the
+//! program uses too much memory.
 //!
-//! It runs the optimised program as it is, on loopback, with a file for a cluster: what reads cost
-//! is the API server's to say.
+//! It runs the release binary on loopback, with a file as the cluster, so the time that an API
+//! server needs for reads is not included.
 
 #![allow(clippy::unwrap_used, dead_code, reason = "a load test that cannot run fails")]
 
@@ -33,18 +33,24 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
+/// Clients that keep a connection idle: ten times the program's limit of connections.
 const IDLE: usize = 10_000;
+/// Clients that never finish the TLS handshake.
 const SLOW_HANDSHAKES: usize = 200;
+/// Clients that send a body byte by byte: fewer than the 512 requests that may be in flight.
 const SLOW_BODIES: usize = 200;
+/// Clients that send bodies of almost 7 MiB without a pause. Only a few, because they share this
+/// machine's CPU with the honest client.
 const LARGE_BODIES: usize = 4;
+/// Clients that send random bytes.
 const GARBAGE: usize = 20;
-/// Connections of the honest caller, and what each of them asks for in a second.
+/// Connections of the honest client, and the calls on each of them in a second.
 const HONEST: usize = 5;
 const EACH: u64 = 100;
-/// What `resources.limits.memory` gives in the manifests, less a quarter.
+/// KiB: the memory limit in the manifests, 512 MiB, minus a quarter.
 const MOST_MEMORY: usize = 384 * 1024;
 
-/// What the attackers got done.
+/// How often each kind of attack succeeded.
 #[derive(Default)]
 struct Done {
     idle: AtomicUsize,
@@ -54,7 +60,7 @@ struct Done {
     garbage: AtomicUsize,
 }
 
-/// Ends the program with the test.
+/// Kills the program when the test ends.
 struct Program(Child);
 
 impl Drop for Program {
@@ -114,7 +120,7 @@ async fn main() -> ExitCode {
     for _ in 0..GARBAGE {
         attack.spawn(garbage(client.clone(), Arc::clone(&done)));
     }
-    // Until it is at its height.
+    // The attack needs about this long until all clients are connected.
     sleep(Duration::from_secs(10)).await;
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut honest = JoinSet::new();
@@ -163,9 +169,11 @@ async fn main() -> ExitCode {
     ExitCode::from(u8::from(!is_fine))
 }
 
-/// Shakes hands, and says nothing; again a while after it was closed.
+/// Completes the TLS handshake and sends nothing. Connects again some time after the server closed
+/// the connection.
 async fn idle(client: Client, done: Arc<Done>, number: usize) {
-    // Not all in one moment: the test's own machine has to shake hands, too.
+    // The connections are spread over time, because this machine does its half of every handshake,
+    // too.
     sleep(Duration::from_millis(number as u64)).await;
     loop {
         if let Ok(mut stream) = client.connect().await {
@@ -176,7 +184,7 @@ async fn idle(client: Client, done: Arc<Done>, number: usize) {
     }
 }
 
-/// Connects, and does not even shake hands.
+/// Connects without a TLS handshake.
 async fn slow_handshake(address: SocketAddr, done: Arc<Done>) {
     loop {
         if let Ok(mut stream) = TcpStream::connect(address).await {
@@ -218,7 +226,7 @@ async fn large_body(client: Client, done: Arc<Done>) {
     }
 }
 
-/// Sends what is no HTTP.
+/// Sends bytes that are not HTTP.
 async fn garbage(client: Client, done: Arc<Done>) {
     let noise: Vec<u8> = (0..20_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     loop {
@@ -231,8 +239,8 @@ async fn garbage(client: Client, done: Arc<Done>) {
     }
 }
 
-/// Asks at a steady pace on one connection, and on a new one every second, as an API server does
-/// that was just started.
+/// Calls at a steady pace on one connection, and opens a new one every second, as an API server
+/// does that was just started.
 async fn honest_calls(client: Client, end: Instant) -> (Vec<Duration>, Vec<String>) {
     let (mut took, mut failed) = (Vec::new(), Vec::new());
     let mut pace = interval(Duration::from_millis(1000 / EACH));

@@ -1,5 +1,6 @@
-//! Which module may use which: layers, from the ground up, of the crate and within `policy`. No
-//! module uses its own layer or one above.
+//! The structure of the code: which module may use which, how long files and comments may be, and
+//! which crates are used. A module may use only layers below its own, in the crate and within
+//! `policy`.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -8,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Modules of one layer do not know of each other.
+/// Layers from the lowest to the highest. Modules of one layer may not use each other.
 type Layers = &'static [&'static [&'static str]];
 
 const LAYERS: Layers = &[
@@ -36,14 +37,14 @@ const POLICY_LAYERS: Layers = &[
     &["message", "mod"],
 ];
 
-/// All that `policy` may name from outside.
+/// The crates that `policy` may use.
 const POLICY_CRATES: &[&str] = &["std", "core", "serde", "serde_json", "jiff", "crate", "super", "self"];
 
 fn layer(layers: Layers, module: &str) -> usize {
     layers
         .iter()
         .position(|layer| layer.contains(&module))
-        .unwrap_or_else(|| panic!("{module} has no layer: give it one above all that it uses"))
+        .unwrap_or_else(|| panic!("{module} has no layer: add it to a layer above all modules that it uses"))
 }
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
@@ -67,7 +68,7 @@ fn modules() -> Vec<(PathBuf, String, String)> {
     sources(&root).into_iter().map(read).filter(|(_, module, _)| module != "lib").collect()
 }
 
-/// The first segments of the paths that follow `prefix`, also within braces.
+/// The first segments of the paths that follow `prefix`, even within braces.
 fn used(code: &str, prefix: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices(prefix) {
@@ -101,7 +102,7 @@ fn used(code: &str, prefix: &str) -> Vec<String> {
 }
 
 #[test]
-fn no_module_uses_its_own_layer_or_one_above() {
+fn a_module_uses_only_layers_below_its_own() {
     for (path, module, code) in modules() {
         let crate_name = if module == "main" { "fencegate::" } else { "crate::" };
         for used in used(&code, crate_name) {
@@ -112,7 +113,7 @@ fn no_module_uses_its_own_layer_or_one_above() {
 }
 
 #[test]
-fn no_module_of_the_policy_uses_its_own_layer_or_one_above() {
+fn a_module_of_the_policy_uses_only_layers_below_its_own() {
     let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy");
     let mut uses = 0;
     for (path, top, code) in modules() {
@@ -122,8 +123,8 @@ fn no_module_of_the_policy_uses_its_own_layer_or_one_above() {
         let code = without_tests(&code);
         let inside = path.strip_prefix(&policy).unwrap();
         let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
-        assert!(!code.contains("super::super"), "{}: say crate::policy", path.display());
-        // In a file of a folder, `super` is the folder.
+        assert!(!code.contains("super::super"), "{}: use crate::policy", path.display());
+        // In a file of a directory, `super` is the directory's module.
         let is_at_the_top = inside.components().count() == 1 || inside.ends_with("mod.rs");
         let prefixes =
             if is_at_the_top && module != "mod" { &["crate::policy::", "super::"][..] } else { &["crate::policy::"] };
@@ -133,16 +134,16 @@ fn no_module_of_the_policy_uses_its_own_layer_or_one_above() {
             uses += 1;
         }
     }
-    assert!(uses > 100, "{uses} uses found: are they still spelled as this test reads them?");
+    assert!(uses > 100, "only {uses} uses were found: does this test still recognise them?");
 }
 
-/// The code before its unit tests, which may use what the module may not.
+/// The code without its unit tests. Tests may use any module.
 fn without_tests(code: &str) -> &str {
     code.split("#[cfg(test)]\n").next().unwrap()
 }
 
 #[test]
-fn policy_names_nothing_that_reads_waits_or_serves() {
+fn the_policy_has_no_io_and_is_not_async() {
     for (path, module, code) in modules() {
         if module != "policy" {
             continue;
@@ -161,10 +162,10 @@ fn policy_names_nothing_that_reads_waits_or_serves() {
 }
 
 #[test]
-fn only_cluster_and_the_command_line_name_the_client() {
+fn only_cluster_and_the_command_line_use_kube() {
     for (path, module, code) in modules() {
-        let names_it = code.contains("kube::");
-        assert!(!names_it || module == "cluster" || module == "cli", "{}", path.display());
+        let uses_kube = code.contains("kube::");
+        assert!(!uses_kube || module == "cluster" || module == "cli", "{}", path.display());
     }
 }
 
@@ -172,27 +173,27 @@ fn only_cluster_and_the_command_line_name_the_client() {
 fn files_stay_short() {
     for (path, _, _) in modules() {
         let lines = fs::read_to_string(&path).unwrap().lines().count();
-        assert!(lines <= 420, "{} has {lines} lines: would you like to live in it?", path.display());
+        assert!(lines <= 420, "{} has {lines} lines, split it", path.display());
     }
     let main = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs")).unwrap();
     assert!(main.lines().count() <= 40);
 }
 
 #[test]
-fn uses_are_found_also_within_braces() {
+fn uses_are_found_even_within_braces() {
     let code = "use crate::{\n    a::{b, c},\n    d,\n    e::f,\n};\ncrate::g::h();\n";
     assert_eq!(used(code, "crate::"), ["a", "d", "e", "g"]);
 }
 
 #[test]
-fn the_reference_of_reasons_is_what_the_program_knows() {
+fn docs_reasons_has_the_programs_table_of_reasons() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reasons.md")).unwrap();
     let table = fencegate::policy::message::reference();
-    assert!(page.contains(&table), "docs/reasons.md should hold this table:\n{table}");
+    assert!(page.contains(&table), "docs/reasons.md must contain this table:\n{table}");
 }
 
 #[test]
-fn there_is_one_provider_of_cryptography_and_nothing_that_is_not_kept_up() {
+fn there_is_one_provider_of_cryptography_and_no_unmaintained_crate() {
     const UNWANTED: [&str; 6] = ["ring", "openssl", "native-tls", "serde_yaml", "rustls-pemfile", "webpki-roots"];
     let tree = std::process::Command::new(env!("CARGO"))
         .args(["tree", "--locked", "--edges=normal,build", "--prefix=none", "--format={p}"])
@@ -204,6 +205,6 @@ fn there_is_one_provider_of_cryptography_and_nothing_that_is_not_kept_up() {
     let names: Vec<&str> = text.lines().filter_map(|line| line.split(' ').next()).collect();
     assert!(names.contains(&"aws-lc-rs"), "{text}");
     for unwanted in UNWANTED {
-        assert!(!names.contains(&unwanted), "{unwanted} is in the tree");
+        assert!(!names.contains(&unwanted), "the program depends on {unwanted}");
     }
 }

@@ -1,8 +1,8 @@
-//! The table of cases: each a request, a cluster and a configuration, with the answer that the
-//! contract gives.
+//! The table of cases. Each case is a request, a cluster and a configuration, with the answer that
+//! the contract demands.
 //!
-//! `tests/cases/README.md` says how a case is written. Every case is also decided a second time
-//! from its line in the audit log alone.
+//! `tests/cases/README.md` describes the format. Each case is decided by both webhooks, and again
+//! from its audit line.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -67,7 +67,7 @@ struct Request {
     /// Merged into the old Node; on CREATE into the base Node.
     #[serde(default)]
     new: Value,
-    /// Merged into the finished request: for what the fields above cannot say.
+    /// Merged into the finished request, for content that the fields above cannot express.
     #[serde(default)]
     raw: Value,
 }
@@ -76,7 +76,7 @@ struct Request {
 #[serde(deny_unknown_fields)]
 struct Expect {
     allowed: bool,
-    /// Every failed check, denied or warned, in any order.
+    /// All failed checks, in any order, even those that only warn.
     #[serde(default)]
     reasons: Vec<String>,
     #[serde(default)]
@@ -89,7 +89,7 @@ struct Expect {
     /// Each must be in a warning.
     #[serde(default)]
     warnings: Vec<String>,
-    /// What the mutating side changes on the Node, `null` for what it removes.
+    /// The annotations that the mutating webhook changes on the Node; `null` for a removal.
     #[serde(default)]
     stamps: Option<BTreeMap<String, Option<String>>>,
 }
@@ -106,7 +106,7 @@ fn default_user() -> Value {
     json!({"username": "alice", "groups": ["system:authenticated"]})
 }
 
-/// A Node that is not ready, without taint or annotation.
+/// A Node that is not ready, without taints and annotations.
 fn base_node() -> Value {
     json!({
         "apiVersion": "v1",
@@ -184,7 +184,7 @@ impl Case {
         config::parse(self.config.to_string().as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", self.name))
     }
 
-    /// The cluster as the case says, with the unreadable facts made so.
+    /// The cluster of the case, with its unreadable facts.
     fn snapshot(&self, review: &Review, settings: &Settings) -> Snapshot {
         let list = json!({"kind": "List", "items": self.cluster});
         let snapshot = Snapshot::parse(&list.to_string()).unwrap_or_else(|error| panic!("{}: {error}", self.name));
@@ -202,7 +202,7 @@ impl Case {
     }
 }
 
-/// Makes a fact unreadable that a case names as the audit line does.
+/// Makes a fact unreadable. A case names it as the audit line does.
 fn make_unreadable(facts: &mut Facts, name: &str, attest: bool) {
     let (at, why) = (facts.now, "forbidden: no".to_owned());
     if name == "persistentVolumes" {
@@ -216,11 +216,11 @@ fn make_unreadable(facts: &mut Facts, name: &str, attest: bool) {
         return facts.fail(at, Fact::Access(verb), why);
     }
     let in_camel_case = |fact: &Fact| fact.name().replace('_', "") == name.to_lowercase();
-    let fact = Fact::all().find(in_camel_case).unwrap_or_else(|| panic!("unreadable: {name:?} is no fact"));
+    let fact = Fact::all().find(in_camel_case).unwrap_or_else(|| panic!("unreadable: there is no fact {name:?}"));
     facts.fail(at, fact, why);
 }
 
-/// What the gate answers, and its line in the audit log, if any.
+/// The gate's answer, and its line in the audit log, if there is one.
 async fn answer(
     webhook: Webhook,
     review: &Review,
@@ -240,7 +240,7 @@ async fn answer(
     (serde_json::to_value(Answer::new(webhook, review, &decision)).unwrap(), lines.try_recv().ok())
 }
 
-/// What is wrong with the answer to a case, if anything.
+/// The differences between an answer and the expectation of the case.
 fn judge(case: &Case, answer: &Value) -> Vec<String> {
     let response = &answer["response"];
     let annotation = |key: &str| response["auditAnnotations"][key].as_str().unwrap_or_default().to_owned();
@@ -291,7 +291,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[tokio::test]
-async fn every_case_is_answered_as_the_contract_says() {
+async fn every_case_gets_the_answer_of_the_contract() {
     let mut wrong = Vec::new();
     let cases = cases();
     for case in &cases {
@@ -305,8 +305,7 @@ async fn every_case_is_answered_as_the_contract_says() {
     assert!(cases.len() >= 120, "the table has {} cases", cases.len());
 }
 
-/// The changes that an answer's patch makes to annotations: by key, `None` for those that it
-/// removes.
+/// The changes of annotations in the patch of an answer, by key; `None` for a removal.
 fn stamps(answer: &Value) -> BTreeMap<String, Option<String>> {
     let changes = steps(answer).into_iter().filter_map(|step| {
         let key = step["path"].as_str().unwrap().strip_prefix("/metadata/annotations/")?.replace("~1", "/");
@@ -315,7 +314,7 @@ fn stamps(answer: &Value) -> BTreeMap<String, Option<String>> {
     changes.collect()
 }
 
-/// The steps of an answer's patch.
+/// The operations in the patch of an answer.
 fn steps(answer: &Value) -> Vec<Value> {
     let Some(patch) = answer["response"]["patch"].as_str() else { return Vec::new() };
     assert_eq!(answer["response"]["patchType"], "JSONPatch");
@@ -323,9 +322,9 @@ fn steps(answer: &Value) -> Vec<Value> {
     serde_json::from_slice(&bytes).unwrap()
 }
 
-/// The two webhooks one after the other, as the API server calls them.
+/// Calls both webhooks in the order of the API server.
 #[tokio::test]
-async fn both_sides_judge_alike_and_the_second_accepts_what_the_first_writes() {
+async fn both_webhooks_decide_alike_and_the_validating_one_accepts_the_stamps_of_the_other() {
     let mut stamped = 0;
     let mut wrong = Vec::new();
     for case in &cases() {
@@ -346,7 +345,7 @@ async fn both_sides_judge_alike_and_the_second_accepts_what_the_first_writes() {
             continue;
         }
         stamped += 1;
-        assert!(case.expect.allowed, "{}: a denied write is not completed", case.name);
+        assert!(case.expect.allowed, "{}: a denied write gets no patch", case.name);
         let of_the_gate = |step: &Value| {
             let path = step["path"].as_str().unwrap();
             path == "/metadata/annotations" || path.starts_with("/metadata/annotations/fencegate.dev~1")
@@ -358,7 +357,11 @@ async fn both_sides_judge_alike_and_the_second_accepts_what_the_first_writes() {
         assert_eq!(second["response"]["allowed"], true, "{}: {second}\n{body}", case.name);
         let reasons = |answer: &Value| answer["response"]["auditAnnotations"]["reasons"].clone();
         assert_eq!(reasons(&first), reasons(&second), "{}", case.name);
-        assert_eq!(second["response"]["patch"], Value::Null, "an API server takes that for an error");
+        assert_eq!(
+            second["response"]["patch"],
+            Value::Null,
+            "for an API server, a patch from a validating webhook is an error"
+        );
         let again = ask(Webhook::Mutate, &body).await;
         assert_eq!(again["response"]["patch"], Value::Null, "{}: {:?}", case.name, stamps(&again));
     }
@@ -367,7 +370,7 @@ async fn both_sides_judge_alike_and_the_second_accepts_what_the_first_writes() {
 }
 
 #[tokio::test]
-async fn every_case_is_decided_again_from_its_audit_line() {
+async fn every_decision_can_be_repeated_from_its_audit_line() {
     let mut replayed = 0;
     for case in &cases() {
         let review = review::read(case.review().to_string().as_bytes()).unwrap();
@@ -375,7 +378,7 @@ async fn every_case_is_decided_again_from_its_audit_line() {
         let (first, line) =
             answer(Webhook::Validate, &review, case.snapshot(&review, &settings), &settings, case.now()).await;
         let Some(line) = line else {
-            assert_eq!(first["response"]["auditAnnotations"]["transition"], "None", "{} left no line", case.name);
+            assert_eq!(first["response"]["auditAnnotations"]["transition"], "None", "{} has no audit line", case.name);
             continue;
         };
         let recorded = Snapshot::parse(&line).unwrap();

@@ -1,5 +1,5 @@
-//! Live reads against a scripted API server: every way an answer can fall short, and what the gate
-//! makes of it.
+//! Live reads from a scripted API server: every way in which an answer can be wrong or missing, and
+//! the fact that results.
 
 #![allow(
     clippy::indexing_slicing,
@@ -33,28 +33,32 @@ use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-/// What the API server is asked: `GET /path?query`, or `POST /path body`.
-type Asked = Arc<Mutex<Vec<String>>>;
+/// The requests to the API server: `GET /path?query`, or `POST /path body`.
+type Requests = Arc<Mutex<Vec<String>>>;
 
-enum Says {
+/// An answer of the scripted API server.
+enum Scripted {
     Json(u16, Value),
     Text(u16, &'static str),
     Nothing,
 }
 
-fn status(code: u16, reason: &str) -> Says {
+fn status(code: u16, reason: &str) -> Scripted {
     let message = format!("scripted {reason}");
-    Says::Json(code, json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}))
+    Scripted::Json(
+        code,
+        json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}),
+    )
 }
 
-fn list(items: Value) -> Says {
-    Says::Json(200, json!({"kind": "List", "metadata": {}, "items": items}))
+fn list(items: Value) -> Scripted {
+    Scripted::Json(200, json!({"kind": "List", "metadata": {}, "items": items}))
 }
 
-/// A cluster whose API server answers as `script` says.
-fn scripted(script: impl Fn(&str) -> Says + Send + Sync + 'static) -> (Cluster, Asked) {
-    let asked = Asked::default();
-    let log = Arc::clone(&asked);
+/// A cluster whose API server answers each request with the result of `script`.
+fn scripted(script: impl Fn(&str) -> Scripted + Send + Sync + 'static) -> (Cluster, Requests) {
+    let requests = Requests::default();
+    let log = Arc::clone(&requests);
     let script = Arc::new(script);
     let service = tower::service_fn(move |request: http::Request<Body>| {
         let (log, script) = (Arc::clone(&log), Arc::clone(&script));
@@ -64,15 +68,15 @@ fn scripted(script: impl Fn(&str) -> Says + Send + Sync + 'static) -> (Cluster, 
             let line = if body.is_empty() { line } else { format!("{line} {}", String::from_utf8_lossy(&body)) };
             log.lock().unwrap().push(line.clone());
             let (code, text) = match script(&line) {
-                Says::Json(code, value) => (code, value.to_string()),
-                Says::Text(code, text) => (code, text.to_owned()),
-                Says::Nothing => std::future::pending().await,
+                Scripted::Json(code, value) => (code, value.to_string()),
+                Scripted::Text(code, text) => (code, text.to_owned()),
+                Scripted::Nothing => std::future::pending().await,
             };
             let response = Response::builder().status(StatusCode::from_u16(code).unwrap());
             Ok::<_, Infallible>(response.body(Full::new(Bytes::from(text))).unwrap())
         }
     });
-    (Cluster::Live(Live::new(Client::new(service, "default"))), asked)
+    (Cluster::Live(Live::new(Client::new(service, "default"))), requests)
 }
 
 fn release() -> Request {
@@ -100,20 +104,20 @@ fn why<T: std::fmt::Debug>(observed: Observed<T>) -> String {
 
 #[tokio::test]
 async fn a_lease_that_does_not_exist_is_known() {
-    let (cluster, asked) = scripted(|_| status(404, "NotFound"));
+    let (cluster, requests) = scripted(|_| status(404, "NotFound"));
     let facts = read(&cluster, &[Fact::Lease]).await;
     assert_eq!(facts.lease.value(), Ok(&None));
-    assert_eq!(*asked.lock().unwrap(), ["GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"]);
+    assert_eq!(*requests.lock().unwrap(), ["GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"]);
 }
 
 #[tokio::test]
-async fn a_not_found_that_no_api_server_said_is_not_known() {
-    let (cluster, _) = scripted(|_| Says::Text(404, "<html>no such page</html>"));
+async fn a_404_that_is_not_from_an_api_server_is_unknown() {
+    let (cluster, _) = scripted(|_| Scripted::Text(404, "<html>no such page</html>"));
     assert!(why(read(&cluster, &[Fact::Lease]).await.lease).contains("404"));
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_named() {
+async fn a_fact_that_rbac_forbids_is_unknown_and_says_so() {
     let (cluster, _) = scripted(|_| status(403, "Forbidden"));
     let facts = read(&cluster, &[Fact::Lease, Fact::Pods, Fact::VolumeAttachments, Fact::Nodes]).await;
     assert_eq!(why(facts.lease), "forbidden: scripted Forbidden");
@@ -123,42 +127,42 @@ async fn a_missing_permission_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_come_costs_the_deadline_once() {
-    let (cluster, _) = scripted(|line| if line.contains("/leases/") { Says::Nothing } else { list(json!([])) });
+async fn a_missing_answer_is_waited_for_until_the_deadline_and_no_longer() {
+    let (cluster, _) = scripted(|line| if line.contains("/leases/") { Scripted::Nothing } else { list(json!([])) });
     let start = Instant::now();
     let facts = read(&cluster, &[Fact::Lease, Fact::Pods]).await;
     assert_eq!(start.elapsed(), Duration::from_secs(4));
     assert_eq!(why(facts.lease), "no answer within 4.0s");
-    assert!(facts.pods.value().is_ok(), "what did come counts");
+    assert!(facts.pods.value().is_ok(), "a fact that did arrive is known");
 }
 
 #[tokio::test]
-async fn half_an_answer_is_none() {
+async fn an_incomplete_answer_is_unknown() {
     for text in ["", "{\"kind\":\"PodList\",\"items\":[{\"metadata\"", "{}", "[]", "{\"kind\":\"PodList\"}"] {
-        let (cluster, _) = scripted(move |_| Says::Text(200, text));
+        let (cluster, _) = scripted(move |_| Scripted::Text(200, text));
         assert!(why(read(&cluster, &[Fact::Pods]).await.pods).contains("could not be understood"), "{text}");
     }
-    let (cluster, _) = scripted(|_| Says::Json(200, json!({"kind": "PodList", "items": null})));
-    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.value().unwrap().len(), 0, "an empty list in Go");
+    let (cluster, _) = scripted(|_| Scripted::Json(200, json!({"kind": "PodList", "items": null})));
+    assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.value().unwrap().len(), 0, "in Go, null is an empty list");
 }
 
-fn page(numbers: std::ops::Range<usize>, next: &str) -> Says {
+fn page(numbers: std::ops::Range<usize>, next: &str) -> Scripted {
     let items: Vec<Value> = numbers
         .map(|n| json!({"metadata": {"name": format!("va-{n}")}, "spec": {"nodeName": if n % 2 == 0 { "n1" } else { "n2" }}}))
         .collect();
-    Says::Json(200, json!({"metadata": {"continue": next}, "items": items}))
+    Scripted::Json(200, json!({"metadata": {"continue": next}, "items": items}))
 }
 
 #[tokio::test]
-async fn lists_are_read_page_by_page_and_only_the_nodes_own_kept() {
-    let (cluster, asked) = scripted(|line| match line {
+async fn lists_are_read_page_by_page_and_only_objects_of_the_node_are_kept() {
+    let (cluster, requests) = scripted(|line| match line {
         line if line.contains("continue=two") => page(500..600, ""),
         _ => page(0..500, "two"),
     });
     let facts = read(&cluster, &[Fact::VolumeAttachments]).await;
     assert_eq!(facts.volume_attachments.value().unwrap().len(), 300);
     assert_eq!(
-        *asked.lock().unwrap(),
+        *requests.lock().unwrap(),
         [
             "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=500",
             "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=500&continue=two"
@@ -167,10 +171,10 @@ async fn lists_are_read_page_by_page_and_only_the_nodes_own_kept() {
 }
 
 #[tokio::test]
-async fn a_list_that_expired_is_read_again_from_its_start_once() {
+async fn an_expired_list_is_read_once_more_from_the_start() {
     let expired = Arc::new(Mutex::new(1));
     let left = Arc::clone(&expired);
-    let (cluster, asked) = scripted(move |line| {
+    let (cluster, requests) = scripted(move |line| {
         if !line.contains("continue=") {
             return page(0..10, "two");
         }
@@ -183,26 +187,26 @@ async fn a_list_that_expired_is_read_again_from_its_start_once() {
     });
     let facts = read(&cluster, &[Fact::VolumeAttachments]).await;
     assert_eq!(facts.volume_attachments.value().unwrap().len(), 6, "nothing is counted twice");
-    assert_eq!(asked.lock().unwrap().len(), 4);
+    assert_eq!(requests.lock().unwrap().len(), 4);
     *expired.lock().unwrap() = 2;
     assert!(why(read(&cluster, &[Fact::VolumeAttachments]).await.volume_attachments).contains("410"));
 }
 
 #[tokio::test]
-async fn a_list_that_does_not_end_is_given_up() {
+async fn a_list_with_a_repeated_continue_token_is_an_error() {
     let (cluster, _) = scripted(|_| page(0..1, "again"));
     assert_eq!(why(read(&cluster, &[Fact::VolumeAttachments]).await.volume_attachments), "the list does not end");
 }
 
 #[tokio::test]
-async fn pods_are_selected_by_their_node() {
-    let (cluster, asked) = scripted(|_| list(json!([{"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}}])));
+async fn pods_are_listed_by_their_node() {
+    let (cluster, requests) = scripted(|_| list(json!([{"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}}])));
     assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.value().unwrap().len(), 1);
-    assert_eq!(*asked.lock().unwrap(), ["GET /api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&limit=500"]);
+    assert_eq!(*requests.lock().unwrap(), ["GET /api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&limit=500"]);
 }
 
 #[tokio::test]
-async fn volumes_are_read_only_where_a_pod_could_keep_one() {
+async fn volumes_are_read_only_if_a_pod_may_keep_one() {
     let staying = json!([{"metadata": {"namespace": "a", "name": "p"}, "spec": {"nodeName": "n1",
         "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}]);
     let script = |pods: Value| {
@@ -210,31 +214,31 @@ async fn volumes_are_read_only_where_a_pod_could_keep_one() {
             line if line.contains("/pods") => list(pods.clone()),
             line if line.contains("/volumeattachments") => list(json!([{"metadata": {"name": "va"},
                 "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv-1"}}}])),
-            _ => Says::Json(200, json!({"spec": {"claimRef": {"namespace": "a", "name": "c"}}})),
+            _ => Scripted::Json(200, json!({"spec": {"claimRef": {"namespace": "a", "name": "c"}}})),
         }
     };
-    let (cluster, asked) = scripted(script(staying));
+    let (cluster, requests) = scripted(script(staying));
     let facts = read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await;
     let volume = facts.persistent_volumes["pv-1"].value().unwrap().clone().unwrap();
     assert_eq!(volume.spec.claim_ref.unwrap().name, "c");
-    assert_eq!(asked.lock().unwrap().last().unwrap(), "GET /api/v1/persistentvolumes/pv-1");
+    assert_eq!(requests.lock().unwrap().last().unwrap(), "GET /api/v1/persistentvolumes/pv-1");
 
-    let (cluster, asked) = scripted(script(json!([])));
+    let (cluster, requests) = scripted(script(json!([])));
     assert!(read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await.persistent_volumes.is_empty());
-    assert_eq!(asked.lock().unwrap().len(), 2);
+    assert_eq!(requests.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]
-async fn rbac_is_asked_about_the_requester_with_all_groups_and_extras() {
+async fn the_access_review_has_all_groups_and_extras_of_the_requester() {
     for (said, expected) in [
         (json!({"allowed": true}), true),
         (json!({"allowed": false}), false),
         (json!({"allowed": true, "denied": true}), false),
     ] {
-        let (cluster, asked) = scripted(move |_| Says::Json(201, json!({"spec": {}, "status": said})));
+        let (cluster, requests) = scripted(move |_| Scripted::Json(201, json!({"spec": {}, "status": said})));
         let facts = read(&cluster, &[Fact::Access(Verb::BreakGlass)]).await;
         assert_eq!(facts.access[&Verb::BreakGlass].value().unwrap().allowed, expected);
-        let line = asked.lock().unwrap()[0].clone();
+        let line = requests.lock().unwrap()[0].clone();
         let (head, body) = line.split_at(line.find('{').unwrap());
         assert_eq!(head, "POST /apis/authorization.k8s.io/v1/subjectaccessreviews? ");
         let spec = serde_json::from_str::<Value>(body).unwrap()["spec"].clone();
@@ -251,7 +255,7 @@ async fn rbac_is_asked_about_the_requester_with_all_groups_and_extras() {
 }
 
 #[tokio::test]
-async fn whatever_could_not_be_read_denies_with_its_name() {
+async fn facts_that_could_not_be_read_deny_the_write_and_are_named() {
     let (cluster, _) = scripted(|_| status(500, "InternalError"));
     let facts = read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await;
     let decision = decide(&release(), &facts, &Settings::default());
@@ -279,17 +283,17 @@ async fn read_custom(cluster: &Cluster) -> Facts {
 }
 
 #[tokio::test]
-async fn a_kind_that_is_not_served_is_known_not_to_be_there() {
-    let (cluster, asked) = scripted(|_| Says::Text(404, "404 page not found"));
+async fn a_kind_that_is_not_installed_is_a_known_fact() {
+    let (cluster, requests) = scripted(|_| Scripted::Text(404, "404 page not found"));
     let facts = read_custom(&cluster).await;
     assert_eq!(facts.custom.fence_agents_remediations.value(), Ok(&None));
     assert_eq!(facts.custom.self_node_remediations.value(), Ok(&None));
     assert_eq!(facts.custom.network_fences.value(), Ok(&None));
     assert_eq!(facts.custom.bare_metal_hosts.value(), Ok(&None));
-    let mut asked = asked.lock().unwrap().clone();
-    asked.sort();
+    let mut requests = requests.lock().unwrap().clone();
+    requests.sort();
     assert_eq!(
-        asked,
+        requests,
         [
             "GET /apis/csiaddons.openshift.io/v1alpha1/networkfences?&limit=500",
             "GET /apis/fence-agents-remediation.medik8s.io/v1alpha1/fenceagentsremediations?&limit=500",
@@ -300,7 +304,7 @@ async fn a_kind_that_is_not_served_is_known_not_to_be_there() {
 }
 
 #[tokio::test]
-async fn a_kind_that_may_not_be_read_is_not_known() {
+async fn a_kind_that_rbac_forbids_is_unknown() {
     let (cluster, _) = scripted(|_| status(403, "Forbidden"));
     let facts = read_custom(&cluster).await;
     assert_eq!(why(facts.custom.fence_agents_remediations), "forbidden: scripted Forbidden");
@@ -334,7 +338,7 @@ async fn only_objects_about_the_node_are_kept() {
 }
 
 #[tokio::test]
-async fn an_unreachable_api_server_is_no_fact_at_all() {
+async fn if_the_api_server_is_unreachable_facts_are_unknown() {
     let unreachable = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
     let cluster = Cluster::Live(Live::new(Client::try_from(unreachable).unwrap()));
     assert!(why(read(&cluster, &[Fact::Lease]).await.lease).contains("could not be reached"));

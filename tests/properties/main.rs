@@ -1,5 +1,5 @@
-//! Laws that hold for every request, cluster, configuration and order of things, not only for those
-//! that someone thought of.
+//! Laws that hold for every request, cluster and configuration, not only for the cases that
+//! somebody thought of.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -34,7 +34,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_verdict_never_depends_on_the_order_of_things(world in world()) {
+    fn the_order_of_lists_never_changes_the_verdict(world in world()) {
         let mut turned = world.clone();
         for node in [&mut turned.old, &mut turned.new] {
             reversed(&mut node["spec"]["taints"]);
@@ -49,9 +49,9 @@ proptest! {
     }
 
     #[test]
-    fn a_contradiction_never_turns_a_denial_into_consent(world in world(), which in 0..6_u8) {
-        prop_assume!(!world.marks_a_break_glass());
-        // A node that is Ready contradicts a fence, and is what a release waits for.
+    fn a_contradiction_never_turns_a_denial_into_an_allowed_write(world in world(), which in 0..6_u8) {
+        prop_assume!(!world.stamps_a_break_glass());
+        // A node that is Ready contradicts a fence, but for a release it is required.
         prop_assume!(which != 0 || !world.decide().transitions.contains(Transition::Release));
         let mut contradicted = world.clone();
         match which {
@@ -75,12 +75,12 @@ proptest! {
     }
 
     #[test]
-    fn a_fact_that_is_lost_never_turns_a_denial_into_consent(
+    fn a_missing_fact_never_turns_a_denial_into_an_allowed_write(
         world in world(),
         fact in select(Fact::all().collect::<Vec<_>>()),
         fails in any::<bool>(),
     ) {
-        prop_assume!(!world.marks_a_break_glass());
+        prop_assume!(!world.stamps_a_break_glass());
         let facts = world.facts();
         let mut less = facts.clone();
         if fails {
@@ -90,17 +90,17 @@ proptest! {
         }
         prop_assert!(world.decide_with(&facts).allowed || !world.decide_with(&less).allowed);
         let nothing = Facts::at(facts.now);
-        prop_assert!(world.decide_with(&facts).allowed || !world.decide_with(&nothing).allowed, "nothing at all");
+        prop_assert!(world.decide_with(&facts).allowed || !world.decide_with(&nothing).allowed, "no fact was read");
     }
 
     #[test]
-    fn a_write_that_touches_nothing_guarded_reads_no_fact(world in world(), cordon in any::<bool>()) {
+    fn a_write_that_touches_nothing_guarded_needs_no_fact_and_leaves_no_audit_line(world in world(), cordon in any::<bool>()) {
         let mut untouched = World { operation: "UPDATE", new: world.old.clone(), ..world };
-        // The last finalizer of a Node that is being deleted stays where it is.
+        // The last finalizer of a Node that is being deleted stays on it.
         untouched.new["spec"]["unschedulable"] = json!(cordon);
         untouched.new["metadata"]["labels"] = json!({"team": "a"});
         untouched.new["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": NOW}]);
-        let review = untouched.understood();
+        let review = untouched.parsed();
         prop_assert!(facts_needed(review.request().unwrap(), &untouched.settings).is_empty());
         let decision = untouched.decide();
         prop_assert!(decision.allowed && !decision.is_audited() && decision.warnings.is_empty());
@@ -123,18 +123,18 @@ proptest! {
     }
 
     #[test]
-    fn a_taint_newly_on_has_evidence_or_a_voucher_or_a_broken_glass(world in world()) {
+    fn a_placed_taint_has_a_source_that_vouches_or_a_used_break_glass(world in world()) {
         let decision = world.decide();
         let enforced = world.settings.mode(Code::EvidenceMissing) == Mode::Enforce;
         let places = enforced && decision.transitions.contains(Transition::Place);
-        let broken = decision.findings.iter().any(|finding| finding.waived);
-        prop_assert!(!places || !decision.allowed || decision.source().is_some() || broken);
+        let break_glass_used = decision.findings.iter().any(|finding| finding.waived);
+        prop_assert!(!places || !decision.allowed || decision.source().is_some() || break_glass_used);
     }
 
     #[test]
-    fn what_one_side_allows_and_completes_the_other_accepts_as_it_is(world in world()) {
+    fn the_validating_webhook_accepts_every_write_that_the_mutating_one_completed(world in world()) {
         let first = world.decide();
-        prop_assert!(first.allowed || first.stamps.is_empty(), "a denied write is not completed");
+        prop_assert!(first.allowed || first.stamps.is_empty(), "a denied write gets no stamps");
         let mut completed = world.clone();
         for (key, value) in &first.stamps {
             prop_assert!(key.starts_with("fencegate.dev/"));
@@ -149,8 +149,8 @@ proptest! {
         }
         let second = completed.decide();
         prop_assert_eq!(first.allowed, second.allowed, "{:?}\n{:?}", first, second);
-        // The second side does not see what the first one replaced: what was waived, and evidence
-        // that a release removes or another source's word overwrites.
+        // The validating webhook does not see what the mutating one replaced: findings that it
+        // waived, and evidence that it removed at a release or overwrote with another source's.
         let is_waived = first.findings.iter().any(|finding| finding.waived);
         let is_replaced = first.stamps.contains_key(METHOD);
         let about_evidence = [Code::EvidenceMalformed, Code::SelfAttested, Code::NotAuthorized];
@@ -158,11 +158,11 @@ proptest! {
             decision.codes().into_iter().filter(|code| !is_replaced || !about_evidence.contains(code)).collect()
         };
         prop_assert!(is_waived || codes(&first) == codes(&second), "{:?}\n{:?}", first, second);
-        prop_assert!(second.stamps.is_empty(), "again {:?} after {:?}", second.stamps, first.stamps);
+        prop_assert!(second.stamps.is_empty(), "second stamps {:?} after {:?}", second.stamps, first.stamps);
     }
 
     #[test]
-    fn warnings_are_short_lines(world in world()) {
+    fn a_warning_is_one_line_of_at_most_120_characters(world in world()) {
         for warning in world.decide().warnings {
             prop_assert!(warning.chars().count() <= 120 && !warning.chars().any(char::is_control), "{warning:?}");
         }
@@ -176,7 +176,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_review_is_an_error_or_a_denial_or_unharmed(world in world(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+    fn a_damaged_review_never_causes_a_panic_or_an_empty_message(world in world(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut bytes = world.review().to_string().into_bytes();
         let at = at.index(bytes.len());
         bytes[at] = byte;

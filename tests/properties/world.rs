@@ -1,5 +1,5 @@
-//! Generated worlds: a write, who asks for it, a cluster and the gate's settings, in the words of
-//! the API server, of kubectl and of the configuration file.
+//! Generated worlds: a write, its requester, a cluster and the gate's settings. They have the
+//! format of the API server, of kubectl and of the configuration file.
 
 use fencegate::{
     admission::review::{self, Answer},
@@ -49,13 +49,13 @@ impl World {
         })
     }
 
-    pub fn understood(&self) -> Review {
+    pub fn parsed(&self) -> Review {
         review::read(self.review().to_string().as_bytes()).unwrap()
     }
 
     pub fn facts(&self) -> Facts {
         let snapshot = Snapshot::parse(&json!({"kind": "List", "items": self.cluster}).to_string()).unwrap();
-        let review = self.understood();
+        let review = self.parsed();
         let request = review.request().unwrap();
         snapshot.read(request, &facts_needed(request, &self.settings), NOW.parse().unwrap())
     }
@@ -65,24 +65,24 @@ impl World {
     }
 
     pub fn decide_with(&self, facts: &Facts) -> Decision {
-        decide(self.understood().request().unwrap(), facts, &self.settings)
+        decide(self.parsed().request().unwrap(), facts, &self.settings)
     }
 
-    /// Whether the write marks a break-glass as used. With more against the write the mark can
-    /// become right; with nothing against it, it is a forgery.
-    pub fn marks_a_break_glass(&self) -> bool {
-        let mark = |node: &Value| node["metadata"]["annotations"]["fencegate.dev/overridden"].clone();
-        !mark(&self.new).is_null() && (self.operation == "CREATE" || mark(&self.new) != mark(&self.old))
+    /// Whether the write stamps a break-glass as used. Such a stamp is forged unless a check fails,
+    /// so for these writes one more failed check can turn a denial into an allowed write.
+    pub fn stamps_a_break_glass(&self) -> bool {
+        let stamp = |node: &Value| node["metadata"]["annotations"]["fencegate.dev/overridden"].clone();
+        !stamp(&self.new).is_null() && (self.operation == "CREATE" || stamp(&self.new) != stamp(&self.old))
     }
 
-    /// Everything that a user or a controller sees of the decision.
+    /// The answer, with everything that a user or a controller sees of the decision.
     pub fn answer(&self) -> Value {
-        let review = self.understood();
+        let review = self.parsed();
         serde_json::to_value(Answer::new(Webhook::Validate, &review, &self.decide())).unwrap()
     }
 }
 
-/// A configuration that changes something, or nothing.
+/// The default configuration, or one with other values.
 fn settings() -> impl Strategy<Value = Settings> {
     let names: Vec<&str> = Source::ALL.iter().map(|source| source.name()).collect();
     let sources = (Just(names.clone()).prop_shuffle(), 1..=names.len()).prop_map(|(mut names, count)| {
@@ -218,7 +218,7 @@ prop_compose! {
     }
 }
 
-/// Times of a fence: fresh, older than a day, ahead.
+/// Times of a fence: recent, older than a day, in the future, unknown.
 fn fence_times() -> impl Strategy<Value = Value> {
     select(vec![
         json!("2026-11-22T10:15:00Z"),
@@ -228,7 +228,7 @@ fn fence_times() -> impl Strategy<Value = Value> {
     ])
 }
 
-/// What other projects say about the node.
+/// A custom resource of another project about the node.
 fn custom_resource() -> impl Strategy<Value = Value> {
     let status = select(vec!["True", "False"]);
     let far = (status, fence_times()).prop_map(|(status, at)| {

@@ -1,6 +1,6 @@
-//! What several tests need: a server of its own on loopback, and a client that speaks TLS to it.
+//! Shared by several tests: a server on loopback, and a TLS client for it.
 
-#![allow(clippy::panic, clippy::unwrap_used, dead_code, reason = "each test takes what it needs")]
+#![allow(clippy::panic, clippy::unwrap_used, dead_code, reason = "each test uses a part of this")]
 
 use std::{
     fs,
@@ -37,12 +37,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// The CA and the certificate that a test server starts with.
+/// A CA and a certificate for a test server.
 pub fn certificates() -> Development {
     Development::make(&["localhost".to_owned()], 1, jiff::Timestamp::now()).unwrap()
 }
 
-/// A running server, and all that a test may want to turn.
+/// A running server, and everything that a test may use of it.
 pub struct Running {
     pub address: SocketAddr,
     pub telemetry: SocketAddr,
@@ -54,7 +54,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a server on the example cluster; `change` turns what the test is about.
+    /// Starts a server on the example cluster. `change` sets the options that the test is about.
     pub async fn start(change: impl FnOnce(&mut Options)) -> Self {
         let made = certificates();
         let folder = tempfile::tempdir().unwrap();
@@ -98,7 +98,7 @@ impl Running {
         drop(self.end.take());
     }
 
-    /// GET on the telemetry port: status and text.
+    /// Sends a GET to the telemetry port, and returns status and body.
     pub async fn telemetry(&self, path: &str) -> (u16, String) {
         let stream = TcpStream::connect(self.telemetry).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -109,7 +109,7 @@ impl Running {
         (status, text(response).await)
     }
 
-    /// Waits until the telemetry port says so.
+    /// Waits until the telemetry port answers as `is_so` demands.
     pub async fn until(&self, path: &str, is_so: impl Fn(u16, &str) -> bool) {
         for _ in 0..500 {
             let (status, text) = self.telemetry(path).await;
@@ -118,11 +118,11 @@ impl Running {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("{path} never said so: {:?}", self.telemetry(path).await);
+        panic!("{path} never answered as expected: {:?}", self.telemetry(path).await);
     }
 }
 
-/// How to speak to a server.
+/// A client of a server, with its TLS settings.
 #[derive(Clone)]
 pub struct Client {
     pub address: SocketAddr,
@@ -159,7 +159,7 @@ impl Client {
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
-    /// POSTs a body to `/validate` on a connection of its own.
+    /// POSTs a body to `/validate` on a new connection.
     pub async fn post(&self, body: impl Into<Bytes>) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
         let stream = TokioIo::new(self.connect().await?);
         let request = Request::post("https://localhost/validate?timeout=5s")
