@@ -128,7 +128,7 @@ fn a_module_of_the_policy_uses_only_layers_below_its_own() {
         let is_at_the_top = inside.components().count() == 1 || inside.ends_with("mod.rs");
         let prefixes =
             if is_at_the_top && module != "mod" { &["crate::policy::", "super::"][..] } else { &["crate::policy::"] };
-        for used in prefixes.iter().flat_map(|prefix| used(&code, prefix)) {
+        for used in prefixes.iter().flat_map(|prefix| used(code, prefix)) {
             let allowed = used == module || layer(POLICY_LAYERS, &used) < layer(POLICY_LAYERS, &module);
             assert!(allowed, "{}: {module} may not use {used}", path.display());
             uses += 1;
@@ -177,6 +177,23 @@ fn files_stay_short() {
     }
     let main = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/main.rs")).unwrap();
     assert!(main.lines().count() <= 40);
+}
+
+#[test]
+fn comments_wrap_at_100_columns() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut too_long = Vec::new();
+    for path in ["src", "tests", "benches", "examples"].iter().flat_map(|folder| sources(&root.join(folder))) {
+        let text = fs::read_to_string(&path).unwrap();
+        for (index, line) in text.lines().enumerate() {
+            let columns = line.chars().count();
+            if line.trim_start().starts_with("//") && columns > 100 {
+                let file = path.strip_prefix(root).unwrap().display();
+                too_long.push(format!("{file}:{}: {columns} columns", index + 1));
+            }
+        }
+    }
+    assert!(too_long.is_empty(), "comments that are too long:\n{}", too_long.join("\n"));
 }
 
 #[test]

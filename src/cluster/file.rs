@@ -316,7 +316,7 @@ mod tests {
         )
     }
 
-    fn known<T: Clone>(observed: Observed<T>) -> T {
+    fn known<T: Clone>(observed: &Observed<T>) -> T {
         observed.value().unwrap().clone()
     }
 
@@ -333,7 +333,7 @@ mod tests {
             "apiVersion: v1\nkind: List\nitems:\n- kind: Pod\n  metadata: {name: p}\n  spec: {nodeName: n1}\n"
                 .to_owned(),
         ] {
-            assert_eq!(known(read(&text, Fact::Pods).pods).len(), 1, "{text}");
+            assert_eq!(known(&read(&text, Fact::Pods).pods).len(), 1, "{text}");
         }
     }
 
@@ -361,8 +361,8 @@ mod tests {
     #[test]
     fn only_leases_in_kube_node_lease_count() {
         let lease = |namespace| format!("kind: Lease\nmetadata: {{name: n1, namespace: {namespace}}}\nspec: {{}}");
-        assert!(known(read(&lease("kube-node-lease"), Fact::Lease).lease).is_some());
-        assert!(known(read(&lease("default"), Fact::Lease).lease).is_none());
+        assert!(known(&read(&lease("kube-node-lease"), Fact::Lease).lease).is_some());
+        assert!(known(&read(&lease("default"), Fact::Lease).lease).is_none());
     }
 
     #[test]

@@ -156,7 +156,7 @@ fn obsolete(proposal: &Proposal<'_>, break_glass_used: bool) -> Vec<&'static str
             .filter(|key| *key != LAST_OUTAGE && !(break_glass_used && used.contains(key)))
             .collect();
     }
-    let had_evidence = write.before().is_some_and(has_evidence);
-    let has_none_now = write.after().is_some_and(|node| !node.is_out_of_service() && !has_evidence(node));
-    if had_evidence && has_none_now { vec![RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE] } else { Vec::new() }
+    let removes_evidence = write.before().is_some_and(has_evidence)
+        && write.after().is_some_and(|node| !node.is_out_of_service() && !has_evidence(node));
+    if removes_evidence { vec![RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE] } else { Vec::new() }
 }
