@@ -221,7 +221,7 @@ async fn told_to_end_it_is_unready_serves_on_and_closes_connections() {
     let (mut sender, connection) = http1::handshake(stream).await.unwrap();
     let connection = tokio::spawn(connection);
 
-    running.tell_to_end();
+    running.request_shutdown();
     running.until("/readyz", |status, text| status == 503 && text.contains("[-]shutdown: draining")).await;
     assert_eq!(running.telemetry("/livez").await.0, 200);
     let body = Full::new(Bytes::from(bare_taint().to_string()));

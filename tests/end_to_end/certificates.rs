@@ -146,7 +146,7 @@ async fn a_replica_that_was_cut_off_while_the_others_moved_on_is_not_ready_until
         async |plane: &Plane| bundles(plane).await.iter().all(|bundle| !bundle.contains(&first) && !bundle.is_empty());
     plane.until("the other one has replaced the CA", moved_on).await;
     assert!(!alone.is_ready().await && gate.replicas[0].is_ready().await);
-    alone.uplink.mend(led);
+    alone.uplink.restore(led);
     plane.until("it has caught up", async |_| alone.is_ready().await).await;
     assert!(is_served(&bundles(&plane).await[0], alone.port).await);
 }

@@ -1,4 +1,4 @@
-//! Nothing but what is guarded reaches the gate, or waits for it.
+//! Only guarded writes reach the gate or wait for it.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -6,19 +6,19 @@ use serde_json::{Value, json};
 use crate::{
     harness::{gate::Gate, plane::Plane},
     world::{
-        PUT_ON, TAKE_OFF, World, accepts, attach, kubectl, lone_node, of_node, plane_with_alice, ready, rejects, said,
+        PLACE, REMOVE, World, accepts, attach, kubectl, lone_node, of_node, plane_with_alice, ready, rejects, said,
     },
 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_else_reaches_the_gate_or_waits_for_it() {
+async fn only_guarded_writes_reach_the_gate_or_wait_for_it() {
     let world = World::start().await;
     let mut gate = Gate::guard(&world.plane).await;
     let (plane, node) = (&world.plane, world.node.as_str());
     lone_node(plane, "out", true).await;
-    accepts(kubectl(plane, &["taint", "node", "out", PUT_ON]));
+    accepts(kubectl(plane, &["taint", "node", "out", PLACE]));
     let before = gate.reviews().await;
-    let elsewhere = |name: &str| {
+    let write_other_fields = |name: &str| {
         accepts(kubectl(plane, &["label", "--overwrite", "node", name, &format!("at={before}")]));
         accepts(kubectl(plane, &["annotate", "--overwrite", "node", name, "example.com/a=b"]));
         accepts(kubectl(plane, &["cordon", name]));
@@ -27,27 +27,29 @@ async fn nothing_else_reaches_the_gate_or_waits_for_it() {
         accepts(kubectl(plane, &["taint", "node", name, "example.com/mine-"]));
     };
     for name in [node, "out"] {
-        elsewhere(name);
+        write_other_fields(name);
     }
     let heartbeat = |node: Value| node["status"]["conditions"][0]["lastHeartbeatTime"].to_string();
     let last = heartbeat(of_node(plane, node).await);
-    plane.until("the kubelet beats", async |plane| heartbeat(of_node(plane, node).await) != last).await;
-    // The node controller taints a Node that dies, also one that is out of service.
+    plane.until("the kubelet sends a heartbeat", async |plane| heartbeat(of_node(plane, node).await) != last).await;
+    // The node controller taints a Node that dies, even if it is out of service.
     world.machine().cut_off();
     world.until_ready(false).await;
     for name in [node, "out"] {
         let taints = async |plane: &Plane| of_node(plane, name).await["spec"]["taints"].to_string();
-        plane.until("the node controller taints", async |plane| taints(plane).await.contains("unreachable")).await;
+        plane
+            .until("the node controller places its taint", async |plane| taints(plane).await.contains("unreachable"))
+            .await;
     }
-    assert_eq!(gate.reviews().await, before, "not one of these was sent to the gate");
+    assert_eq!(gate.reviews().await, before, "none of these writes reached the gate");
 
     gate.stop();
     for name in [node, "out"] {
-        elsewhere(name);
+        write_other_fields(name);
     }
     for (guarded, why) in [
-        (["taint", "node", node, PUT_ON], "EvidenceMissing"),
-        (["taint", "node", "out", TAKE_OFF], "failed calling webhook"),
+        (["taint", "node", node, PLACE], "EvidenceMissing"),
+        (["taint", "node", "out", REMOVE], "failed calling webhook"),
         (["annotate", "node", node, "fencegate.dev/proof=x"], "failed calling webhook"),
     ] {
         let output = kubectl(plane, &guarded);
@@ -56,7 +58,7 @@ async fn nothing_else_reaches_the_gate_or_waits_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn match_conditions_fail_on_no_shape_of_a_node() {
+async fn the_match_conditions_can_be_evaluated_for_every_shape_of_a_node() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
     let before = gate.reviews().await;
@@ -81,20 +83,20 @@ async fn match_conditions_fail_on_no_shape_of_a_node() {
         for (m, other) in shapes.iter().enumerate() {
             let patched = plane.api("admin", Method::PATCH, &path, Some(other.clone())).await;
             assert!(patched.is_ok(), "{n} to {m}: {patched:?}");
-            let beaten = plane.api("admin", Method::PATCH, &format!("{path}/status"), Some(other.clone())).await;
-            assert!(beaten.is_ok(), "status of {n} to {m}: {beaten:?}");
+            let status = plane.api("admin", Method::PATCH, &format!("{path}/status"), Some(other.clone())).await;
+            assert!(status.is_ok(), "status of {n} to {m}: {status:?}");
         }
         let free = json!({"metadata": {"finalizers": null}});
         plane.api("admin", Method::DELETE, &path, None).await.unwrap();
-        // Gone already, unless a finalizer held it.
+        // The Node is gone already, unless it has a finalizer.
         let _ = plane.api("admin", Method::PATCH, &path, Some(free)).await;
-        assert!(plane.get(&path).await.is_err(), "{name} is still there");
+        assert!(plane.get(&path).await.is_err(), "{name} still exists");
     }
-    assert_eq!(gate.reviews().await, before, "none of these is the gate's");
+    assert_eq!(gate.reviews().await, before, "none of these writes reached the gate");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_of_nodes_beats_without_the_gate_and_is_counted_by_it() {
+async fn the_heartbeats_of_100_nodes_do_not_reach_the_gate_and_long_lists_are_read_completely() {
     const CROWD: usize = 100;
     let mut plane = plane_with_alice().await;
     plane.start_crowd();
@@ -104,26 +106,26 @@ async fn a_crowd_of_nodes_beats_without_the_gate_and_is_counted_by_it() {
         plane.create("/api/v1/nodes", json!({"metadata": {"name": format!("c{n}"), "labels": labels}})).await;
     }
     let before = gate.reviews().await;
-    let beats = async |plane: &Plane| {
+    let ready_nodes = async |plane: &Plane| {
         let list = plane.get("/api/v1/nodes?labelSelector=crowd%3Dtrue").await.unwrap();
         list["items"].as_array().unwrap().iter().filter(|node| ready(node)).count()
     };
-    plane.until("all of them are ready", async |plane| beats(plane).await == CROWD).await;
+    plane.until("all of them are ready", async |plane| ready_nodes(plane).await == CROWD).await;
     let version = of_node(&plane, "c0").await["metadata"]["resourceVersion"].clone();
     let moved = async |plane: &Plane| of_node(plane, "c0").await["metadata"]["resourceVersion"] != version;
-    plane.until("they beat again", moved).await;
-    assert_eq!(gate.reviews().await, before, "a heartbeat is nothing to the gate");
+    plane.until("they send another heartbeat", moved).await;
+    assert_eq!(gate.reviews().await, before, "no heartbeat reached the gate");
 
-    // More attachments than one page of a list holds, one of them on the node.
+    // More attachments than fit into one page of a list, one of them on the node.
     for n in 0..501 {
         let node = if n == 250 { "c0" } else { "elsewhere" };
         let attachment = json!({"metadata": {"name": format!("va-{n}")}, "spec": {"attacher": "other.test", "nodeName": node,
             "source": {"persistentVolumeName": format!("pv-{n}")}}});
         plane.create("/apis/storage.k8s.io/v1/volumeattachments", attachment).await;
     }
-    rejects(kubectl(&plane, &["taint", "node", "c0", PUT_ON]), &["NodeStillReady", "EvidenceMissing"]);
+    rejects(kubectl(&plane, &["taint", "node", "c0", PLACE]), &["NodeStillReady", "EvidenceMissing"]);
     lone_node(&plane, "gone", true).await;
-    accepts(kubectl(&plane, &["taint", "node", "gone", PUT_ON]));
+    accepts(kubectl(&plane, &["taint", "node", "gone", PLACE]));
     attach(&plane, "va-zzz", "gone").await;
-    rejects(kubectl(&plane, &["taint", "node", "gone", TAKE_OFF]), &["VolumesAttached"]);
+    rejects(kubectl(&plane, &["taint", "node", "gone", REMOVE]), &["VolumesAttached"]);
 }

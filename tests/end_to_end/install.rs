@@ -16,7 +16,7 @@ use crate::{
     },
     replicas::Load,
     support,
-    world::{PUT_ON, accepts, kubectl, lone_node, plane_with_alice, rejects, said},
+    world::{PLACE, accepts, kubectl, lone_node, plane_with_alice, rejects, said},
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -176,11 +176,11 @@ async fn installs_and_leaves_nothing_that_blocks(
     accepts(install());
     lone_node(plane, "n1", false).await;
     let denied =
-        async |_: &Plane| !kubectl(plane, &["taint", "--dry-run=server", "node", "n1", PUT_ON]).status.success();
+        async |_: &Plane| !kubectl(plane, &["taint", "--dry-run=server", "node", "n1", PLACE]).status.success();
     plane.until("it is guarded", denied).await;
     accepts(uninstall());
     let free =
-        async |plane: &Plane| kubectl(plane, &["taint", "--dry-run=server", "node", "n1", PUT_ON]).status.success();
+        async |plane: &Plane| kubectl(plane, &["taint", "--dry-run=server", "node", "n1", PLACE]).status.success();
     plane.until("nothing blocks any more", free).await;
     accepts(kubectl(plane, &["delete", "node", "n1"]));
     let left = kubectl(
@@ -246,7 +246,7 @@ async fn an_upgrade_from_the_previous_version_loses_no_call() {
     let files =
         [format!("--tls-cert={}", path("gate.crt").display()), format!("--tls-key={}", path("gate.key").display())];
     let old = Replica::start(&plane, 0, &[&files[0], &files[1]]).await;
-    let mut gate = Gate::of_nobody().await;
+    let mut gate = Gate::without_replicas().await;
     let previous = fs::read_to_string(repository("tests/upgrade/previous.yaml")).unwrap();
     let previous: Vec<Value> = serde_saphyr::from_multiple(&previous).unwrap();
     apply(previous.into_iter().map(|object| gate.with_url(object)).collect());
@@ -266,12 +266,12 @@ async fn an_upgrade_from_the_previous_version_loses_no_call() {
     }
     gate.replicas[0].terminate();
     plane.until("the old one is not ready", async |_| !gate.replicas[0].is_ready().await).await;
-    gate.leave_out(0);
+    gate.remove_endpoint(0);
     plane.until("the old one is gone", async |_| !gate.replicas[0].is_alive().await).await;
     load.goes_on(&plane, 200).await;
     let calls = load.calls();
     assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
     gate.until_called(&plane, &["mutate", "validate"]).await;
-    rejects(kubectl(&plane, &["taint", "node", "busy", PUT_ON]), &["EvidenceMissing"]);
+    rejects(kubectl(&plane, &["taint", "node", "busy", PLACE]), &["EvidenceMissing"]);
     println!("{calls} guarded writes during the upgrade, none failed");
 }

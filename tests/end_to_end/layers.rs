@@ -1,5 +1,5 @@
-//! Three layers, each enough on its own for what it can see: the mutating webhook, the policy, the
-//! validating webhook.
+//! The three layers: the mutating webhook, the ValidatingAdmissionPolicy and the validating
+//! webhook. Each of them alone denies every violation that it can see.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -7,18 +7,18 @@ use serde_json::{Value, json};
 use crate::{
     harness::{
         gate::{Gate, policy_alone},
-        plane::{Plane, Refusal, STRATEGIC},
+        plane::{ApiError, Plane, STRATEGIC},
     },
     world::{
-        PUT_ON, TAINT, TAKE_OFF, accepts, attach, dead_node, detach, evidence, is_tainted, kubectl, lone_node, of_node,
+        PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, is_tainted, kubectl, lone_node, of_node,
         plane_with_alice, record_on, rejects, renew_lease, said,
     },
 };
 
 const CONFIGURATIONS: &str = "/apis/admissionregistration.k8s.io/v1";
 
-/// Takes a webhook configuration away, and returns it.
-async fn take_away(plane: &Plane, plural: &str) -> Value {
+/// Deletes a webhook configuration, and returns it.
+async fn delete_configuration(plane: &Plane, plural: &str) -> Value {
     let path = format!("{CONFIGURATIONS}/{plural}/fencegate");
     let mut configuration = plane.get(&path).await.unwrap();
     plane.api("alice", Method::DELETE, &path, None).await.unwrap();
@@ -27,17 +27,17 @@ async fn take_away(plane: &Plane, plural: &str) -> Value {
     configuration
 }
 
-async fn put_back(plane: &Plane, plural: &str, configuration: Value) {
+async fn restore_configuration(plane: &Plane, plural: &str, configuration: Value) {
     plane.create(&format!("{CONFIGURATIONS}/{plural}"), configuration).await;
 }
 
-/// What kubectl prints about a placement without evidence, for someone whom RBAC binds and someone
-/// whom it does not.
-async fn refused(plane: &Plane, node: &str) -> String {
+/// Asserts that a placement without evidence is denied, even for system:masters, and returns what
+/// kubectl prints.
+async fn deny_without_evidence(plane: &Plane, node: &str) -> String {
     lone_node(plane, node, false).await;
-    let [one, other] = ["alice", "admin"].map(|user| plane.kubectl(user, &["taint", "node", node, PUT_ON], ""));
+    let [one, other] = ["alice", "admin"].map(|user| plane.kubectl(user, &["taint", "node", node, PLACE], ""));
     assert!(!one.status.success() && !other.status.success(), "{}{}", said(&one), said(&other));
-    assert_eq!(said(&one), said(&other), "system:masters are bound like everyone");
+    assert_eq!(said(&one), said(&other), "the gate denies system:masters, too");
     assert!(said(&one).contains("(Forbidden)"), "{}", said(&one));
     assert!(
         said(&one).contains(&format!("kubectl annotate node {node} fencegate.dev/method=power-off")),
@@ -48,16 +48,17 @@ async fn refused(plane: &Plane, node: &str) -> String {
     said(&one)
 }
 
-/// A placement with evidence goes through; the keys of the record on the Node.
-async fn honest(plane: &Plane, node: &str) -> Vec<String> {
+/// Asserts that a placement with evidence is allowed, and returns the keys of the record on the
+/// Node.
+async fn allow_with_evidence(plane: &Plane, node: &str) -> Vec<String> {
     lone_node(plane, node, true).await;
-    accepts(kubectl(plane, &["taint", "node", node, PUT_ON]));
+    accepts(kubectl(plane, &["taint", "node", node, PLACE]));
     assert!(is_tainted(&of_node(plane, node).await));
     record_on(plane, node).await.into_keys().collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_of_three_layers_is_enough_and_ours_is_read_where_it_stands() {
+async fn each_layer_alone_denies_and_the_webhooks_message_is_shown_if_there_is_one() {
     const MUTATING: &str = "mutatingwebhookconfigurations";
     const VALIDATING: &str = "validatingwebhookconfigurations";
     const BARE: [&str; 3] = ["fenced-at", "fenced-by", "method"];
@@ -69,56 +70,56 @@ async fn each_of_three_layers_is_enough_and_ours_is_read_where_it_stands() {
     let plane = plane_with_alice().await;
     let mut gate = Gate::guard(&plane).await;
 
-    let text = refused(&plane, "all").await;
+    let text = deny_without_evidence(&plane, "all").await;
     assert!(text.contains(OURS) && text.contains("\n  EvidenceMissing: annotations: "), "{text}");
     println!("all three layers:\n{text}");
-    assert_eq!(honest(&plane, "all-honest").await, STAMPED);
+    assert_eq!(allow_with_evidence(&plane, "all-honest").await, STAMPED);
 
-    let validating = take_away(&plane, VALIDATING).await;
+    let validating = delete_configuration(&plane, VALIDATING).await;
     gate.until_called(&plane, &["mutate"]).await;
-    let text = refused(&plane, "no-validating").await;
+    let text = deny_without_evidence(&plane, "no-validating").await;
     assert!(text.contains(OURS), "{text}");
-    assert_eq!(honest(&plane, "no-validating-honest").await, STAMPED);
+    assert_eq!(allow_with_evidence(&plane, "no-validating-honest").await, STAMPED);
 
-    put_back(&plane, VALIDATING, validating.clone()).await;
-    let mutating = take_away(&plane, MUTATING).await;
+    restore_configuration(&plane, VALIDATING, validating.clone()).await;
+    let mutating = delete_configuration(&plane, MUTATING).await;
     gate.until_called(&plane, &["validate"]).await;
-    let text = refused(&plane, "no-mutating").await;
-    assert!(text.contains(POLICY), "the policy speaks before a validating webhook: {text}");
-    assert_eq!(honest(&plane, "no-mutating-honest").await, BARE);
-    // What the policy does not see, the validating webhook does.
+    let text = deny_without_evidence(&plane, "no-mutating").await;
+    assert!(text.contains(POLICY), "the API server evaluates the policy before it calls a validating webhook: {text}");
+    assert_eq!(allow_with_evidence(&plane, "no-mutating-honest").await, BARE);
+    // The policy cannot see Leases. The validating webhook can.
     lone_node(&plane, "alive", true).await;
     renew_lease(&plane, "alive", jiff::Timestamp::now() + jiff::SignedDuration::from_mins(1)).await;
-    rejects(kubectl(&plane, &["taint", "node", "alive", PUT_ON]), &["LeaseStillRenewed"]);
+    rejects(kubectl(&plane, &["taint", "node", "alive", PLACE]), &["LeaseStillRenewed"]);
 
-    take_away(&plane, VALIDATING).await;
+    delete_configuration(&plane, VALIDATING).await;
     gate.until_called(&plane, &[]).await;
-    let text = refused(&plane, "none").await;
+    let text = deny_without_evidence(&plane, "none").await;
     assert!(text.contains(POLICY), "{text}");
     println!("both configurations deleted:\n{text}");
-    assert_eq!(honest(&plane, "none-honest").await, BARE);
+    assert_eq!(allow_with_evidence(&plane, "none-honest").await, BARE);
 
-    put_back(&plane, MUTATING, mutating).await;
-    put_back(&plane, VALIDATING, validating).await;
+    restore_configuration(&plane, MUTATING, mutating).await;
+    restore_configuration(&plane, VALIDATING, validating).await;
     gate.until_called(&plane, &["mutate", "validate"]).await;
     gate.stop();
-    let text = refused(&plane, "stopped").await;
+    let text = deny_without_evidence(&plane, "stopped").await;
     assert!(text.contains(POLICY), "{text}");
     lone_node(&plane, "never", false).await;
     let closed = kubectl(&plane, &["annotate", "node", "never", "fencegate.dev/proof=x"]);
     assert!(!closed.status.success() && said(&closed).contains("failed calling webhook"), "{}", said(&closed));
 }
 
-/// What the policy says no with, if it does.
-fn said_by_policy(written: Result<Value, Refusal>) -> Option<String> {
-    let refusal = written.err()?;
-    let (_, said) = refusal.message.split_once("denied request: ").unwrap_or_else(|| panic!("{refusal:?}"));
-    assert_eq!(refusal.code, 403, "{refusal:?}");
+/// The reason with which the policy denied a write, if it did.
+fn denied_by_policy(written: Result<Value, ApiError>) -> Option<String> {
+    let error = written.err()?;
+    let (_, said) = error.message.split_once("denied request: ").unwrap_or_else(|| panic!("{error:?}"));
+    assert_eq!(error.code, 403, "{error:?}");
     Some(said.split(':').next().unwrap().to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_policy_alone_keeps_what_it_can_see() {
+async fn the_policy_alone_denies_every_violation_that_it_can_see() {
     let plane = plane_with_alice().await;
     policy_alone(&plane).await;
     let taints = json!([{"key": TAINT, "effect": "NoExecute"}]);
@@ -130,7 +131,7 @@ async fn the_policy_alone_keeps_what_it_can_see() {
         let node = json!({"metadata": {"name": name}, "status": {"conditions": conditions}});
         plane.create("/api/v1/nodes", node).await;
         let patch = json!({"metadata": {"annotations": annotations}, "spec": {"taints": taints}});
-        said_by_policy(plane.patch(user, STRATEGIC, &format!("/api/v1/nodes/{name}"), patch).await)
+        denied_by_policy(plane.patch(user, STRATEGIC, &format!("/api/v1/nodes/{name}"), patch).await)
     };
     let with = |key: &str, value: &str| {
         let mut annotations = evidence();
@@ -160,17 +161,17 @@ async fn the_policy_alone_keeps_what_it_can_see() {
     ] {
         assert_eq!(place("admin", annotations.clone(), ready).await.as_deref(), said, "{annotations} {ready}");
     }
-    // alice is cluster-admin, and so may break the glass; the verb is a right like any other.
+    // alice is cluster-admin, so she has the verb `break-glass`, too.
     assert_eq!(place("alice", json!({"fencegate.dev/break-glass": "drill"}), "True").await, None);
     assert_eq!(
         place("alice", json!({"fencegate.dev/break-glass": " "}), "True").await.as_deref(),
         Some("NodeStillReady")
     );
 
-    // p1 is out of service: its record is frozen, and no node writes one.
+    // p1 is out of service, so its record is frozen. No kubelet may write a record.
     let write = async |user: &str, path: &str, annotations: Value| {
         let patch = json!({"metadata": {"annotations": annotations}});
-        said_by_policy(plane.api(user, Method::PATCH, path, Some(patch)).await)
+        denied_by_policy(plane.api(user, Method::PATCH, path, Some(patch)).await)
     };
     let p1 = "/api/v1/nodes/p1";
     assert_eq!(write("admin", p1, json!({"fencegate.dev/proof": "late"})).await.as_deref(), Some("EvidenceFrozen"));
@@ -187,12 +188,12 @@ async fn the_policy_alone_keeps_what_it_can_see() {
         assert_eq!(by_node.as_deref(), Some("SelfAttested"), "{path}");
     }
     assert_eq!(write("node-n1", "/api/v1/nodes/n1", json!({"example.com/a": "b"})).await, None);
-    // It cannot see pods and volumes: a release is the validating webhook's to judge.
-    accepts(kubectl(&plane, &["taint", "node", "p1", TAKE_OFF]));
+    // The policy cannot see pods and volumes, so only the webhooks judge a release.
+    accepts(kubectl(&plane, &["taint", "node", "p1", REMOVE]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_record_on_the_node_tells_the_outage_from_fence_to_release() {
+async fn the_record_on_the_node_describes_the_outage_from_fence_to_release() {
     let plane = plane_with_alice().await;
     let _gate = Gate::guard(&plane).await;
     dead_node(&plane, "n7", json!({})).await;
@@ -203,14 +204,14 @@ async fn the_record_on_the_node_tells_the_outage_from_fence_to_release() {
     accepts(plane.kubectl("alice", &["annotate", "node", "n7", by[0], by[1], by[2], &at], ""));
     let recorded = record_on(&plane, "n7").await;
     assert_eq!((recorded["recorded-by"].as_str(), recorded.len()), ("alice", 6), "{recorded:?}");
-    accepts(plane.kubectl("admin", &["taint", "node", "n7", PUT_ON], ""));
+    accepts(plane.kubectl("admin", &["taint", "node", "n7", PLACE], ""));
     let placed = record_on(&plane, "n7").await;
     assert_eq!((placed["placed-by"].as_str(), placed["source"].as_str()), ("admin", "annotations"), "{placed:?}");
     let taints = of_node(&plane, "n7").await["spec"]["taints"].clone();
     let as_kubectl_sent_it = json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"});
-    assert!(taints.as_array().unwrap().contains(&as_kubectl_sent_it), "no time, nothing added: {taints}");
+    assert!(taints.as_array().unwrap().contains(&as_kubectl_sent_it), "the gate did not change the taint: {taints}");
 
-    // A client's stale copy of the Node, through nodes/status, is neither a release nor a
+    // A client writes a stale copy of the Node to nodes/status. This is neither a release nor a
     // placement.
     let mut stale = of_node(&plane, "n7").await;
     stale["spec"]["taints"] = json!([]);
@@ -220,13 +221,13 @@ async fn the_record_on_the_node_tells_the_outage_from_fence_to_release() {
     assert_eq!(record_on(&plane, "n7").await, placed);
 
     attach(&plane, "va", "n7").await;
-    rejects(kubectl(&plane, &["taint", "node", "n7", TAKE_OFF]), &["VolumesAttached"]);
-    assert_eq!(record_on(&plane, "n7").await, placed, "a denied write leaves no trace");
+    rejects(kubectl(&plane, &["taint", "node", "n7", REMOVE]), &["VolumesAttached"]);
+    assert_eq!(record_on(&plane, "n7").await, placed, "a denied write changes nothing");
     detach(&plane, "va").await;
-    accepts(plane.kubectl("alice", &["taint", "node", "n7", TAKE_OFF], ""));
+    accepts(plane.kubectl("alice", &["taint", "node", "n7", REMOVE], ""));
     let mut after = record_on(&plane, "n7").await;
     let outage: Value = serde_json::from_str(&after.remove("last-outage").unwrap()).unwrap();
-    assert!(after.is_empty(), "all is consumed: {after:?}");
+    assert!(after.is_empty(), "the release removed the rest: {after:?}");
     for (field, value) in [
         ("method", "power-off"),
         ("fencedAt", &fenced_at),

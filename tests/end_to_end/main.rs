@@ -1,7 +1,6 @@
-//! What fencegate promises, on a real API server with the real controllers, spoken to with real
-//! kubectl.
+//! What fencegate guarantees, tested on a real API server with the real controllers and kubectl.
 //!
-//! Machines and disks are simulated (`harness::machine`), nothing else is.
+//! Only machines and disks are simulated (`harness::machine`).
 
 #![allow(
     clippy::indexing_slicing,

@@ -1,4 +1,4 @@
-//! Many writers, several replicas, and the loss of one.
+//! Many writers at once, and several replicas, one of which is lost.
 
 use std::sync::{
     Arc,
@@ -16,8 +16,8 @@ use crate::{
     world::{TAINT, attach, is_tainted, lone_node, now, of_node, plane_with_alice},
 };
 
-/// Guarded writes to the Node `busy`, again and again: evidence that is fine and a taint that is
-/// not.
+/// Guarded writes to the Node `busy`, without a pause: valid evidence, which is allowed, and a
+/// taint, which is denied.
 pub struct Load {
     stop: Arc<AtomicBool>,
     calls: Arc<AtomicUsize>,
@@ -25,7 +25,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts workers that stop on demand and return what went wrong with their calls.
+    /// Starts the workers. Each returns the errors of its calls.
     pub fn start(plane: &Plane) -> Self {
         let (stop, calls) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let workers = (0..8)
@@ -41,21 +41,20 @@ impl Load {
                             json!({"metadata": {"annotations": {"fencegate.dev/proof": format!("{worker}-{n}")}}});
                         let taint = json!({"spec": {"taints": [{"key": TAINT, "effect": "NoExecute"}]}});
                         for (patch, is_fine) in [(proof, true), (taint, false)] {
-                            // A write that meets another one is the API server's to refuse, and to
-                            // be tried again.
+                            // A write that conflicts with another one is repeated.
                             let answer = loop {
                                 let answer =
                                     call(&client, Method::PATCH, "/api/v1/nodes/busy", Some(patch.clone())).await;
                                 calls.fetch_add(1, Ordering::Relaxed);
-                                if !answer.as_ref().is_err_and(|refusal| refusal.code == 409) {
+                                if !answer.as_ref().is_err_and(|error| error.code == 409) {
                                     break answer;
                                 }
                             };
                             match answer {
                                 Ok(_) if is_fine => {}
-                                Err(refusal) if !is_fine && refusal.message.contains("EvidenceMissing") => {}
+                                Err(error) if !is_fine && error.message.contains("EvidenceMissing") => {}
                                 Ok(_) => failed.push("ADMITTED".to_owned()),
-                                Err(refusal) => failed.push(refusal.message),
+                                Err(error) => failed.push(error.message),
                             }
                         }
                     }
@@ -66,17 +65,18 @@ impl Load {
         Self { stop, calls, workers }
     }
 
-    /// How many there were.
+    /// The number of calls.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Waits for that many more calls.
+    /// Waits until the workers have made this many more calls.
     pub async fn goes_on(&self, plane: &Plane, calls: usize) {
         let until = self.calls.load(Ordering::Relaxed) + calls;
         plane.until("the load goes on", async |_| self.calls.load(Ordering::Relaxed) >= until).await;
     }
 
+    /// Stops the workers, and returns their errors.
     pub async fn ends(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         let mut failed = Vec::new();
@@ -88,7 +88,7 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_is_killed_admits_nothing_and_one_that_drains_loses_no_call() {
+async fn a_killed_replica_allows_no_write_and_a_draining_one_fails_no_call() {
     let plane = plane_with_alice().await;
     let mut gate = Gate::guard_with(&plane, 3).await;
     lone_node(&plane, "busy", false).await;
@@ -96,26 +96,29 @@ async fn a_replica_that_is_killed_admits_nothing_and_one_that_drains_loses_no_ca
     let load = Load::start(&plane);
     load.goes_on(&plane, 200).await;
     gate.replicas[0].kill();
-    gate.leave_out(0);
+    gate.remove_endpoint(0);
     load.goes_on(&plane, 400).await;
     let failed = load.ends().await;
-    assert!(failed.iter().all(|why| why.contains("failed calling webhook")), "a retry mends it: {failed:?}");
+    assert!(
+        failed.iter().all(|why| why.contains("failed calling webhook")),
+        "calls to it fail, and a retry succeeds: {failed:?}"
+    );
 
     let load = Load::start(&plane);
     load.goes_on(&plane, 200).await;
     gate.replicas[1].terminate();
-    plane.until("it is not ready", async |_| !gate.replicas[1].is_ready().await).await;
-    // It takes a moment until everyone has noticed.
+    plane.until("the replica is not ready", async |_| !gate.replicas[1].is_ready().await).await;
+    // A Service needs a moment until it stops sending new connections.
     load.goes_on(&plane, 50).await;
-    gate.leave_out(1);
-    plane.until("it is gone", async |_| !gate.replicas[1].is_alive().await).await;
+    gate.remove_endpoint(1);
+    plane.until("the replica is gone", async |_| !gate.replicas[1].is_alive().await).await;
     load.goes_on(&plane, 200).await;
-    assert_eq!(load.ends().await, Vec::<String>::new(), "a replica that drains loses no call");
+    assert_eq!(load.ends().await, Vec::<String>::new(), "a draining replica fails no call");
     assert!(!is_tainted(&of_node(&plane, "busy").await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_writers_race_every_stored_version_keeps_the_laws() {
+async fn concurrent_writers_never_store_a_node_that_breaks_the_laws() {
     const EVIDENCE: [&str; 3] = ["fencegate.dev/method", "fencegate.dev/fenced-at", "fencegate.dev/fenced-by"];
     let plane = plane_with_alice().await;
     let _gate = Gate::guard(&plane).await;
@@ -138,7 +141,8 @@ async fn however_writers_race_every_stored_version_keeps_the_laws() {
                 ];
                 tokio::spawn(async move {
                     for round in 0..rounds {
-                        // Each starts elsewhere in the list, so that all kinds of writes meet.
+                        // Each writer starts at another patch, so that all kinds of writes are
+                        // concurrent.
                         let patch = patches[(writer + round) % patches.len()].clone();
                         let _ = call(&client, Method::PATCH, "/api/v1/nodes/raced", Some(patch)).await;
                     }
@@ -150,7 +154,7 @@ async fn however_writers_race_every_stored_version_keeps_the_laws() {
         }
     };
     race(10).await;
-    // From here on a volume is attached: the taint may come, and never go.
+    // From now on, a volume is attached: the taint may be placed, but not removed.
     attach(&plane, "va", "raced").await;
     let attached_since = of_node(&plane, "raced").await["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     race(10).await;

@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use crate::{
     harness::{gate::Gate, plane::Plane},
     world::{
-        PUT_ON, TAINT, TAKE_OFF, accepts, attach, detach, evidence, is_tainted, kubectl, lone_node, of_node,
+        PLACE, REMOVE, TAINT, accepts, attach, detach, evidence, is_tainted, kubectl, lone_node, of_node,
         plane_with_alice, rejects, said, without_conflict,
     },
 };
 
-/// A name, and how a person writes to the Node of that name.
+/// The name of a way, and a function that writes to a Node in this way.
 type Way<'a> = (&'static str, Box<dyn Fn(&str) -> Output + 'a>);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_to_write_the_taint_is_guarded() {
+async fn every_way_to_place_the_taint_is_guarded() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
     let merge = json!({"spec": {"taints": [{"key": TAINT, "effect": "NoExecute"}]}}).to_string();
@@ -32,13 +32,13 @@ async fn every_way_to_write_the_taint_is_guarded() {
         let verdict =
             |output: Output| if has_evidence { accepts(output) } else { rejects(output, &["EvidenceMissing"]) };
         let ways: Vec<Way<'_>> = vec![
-            ("taint", Box::new(|node| kubectl(&plane, &["taint", "node", node, PUT_ON]))),
+            ("taint", Box::new(|node| kubectl(&plane, &["taint", "node", node, PLACE]))),
             (
                 "two",
-                Box::new(|node| kubectl(&plane, &["taint", "node", node, PUT_ON, &format!("{TAINT}=x:NoSchedule")])),
+                Box::new(|node| kubectl(&plane, &["taint", "node", node, PLACE, &format!("{TAINT}=x:NoSchedule")])),
             ),
-            ("overwrite", Box::new(|node| kubectl(&plane, &["taint", "--overwrite", "node", node, PUT_ON]))),
-            ("dry-run", Box::new(|node| kubectl(&plane, &["taint", "--dry-run=server", "node", node, PUT_ON]))),
+            ("overwrite", Box::new(|node| kubectl(&plane, &["taint", "--overwrite", "node", node, PLACE]))),
+            ("dry-run", Box::new(|node| kubectl(&plane, &["taint", "--dry-run=server", "node", node, PLACE]))),
             ("merge", Box::new(|node| kubectl(&plane, &["patch", "node", node, "--type=merge", "-p", &merge]))),
             ("strategic", Box::new(|node| kubectl(&plane, &["patch", "node", node, "-p", &merge]))),
             ("json", Box::new(|node| kubectl(&plane, &["patch", "node", node, "--type=json", "-p", &by_json]))),
@@ -66,10 +66,10 @@ async fn every_way_to_write_the_taint_is_guarded() {
     with_evidence["metadata"]["annotations"] = evidence();
     accepts(create(&with_evidence.to_string()));
     assert!(is_tainted(&of_node(&plane, "created").await));
-    assert!(gate.record().iter().any(|line| line["dryRun"] == true));
+    assert!(gate.audit_log().iter().any(|line| line["dryRun"] == true));
 }
 
-/// `kubectl replace` of the Node as it is, with the taint.
+/// Replaces the Node by itself with the taint.
 fn replace(plane: &Plane, node: &str, flags: &[&str]) -> Output {
     let read = kubectl(plane, &["get", "node", node, "-o", "json"]);
     let mut object: Value = serde_json::from_slice(&read.stdout).unwrap();
@@ -78,7 +78,7 @@ fn replace(plane: &Plane, node: &str, flags: &[&str]) -> Output {
         let metadata = object["metadata"].as_object_mut().unwrap();
         metadata.remove("resourceVersion");
         metadata.remove("uid");
-        // A Node that is created has no history.
+        // With `--force`, kubectl creates the Node again, and a new Node may not have stamps.
         for stamp in ["recorded-by", "recorded-at"] {
             if let Some(annotations) = metadata["annotations"].as_object_mut() {
                 annotations.remove(&format!("fencegate.dev/{stamp}"));
@@ -89,8 +89,8 @@ fn replace(plane: &Plane, node: &str, flags: &[&str]) -> Output {
     plane.kubectl("alice", &arguments, &object.to_string())
 }
 
-/// `kubectl edit` with an editor that adds the taint to those that the node controller put there,
-/// if any.
+/// Runs `kubectl edit` with an editor that adds the taint. The Node may have taints of the node
+/// controller already.
 fn edit(plane: &Plane, node: &str) -> Output {
     let editor = plane.folder.path().join("editor");
     let entry = format!("\\n  - key: {TAINT}\\n    effect: NoExecute");
@@ -104,12 +104,12 @@ fn edit(plane: &Plane, node: &str) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_way_to_take_the_taint_off_is_guarded() {
+async fn every_way_to_remove_the_taint_is_guarded() {
     let plane = plane_with_alice().await;
     let _gate = Gate::guard(&plane).await;
     let nothing = json!({"spec": {"taints": null}}).to_string();
     let ways: Vec<Way<'_>> = vec![
-        ("untaint", Box::new(|node| kubectl(&plane, &["taint", "node", node, TAKE_OFF]))),
+        ("untaint", Box::new(|node| kubectl(&plane, &["taint", "node", node, REMOVE]))),
         ("patch", Box::new(|node| kubectl(&plane, &["patch", "node", node, "--type=merge", "-p", &nothing]))),
         ("delete", Box::new(|node| kubectl(&plane, &["delete", "node", node, "--wait=false"]))),
         (
@@ -120,7 +120,7 @@ async fn every_way_to_take_the_taint_off_is_guarded() {
     for (way, write) in ways {
         lone_node(&plane, way, true).await;
         accepts(kubectl(&plane, &["label", "node", way, &format!("name={way}")]));
-        accepts(kubectl(&plane, &["taint", "node", way, PUT_ON]));
+        accepts(kubectl(&plane, &["taint", "node", way, PLACE]));
         attach(&plane, way, way).await;
         rejects(write(way), &["VolumesAttached"]);
         assert!(is_tainted(&of_node(&plane, way).await), "{way}");
@@ -131,14 +131,14 @@ async fn every_way_to_take_the_taint_off_is_guarded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_delete_collection_stops_at_a_node_out_of_service() {
+async fn deleting_all_nodes_is_denied_because_of_a_node_out_of_service() {
     let plane = plane_with_alice().await;
     let _gate = Gate::guard(&plane).await;
     lone_node(&plane, "held", true).await;
-    accepts(kubectl(&plane, &["taint", "node", "held", PUT_ON]));
+    accepts(kubectl(&plane, &["taint", "node", "held", PLACE]));
     attach(&plane, "va", "held").await;
-    let refusal = plane.api("alice", Method::DELETE, "/api/v1/nodes", None).await.unwrap_err();
-    assert!(refusal.code == 403 && refusal.message.contains("node \"held\" may not be deleted"), "{refusal:?}");
+    let error = plane.api("alice", Method::DELETE, "/api/v1/nodes", None).await.unwrap_err();
+    assert!(error.code == 403 && error.message.contains("node \"held\" may not be deleted"), "{error:?}");
     detach(&plane, "va").await;
     plane.api("alice", Method::DELETE, "/api/v1/nodes", None).await.unwrap();
     assert!(plane.get("/api/v1/nodes/held").await.is_err());
@@ -150,15 +150,15 @@ async fn the_last_finalizer_of_a_node_out_of_service_is_guarded() {
     let _gate = Gate::guard(&plane).await;
     lone_node(&plane, "held", true).await;
     accepts(kubectl(&plane, &["patch", "node", "held", "-p", r#"{"metadata":{"finalizers":["example.com/hold"]}}"#]));
-    accepts(kubectl(&plane, &["taint", "node", "held", PUT_ON]));
+    accepts(kubectl(&plane, &["taint", "node", "held", PLACE]));
     accepts(kubectl(&plane, &["delete", "node", "held", "--wait=false"]));
     attach(&plane, "va", "held").await;
-    let letting_go = ["patch", "node", "held", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#];
-    rejects(kubectl(&plane, &letting_go), &["VolumesAttached"]);
-    let through_status: Vec<&str> = letting_go.into_iter().chain(["--subresource=status"]).collect();
+    let remove_finalizer = ["patch", "node", "held", "--type=merge", "-p", r#"{"metadata":{"finalizers":null}}"#];
+    rejects(kubectl(&plane, &remove_finalizer), &["VolumesAttached"]);
+    let through_status: Vec<&str> = remove_finalizer.into_iter().chain(["--subresource=status"]).collect();
     rejects(kubectl(&plane, &through_status), &["VolumesAttached"]);
     detach(&plane, "va").await;
-    accepts(kubectl(&plane, &letting_go));
+    accepts(kubectl(&plane, &remove_finalizer));
     assert!(plane.get("/api/v1/nodes/held").await.is_err());
 }
 
@@ -173,8 +173,8 @@ async fn a_kubelet_cannot_vouch_for_its_node_by_any_path() {
     let through_status = plane.api("node-n1", Method::PATCH, "/api/v1/nodes/n1/status", Some(patch)).await.unwrap_err();
     assert!(through_status.message.contains("SelfAttested"), "{through_status:?}");
     let registered = json!({"metadata": {"name": "n2", "annotations": {"fencegate.dev/method": "power-off"}}});
-    let refusal = plane.api("node-n2", Method::POST, "/api/v1/nodes", Some(registered)).await.unwrap_err();
-    assert!(refusal.code == 403 && refusal.message.contains("SelfAttested"), "{refusal:?}");
-    let tainted = plane.kubectl("node-n1", &["taint", "node", "n1", PUT_ON], "");
+    let error = plane.api("node-n2", Method::POST, "/api/v1/nodes", Some(registered)).await.unwrap_err();
+    assert!(error.code == 403 && error.message.contains("SelfAttested"), "{error:?}");
+    let tainted = plane.kubectl("node-n1", &["taint", "node", "n1", PLACE], "");
     assert!(!tainted.status.success() && said(&tainted).contains("not allowed to modify taints"), "{}", said(&tainted));
 }

@@ -1,4 +1,4 @@
-//! A control plane with machines and a database on it, and the words that tests speak.
+//! A control plane with machines and a database, and the functions that the tests share.
 
 use std::{collections::BTreeMap, process::Output, sync::Arc};
 
@@ -11,27 +11,31 @@ use crate::harness::{
 };
 
 pub const TAINT: &str = "node.kubernetes.io/out-of-service";
-pub const PUT_ON: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
-pub const TAKE_OFF: &str = "node.kubernetes.io/out-of-service-";
+/// Arguments of `kubectl taint node`.
+pub const PLACE: &str = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute";
+pub const REMOVE: &str = "node.kubernetes.io/out-of-service-";
 
+/// Everything that a command printed.
 pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// kubectl, as a person with all rights that RBAC can give.
+/// Runs kubectl as `alice`, who is cluster-admin.
 pub fn kubectl(plane: &Plane, arguments: &[&str]) -> Output {
     plane.kubectl("alice", arguments, "")
 }
 
+/// Asserts that the write was allowed.
 #[track_caller]
 pub fn accepts(output: Output) {
     assert!(output.status.success(), "{}", said(&output));
 }
 
+/// Asserts that the gate denied the write with these reasons.
 #[track_caller]
 pub fn rejects(output: Output, reasons: &[&str]) {
     let text = said(&output);
-    assert!(!output.status.success(), "was accepted: {text}");
+    assert!(!output.status.success(), "the write was allowed: {text}");
     assert!(text.contains("out-of-service.fencegate.dev\" denied the request: node "), "{text}");
     for reason in reasons {
         assert!(text.contains(&format!("\n  {reason}: ")), "{reason} is not in {text}");
@@ -43,7 +47,7 @@ pub struct World {
     pub plane: Plane,
     machines: Vec<Machine>,
     pub san: Arc<San>,
-    /// Where the database runs first.
+    /// The node that the database runs on at the start.
     pub node: String,
     _tasks: Tasks,
 }
@@ -59,7 +63,7 @@ impl World {
         let node = world.node.clone();
         world
             .plane
-            .until("its volume is in use", async |plane| {
+            .until("the node uses its volume", async |plane| {
                 !of_node(plane, &node).await["status"]["volumesInUse"].is_null()
             })
             .await;
@@ -77,7 +81,7 @@ impl World {
 
     pub async fn until_moved(&self) {
         let moved = async |plane: &Plane| runs_on(plane).await.is_some_and(|node| node != self.node);
-        self.plane.until("the database runs elsewhere", moved).await;
+        self.plane.until("the database runs on another node", moved).await;
     }
 
     pub async fn attachments(&self) -> usize {
@@ -121,7 +125,7 @@ pub fn is_tainted(node: &Value) -> bool {
     node["spec"]["taints"].to_string().contains(TAINT)
 }
 
-/// The node that the database runs on, if it runs.
+/// The node that the database runs on. `None` if it does not run.
 pub async fn runs_on(plane: &Plane) -> Option<String> {
     let pod = plane.get("/api/v1/namespaces/default/pods/db-0").await.ok()?;
     let runs = pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null();
@@ -132,18 +136,18 @@ pub fn now() -> String {
     jiff::Timestamp::now().strftime("%FT%TZ").to_string()
 }
 
-/// A fence that took effect just now.
+/// Complete evidence of a fence that took effect just now.
 pub fn evidence() -> Value {
     json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": now(), "fencegate.dev/fenced-by": "alice"})
 }
 
-/// A Node that nobody heartbeats, with complete evidence or none.
+/// Creates a Node without a kubelet, with complete evidence or without any.
 pub async fn lone_node(plane: &Plane, name: &str, has_evidence: bool) {
     let annotations = if has_evidence { evidence() } else { json!({}) };
     plane.create("/api/v1/nodes", json!({"metadata": {"name": name, "annotations": annotations}})).await;
 }
 
-/// A Node whose kubelet was heard of for the last time a while ago, as a dead machine leaves it.
+/// Creates the Node of a dead machine: its kubelet's last heartbeat was three minutes ago.
 pub async fn dead_node(plane: &Plane, name: &str, more: Value) {
     let long_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3);
     let mut node = json!({"metadata": {"name": name}, "status": {
@@ -158,7 +162,7 @@ pub async fn dead_node(plane: &Plane, name: &str, more: Value) {
     renew_lease(plane, name, long_ago).await;
 }
 
-/// The Lease of a Node, renewed for 4 s at this time and never again.
+/// Sets the Lease of a Node: renewed at this time, with a duration of 4 s.
 pub async fn renew_lease(plane: &Plane, node: &str, at: jiff::Timestamp) {
     let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     let spec =
@@ -179,7 +183,7 @@ pub async fn record_on(plane: &Plane, node: &str) -> BTreeMap<String, String> {
     of_the_gate.collect()
 }
 
-/// A control plane where `alice` may do all that RBAC can give.
+/// Starts a control plane where `alice` is cluster-admin.
 pub async fn plane_with_alice() -> Plane {
     let plane = Plane::start().await;
     let everything = json!({
@@ -191,8 +195,8 @@ pub async fn plane_with_alice() -> Plane {
     plane
 }
 
-/// Writes again while the node controller, which has its own taints to put on a new Node, comes
-/// between read and write.
+/// Repeats a write that fails with a conflict: the node controller places its own taints on a new
+/// Node at the same time.
 pub fn without_conflict(write: impl Fn() -> Output) -> Output {
     loop {
         let output = write();
@@ -202,7 +206,7 @@ pub fn without_conflict(write: impl Fn() -> Output) -> Output {
     }
 }
 
-/// A volume that counts as attached to a node, until [`detach`].
+/// Attaches a volume to a node, until [`detach`].
 pub async fn attach(plane: &Plane, name: &str, node: &str) {
     let attachment = json!({"metadata": {"name": name}, "spec": {"attacher": "other.test", "nodeName": node,
         "source": {"persistentVolumeName": format!("pv-{name}")}}});

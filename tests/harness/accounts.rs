@@ -1,21 +1,22 @@
-//! Service accounts as operators' manifests make them, with tokens that the API server issued.
+//! Service accounts as in the manifests of operators, with tokens that the API server issued.
 
 use http::Method;
 use serde_json::{Value, json};
 
 use super::plane::Plane;
 
-/// A service account in a namespace of its own, that may do `verbs` with Nodes.
+/// A service account with a role for Nodes.
 pub struct Account {
     namespace: &'static str,
     name: &'static str,
-    /// Bound to nothing.
+    /// A token that is not bound to a pod.
     pub token: String,
 }
 
 impl Account {
+    /// Creates the namespace, the service account and a role with these `verbs` on Nodes.
     pub async fn create(plane: &Plane, namespace: &'static str, name: &'static str, verbs: &[&str]) -> Self {
-        // Some live in kube-system.
+        // The namespace may exist already: some operators run in kube-system.
         let _ = plane
             .api("admin", Method::POST, "/api/v1/namespaces", Some(json!({"metadata": {"name": namespace}})))
             .await;
@@ -29,12 +30,13 @@ impl Account {
         account
     }
 
-    /// As the API server calls it.
+    /// The account's user name.
     pub fn user(&self) -> String {
         format!("system:serviceaccount:{}:{}", self.namespace, self.name)
     }
 
-    /// A token as a pod has it: it says on which node the pod runs.
+    /// A token that is bound to a pod on this node. The API server adds the node's name to the
+    /// requester's `extra`.
     pub async fn token_on(&self, plane: &Plane, node: &str) -> String {
         let pod = json!({"metadata": {"generateName": "agent-"}, "spec": {"nodeName": node, "serviceAccountName": self.name,
             "automountServiceAccountToken": false, "tolerations": [{"operator": "Exists"}],
@@ -52,14 +54,14 @@ impl Account {
     }
 }
 
-/// Gives someone these rights in the whole cluster.
+/// Creates a ClusterRole with these rules, and binds the subject to it.
 pub async fn bind(plane: &Plane, role: &str, rules: Value, subject: Value) {
     let role_object = json!({"metadata": {"name": role}, "rules": rules});
     plane.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", role_object).await;
     bind_role(plane, role, subject).await;
 }
 
-/// Gives someone a role that is there, in the whole cluster.
+/// Binds the subject to an existing ClusterRole.
 pub async fn bind_role(plane: &Plane, role: &str, subject: Value) {
     let role_ref = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role});
     let binding = json!({"metadata": {"generateName": "test-"}, "roleRef": role_ref, "subjects": [subject]});

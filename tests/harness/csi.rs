@@ -1,8 +1,8 @@
-//! The least CSI driver that the real external-attacher works with: a storage that attaches and
-//! detaches whatever it is asked to.
+//! A minimal CSI driver for the real external-attacher. Its storage succeeds at every attach and
+//! detach.
 //!
-//! gRPC over a Unix socket, spelled out: each answer is a message of a few bytes, framed, with its
-//! status in the trailers.
+//! It serves gRPC over a Unix socket without a library: each answer is a framed message of a few
+//! bytes, with its status in the trailers.
 
 use std::{convert::Infallible, path::Path};
 
@@ -17,7 +17,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::UnixListener, task::AbortHandle};
 
-/// The driver's name.
+/// The driver's name, in CSIDriver, CSINode and PersistentVolume objects.
 pub const DRIVER: &str = "san.test";
 
 /// Serves the driver on a socket.
@@ -38,7 +38,7 @@ pub fn serve(socket: &Path) -> AbortHandle {
 type Body = StreamBody<stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, Infallible>>>>;
 
 fn answer(request: &Request<Incoming>) -> Response<Body> {
-    // One byte that says "not compressed", four of length, the message.
+    // gRPC frames a message with one byte 0 for "not compressed" and four bytes of length.
     let message = message(request.uri().path());
     let mut framed = vec![0];
     framed.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -50,13 +50,13 @@ fn answer(request: &Request<Incoming>) -> Response<Body> {
     response.body(StreamBody::new(stream::iter(frames))).unwrap()
 }
 
-/// The answer to a method, as protobuf of `csi.v1`. An empty message is one whose fields all have
-/// their defaults.
+/// The answer to a method, in the protobuf encoding of `csi.v1`. In an empty message, all fields
+/// have their defaults.
 fn message(method: &str) -> Vec<u8> {
-    /// Field 1 of a message, a text or a message of its own.
+    /// The protobuf tag of field 1, which is a string or a message.
     const FIELD_1: u8 = 0x0a;
-    // `capabilities { service { type: N } }` and `capabilities { rpc { type: N } }` look the same
-    // on the wire.
+    // `capabilities { service { type: N } }` and `capabilities { rpc { type: N } }` have the same
+    // encoding.
     let capability = |kind: u8| vec![FIELD_1, 4, FIELD_1, 2, 0x08, kind];
     match method {
         "/csi.v1.Identity/GetPluginInfo" => {

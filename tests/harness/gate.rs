@@ -1,5 +1,5 @@
-//! The gate as it is shipped: the program as a process, and the manifests as `kubectl` applies
-//! them.
+//! The gate as users install it: the program as a process, and the manifests, applied with
+//! `kubectl`.
 
 use std::{
     fs,
@@ -20,20 +20,20 @@ use super::{
     proxy::Proxy,
 };
 
-/// Replicas of the gate in front of a control plane, behind an address of their own.
+/// Replicas of the gate in front of a control plane. A proxy stands for their Service.
 pub struct Gate {
     pub replicas: Vec<Replica>,
     service: Proxy,
 }
 
-/// One process.
+/// One replica of the gate: a process.
 pub struct Replica {
     pub port: u16,
-    /// Its way to the API server.
+    /// The replica's connection to the API server, which a test can cut.
     pub uplink: Proxy,
     telemetry: u16,
     child: Option<Child>,
-    record: PathBuf,
+    log: PathBuf,
 }
 
 impl Drop for Replica {
@@ -48,22 +48,23 @@ impl Gate {
         Self::guard_with(plane, 1).await
     }
 
-    /// Starts replicas with the rights and the rules of the default manifests, and registers them.
+    /// Starts replicas with the permissions and the configuration of the default manifests, and
+    /// registers them.
     pub async fn guard_with(plane: &Plane, replicas: usize) -> Self {
         let gate = Self::start(plane, replicas, &[]).await;
         gate.until_ready(plane).await;
         gate
     }
 
-    /// The same with more arguments, and without waiting until they are ready.
+    /// The same, with more arguments, and without waiting until they are ready.
     pub async fn start(plane: &Plane, replicas: usize, arguments: &[&str]) -> Self {
         let path = |name: &str| plane.folder.path().join(name);
         let objects = rendered(plane, "default");
-        fs::write(path("config.yaml"), rules(&objects)).unwrap();
-        let mut gate = Self::of_nobody().await;
+        fs::write(path("config.yaml"), configuration(&objects)).unwrap();
+        let mut gate = Self::without_replicas().await;
         for number in 0..replicas {
             let replica = Replica::start(plane, number, arguments).await;
-            gate.service.lead_to(replica.port);
+            gate.service.add_endpoint(replica.port);
             gate.replicas.push(replica);
         }
         let (webhooks, others): (Vec<Value>, Vec<Value>) = objects.into_iter().partition(is_webhook);
@@ -73,20 +74,20 @@ impl Gate {
         gate
     }
 
-    /// An address without replicas.
-    pub async fn of_nobody() -> Self {
+    /// A Service without replicas.
+    pub async fn without_replicas() -> Self {
         Self { replicas: Vec::new(), service: Proxy::start(Vec::new()).await }
     }
 
-    /// Takes one more replica in, as a Service does: once it is ready.
+    /// Adds a replica to the Service as soon as it is ready, as Kubernetes does.
     pub async fn join(&mut self, plane: &Plane, replica: Replica) {
-        plane.until("it is ready", async |_| replica.is_ready().await).await;
-        self.service.lead_to(replica.port);
+        plane.until("the new replica is ready", async |_| replica.is_ready().await).await;
+        self.service.add_endpoint(replica.port);
         self.replicas.push(replica);
     }
 
-    /// Waits until all replicas are ready and called: the API server takes a moment to call a
-    /// webhook that was just registered.
+    /// Waits until all replicas are ready, and until the API server calls the webhooks: this takes
+    /// a moment after they are registered.
     pub async fn until_ready(&self, plane: &Plane) {
         for replica in &self.replicas {
             plane.until("the gate is ready", async |_| replica.is_ready().await).await;
@@ -94,42 +95,44 @@ impl Gate {
         self.until_called(plane, &["mutate", "validate"]).await;
     }
 
-    /// Goes over to the rights and the rules of another overlay.
-    pub async fn adopt(&self, plane: &Plane, overlay: &str) {
+    /// Applies the permissions and the configuration of another overlay.
+    pub async fn apply_overlay(&self, plane: &Plane, overlay: &str) {
         let mut objects = rendered(plane, overlay);
-        self.take_rules(plane, &rules(&objects)).await;
+        self.configure(plane, &configuration(&objects)).await;
         objects.retain(|object| !is_webhook(object));
         apply(plane, &objects);
     }
 
-    /// Goes over to other rules.
-    pub async fn take_rules(&self, plane: &Plane, rules: &str) {
-        let taken = || -> Vec<usize> {
-            self.replicas.iter().map(|replica| replica.log().matches("taken over").count()).collect()
+    /// Replaces the configuration, and waits until every replica has reloaded it.
+    pub async fn configure(&self, plane: &Plane, configuration: &str) {
+        // A replica logs every reload at level INFO with the names of the files.
+        let is_reload = |line: &&str| line.contains(r#""level":"INFO""#) && line.contains("config.yaml");
+        let reloads = || -> Vec<usize> {
+            self.replicas.iter().map(|replica| replica.log().lines().filter(is_reload).count()).collect()
         };
-        let before = taken();
-        fs::write(plane.folder.path().join("config.yaml"), rules).unwrap();
-        let all_have = || taken().iter().zip(&before).all(|(now, before)| now > before);
-        plane.until("the rules are in force", async |_| all_have()).await;
+        let before = reloads();
+        fs::write(plane.folder.path().join("config.yaml"), configuration).unwrap();
+        let all_have = || reloads().iter().zip(&before).all(|(now, before)| now > before);
+        plane.until("the configuration is in force", async |_| all_have()).await;
     }
 
     /// Waits until the API server calls these webhooks, in this order, and no other.
     pub async fn until_called(&self, plane: &Plane, webhooks: &[&str]) {
-        // Evidence that is fine, on a Node that is never there.
+        // Valid evidence on a Node that is never stored.
         let probe = json!({"metadata": {"name": "probe", "annotations": {"fencegate.dev/proof": "probe"}}});
         plane
             .until("the API server calls the webhooks", async |plane| {
-                let before = self.record().len();
+                let before = self.audit_log().len();
                 let path = "/api/v1/nodes?dryRun=All";
                 let _ = plane.api("admin", http::Method::POST, path, Some(probe.clone())).await;
-                let record = self.record();
-                let called: Vec<&str> = record[before..].iter().filter_map(|line| line["webhook"].as_str()).collect();
+                let log = self.audit_log();
+                let called: Vec<&str> = log[before..].iter().filter_map(|line| line["webhook"].as_str()).collect();
                 called == webhooks
             })
             .await;
     }
 
-    /// A webhook called at a URL in the Service's place, as envtest does.
+    /// The webhook configuration with a URL instead of the Service, as in envtest.
     pub fn with_url(&self, mut webhook: Value) -> Value {
         if !is_webhook(&webhook) {
             return webhook;
@@ -141,32 +144,32 @@ impl Gate {
         webhook
     }
 
-    /// Kills every replica: nobody answers any more.
+    /// Kills all replicas.
     pub fn stop(&mut self) {
         self.replicas.iter_mut().for_each(Replica::kill);
     }
 
-    /// Sends no new connection to a replica any more, as a Service does once it is not ready or
+    /// Removes a replica from the Service: it gets no new connections, as if it were not ready or
     /// gone.
-    pub fn leave_out(&self, number: usize) {
+    pub fn remove_endpoint(&self, number: usize) {
         let port = self.replicas[number].port;
-        self.service.leave_out(port);
+        self.service.remove_endpoint(port);
     }
 
-    /// How many reviews reached the gate.
+    /// The number of reviews that reached the gate.
     pub async fn reviews(&self) -> u64 {
         let mut sum = 0;
         for replica in &self.replicas {
             let text = replica.telemetry("/metrics").await;
             let line = text.lines().find(|line| line.starts_with("fencegate_decision_duration_seconds_count"));
-            let line = line.unwrap_or_else(|| panic!("no such metric in\n{text}"));
+            let line = line.unwrap_or_else(|| panic!("the metric is not in\n{text}"));
             sum += line.rsplit(' ').next().unwrap().parse::<u64>().unwrap();
         }
         sum
     }
 
-    /// The audit log of all replicas.
-    pub fn record(&self) -> Vec<Value> {
+    /// The audit log of all replicas, in order of time.
+    pub fn audit_log(&self) -> Vec<Value> {
         let text: String = self.replicas.iter().map(Replica::log).collect();
         let lines = text.lines().filter_map(|line| serde_json::from_str(line).ok());
         let mut lines: Vec<Value> = lines.filter(|line: &Value| line["event"] == "decision").collect();
@@ -193,22 +196,22 @@ impl Replica {
             "--drain=3s".to_owned(),
         ];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
-        let record = path(&format!("gate-{number}.log"));
-        let child = keep(&program(), &arguments, &record, &[("KUBECONFIG", kubeconfig)]);
-        Self { port, uplink, telemetry, child: Some(child), record }
+        let log = path(&format!("gate-{number}.log"));
+        let child = keep(&program(), &arguments, &log, &[("KUBECONFIG", kubeconfig)]);
+        Self { port, uplink, telemetry, child: Some(child), log }
     }
 
-    /// All that it wrote.
+    /// Everything that the replica wrote to standard output and standard error.
     pub fn log(&self) -> String {
-        fs::read_to_string(&self.record).unwrap()
+        fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Ends it as the kubelet does.
+    /// Sends SIGTERM, as the kubelet does.
     pub fn terminate(&mut self) {
         self.child.as_mut().unwrap().stdin.as_mut().unwrap().write_all(b"TERM\n").unwrap();
     }
 
-    /// Ends it as a power failure does.
+    /// Sends SIGKILL, which has the effect of a power failure.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             drop(child.stdin.take());
@@ -220,12 +223,12 @@ impl Replica {
         self.telemetry("/readyz").await.starts_with("HTTP/1.1 200")
     }
 
-    /// Whether it still answers on the telemetry port.
+    /// Whether the replica still answers on the telemetry port.
     pub async fn is_alive(&self) -> bool {
         self.telemetry("/livez").await.starts_with("HTTP/1.1 200")
     }
 
-    /// What it says on the telemetry port.
+    /// The HTTP response of the telemetry port to a GET. Empty if there is none.
     pub async fn telemetry(&self, path: &str) -> String {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.telemetry)).await else { return String::new() };
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -239,13 +242,13 @@ impl Replica {
     }
 }
 
-/// The program under test: cargo says where it is to tests; an example stands beside it.
+/// The program under test. Cargo tells tests its path; an example is built next to it.
 fn program() -> PathBuf {
     let beside = || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("fencegate");
     option_env!("CARGO_BIN_EXE_fencegate").map_or_else(beside, PathBuf::from)
 }
 
-/// The objects of an overlay, as they are shipped.
+/// The objects of an overlay, rendered with kustomize.
 pub fn rendered(plane: &Plane, overlay: &str) -> Vec<Value> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/overlays").join(overlay);
     let rendered = plane.kubectl("admin", &["kustomize", folder.to_str().unwrap()], "");
@@ -253,20 +256,22 @@ pub fn rendered(plane: &Plane, overlay: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&String::from_utf8(rendered.stdout).unwrap()).unwrap()
 }
 
-/// The rules that the gate runs with in a set of manifests.
-fn rules(objects: &[Value]) -> String {
-    let is_rules = |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == "fencegate";
-    objects.iter().find(is_rules).unwrap()["data"]["config.yaml"].as_str().unwrap().to_owned()
+/// The gate's configuration in a set of manifests.
+fn configuration(objects: &[Value]) -> String {
+    let is_config_map = |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == "fencegate";
+    objects.iter().find(is_config_map).unwrap()["data"]["config.yaml"].as_str().unwrap().to_owned()
 }
 
-/// What holds when nobody registered the gate: the default manifests without the webhooks.
+/// Applies the default manifests without the webhooks, so that only the ValidatingAdmissionPolicy
+/// guards the taint.
 pub async fn policy_alone(plane: &Plane) {
     let mut objects = rendered(plane, "default");
     objects.retain(|object| !is_webhook(object));
     apply_all_but_webhooks(plane, &objects).await;
 }
 
-/// With the webhooks in front of it, nothing would show when the policy is in force.
+/// Applies all objects except the webhooks, and waits until the policy is in force. With the
+/// webhooks, a test could not tell which of them denied a write.
 async fn apply_all_but_webhooks(plane: &Plane, objects: &[Value]) {
     apply(plane, objects);
     plane.until("the policy is in force", async |plane| denied_by_policy(plane).await).await;
@@ -282,10 +287,10 @@ fn apply(plane: &Plane, objects: &[Value]) {
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
 }
 
-/// Whether the policy judges a Node that comes with the taint and nothing else.
+/// Whether the policy denies a Node with the taint and without evidence.
 async fn denied_by_policy(plane: &Plane) -> bool {
     let taint = json!({"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"});
     let probe = json!({"metadata": {"name": "probe"}, "spec": {"taints": [taint]}});
     let created = plane.api("admin", http::Method::POST, "/api/v1/nodes?dryRun=All", Some(probe)).await;
-    created.is_err_and(|refusal| refusal.message.contains("ValidatingAdmissionPolicy 'fencegate'"))
+    created.is_err_and(|error| error.message.contains("ValidatingAdmissionPolicy 'fencegate'"))
 }

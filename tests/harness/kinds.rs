@@ -1,11 +1,12 @@
-//! Kinds that other projects bring, as little of them as their objects need here.
+//! Custom resource definitions of other projects, reduced to what their objects need in these
+//! tests.
 
 use http::Method;
 use serde_json::{Value, json};
 
 use super::plane::Plane;
 
-/// A kind of someone else's.
+/// A kind of another project.
 pub struct Kind {
     group: &'static str,
     version: &'static str,
@@ -46,7 +47,7 @@ pub const BARE_METAL_HOST: Kind =
     Kind { group: "metal3.io", version: "v1alpha1", plural: "baremetalhosts", name: "BareMetalHost", namespaced: true };
 
 impl Kind {
-    /// Makes the API server know it.
+    /// Creates the CustomResourceDefinition, and waits until the API server serves the kind.
     pub async fn install(&self, plane: &Plane) {
         let Self { group, version, plural, name, namespaced } = self;
         let version = json!({"name": version, "served": true, "storage": true, "subresources": {"status": {}},
@@ -57,10 +58,12 @@ impl Kind {
             "names": {"plural": plural, "singular": name.to_lowercase(), "kind": name, "listKind": format!("{name}List")},
             "versions": [version]}});
         plane.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;
-        plane.until("the kind is served", async |plane| plane.get(&self.path("default")).await.is_ok()).await;
+        plane
+            .until("the API server serves the kind", async |plane| plane.get(&self.path("default")).await.is_ok())
+            .await;
     }
 
-    /// Creates an object with this status. One in no namespace takes any.
+    /// Creates an object with this status. For a cluster-scoped kind, `namespace` has no effect.
     pub async fn create(&self, plane: &Plane, namespace: &str, mut object: Value) {
         let status = object["status"].take();
         object["apiVersion"] = json!(format!("{}/{}", self.group, self.version));
@@ -70,7 +73,7 @@ impl Kind {
         self.report(plane, namespace, &name, status).await;
     }
 
-    /// Writes its status, as its own controller does.
+    /// Writes the status of an object, as the kind's controller does.
     pub async fn report(&self, plane: &Plane, namespace: &str, name: &str, status: Value) {
         let path = format!("{}/{name}/status", self.path(namespace));
         plane.api("admin", Method::PATCH, &path, Some(json!({"status": status}))).await.unwrap();

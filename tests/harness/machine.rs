@@ -1,8 +1,9 @@
-//! What a cluster cannot see: machines as they really are, and disks that know who writes to them.
+//! Simulates what a cluster cannot see: the real state of machines, and disks that know who writes
+//! to them.
 //!
-//! A machine has power or not and reaches the API or not; its kubelet is a task that speaks to the
-//! API with the node's own credentials. Its processes write to the disks they have mounted for as
-//! long as it has power, whatever the API believes.
+//! A machine is on or off, and it reaches the API server or not. Its kubelet is a task that calls
+//! the API server with the node's own credentials. As long as the machine is on, its processes
+//! write to the disks that it has mounted, independent of the state in the API.
 
 use std::{
     collections::BTreeMap,
@@ -17,19 +18,20 @@ use tokio::task::AbortHandle;
 
 use super::{
     csi::DRIVER,
-    plane::{Plane, Refusal, call},
+    plane::{ApiError, Plane, call},
 };
 
-/// The storage: who wrote to which disk when.
+/// The storage. For every disk, it knows which process wrote to it, and when.
 #[derive(Default)]
 pub struct San {
     writers: Mutex<BTreeMap<String, BTreeMap<String, Instant>>>,
     shared: Mutex<Vec<String>>,
 }
 
-/// A process writes every 100 ms while it lives: two that wrote within this time are both alive.
+/// A process writes every 100 ms, so if two processes wrote within this time, both are alive.
 const ALIVE: Duration = Duration::from_millis(500);
-/// Ends tasks with the test.
+
+/// Aborts tasks when the test ends.
 pub struct Tasks(Vec<AbortHandle>);
 
 impl Drop for Tasks {
@@ -50,19 +52,19 @@ impl San {
         }
     }
 
-    /// Disks that two living processes wrote to at the same time: the corruption that this is all
-    /// about.
+    /// The disks that two processes wrote to at the same time. This is the corruption that the gate
+    /// must prevent.
     pub fn corrupted(&self) -> Vec<String> {
         lock(&self.shared).clone()
     }
 
-    /// How many disks were ever written to.
+    /// The number of disks that were written to.
     pub fn disks(&self) -> usize {
         lock(&self.writers).len()
     }
 }
 
-/// A machine and the Node that stands for it.
+/// A machine, with the name of its Node.
 pub struct Machine {
     pub name: String,
     state: Arc<Mutex<State>>,
@@ -73,8 +75,9 @@ struct State {
     reaches_api: bool,
     unmounts: bool,
     boot: u32,
-    /// Pod uid to name and disks.
+    /// The running pods: by UID, name and disks.
     running: BTreeMap<String, (String, Vec<String>)>,
+    /// The mounted disks, by the pod's UID.
     mounted: BTreeMap<String, Vec<String>>,
 }
 
@@ -83,7 +86,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Machine {
-    /// Loses power: nothing runs, nothing is mounted any more.
+    /// Turns the machine off. No process runs and no disk is mounted any more.
     pub fn power_off(&self) {
         let mut state = lock(&self.state);
         state.on = false;
@@ -91,24 +94,24 @@ impl Machine {
         state.mounted.clear();
     }
 
-    /// Boots again.
+    /// Turns the machine on, in a new boot.
     pub fn boot(&self) {
         let mut state = lock(&self.state);
         state.on = true;
         state.boot += 1;
     }
 
-    /// Loses the API and nothing else.
+    /// Cuts the machine off from the API server. Its processes keep running.
     pub fn cut_off(&self) {
         lock(&self.state).reaches_api = false;
     }
 
-    /// From now on unmounting hangs.
+    /// From now on, every unmount hangs.
     pub fn hang_unmounts(&self) {
         lock(&self.state).unmounts = false;
     }
 
-    /// Disks that are mounted, whatever the API believes.
+    /// The disks that are really mounted.
     pub fn mounted(&self) -> Vec<String> {
         lock(&self.state).mounted.values().flatten().cloned().collect()
     }
@@ -161,7 +164,7 @@ const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
 
 struct Kubelet {
     client: Client,
-    /// For what a real kubelet is told by others: which volumes are attached.
+    /// Reads which volumes are attached. A real kubelet learns this from its Node's status.
     admin: Client,
     name: String,
     state: Arc<Mutex<State>>,
@@ -180,7 +183,7 @@ impl Kubelet {
                 last = None;
                 continue;
             }
-            // What fails is tried again in the next round, as kubelets do.
+            // An error is ignored, and the call is repeated in the next round, as a kubelet does.
             let _ = self.sync_pods().await;
             let in_use = self.in_use();
             let due = last.as_ref().is_none_or(|(at, used)| at.elapsed() > Duration::from_secs(2) || *used != in_use);
@@ -195,12 +198,12 @@ impl Kubelet {
         state.mounted.values().flatten().map(|disk| format!("kubernetes.io/csi/{DRIVER}^{disk}")).collect()
     }
 
-    async fn heartbeat(&self, in_use: &[String]) -> Result<(), Refusal> {
+    async fn heartbeat(&self, in_use: &[String]) -> Result<(), ApiError> {
         let node = format!("/api/v1/nodes/{}", self.name);
         match call(&self.client, Method::GET, &node, None).await {
             Ok(_) => {}
-            Err(Refusal { code: 404, .. }) => self.register().await?,
-            Err(refusal) => return Err(refusal),
+            Err(ApiError { code: 404, .. }) => self.register().await?,
+            Err(error) => return Err(error),
         }
         let boot = lock(&self.state).boot;
         let now = jiff::Timestamp::now();
@@ -224,14 +227,14 @@ impl Kubelet {
             "renewTime": now.strftime("%FT%T%.6fZ").to_string()});
         let renewed =
             call(&self.client, Method::PATCH, &format!("{leases}/{}", self.name), Some(json!({"spec": spec}))).await;
-        if matches!(renewed, Err(Refusal { code: 404, .. })) {
+        if matches!(renewed, Err(ApiError { code: 404, .. })) {
             let lease = json!({"metadata": {"name": self.name}, "spec": spec});
             call(&self.client, Method::POST, leases, Some(lease)).await?;
         }
         Ok(())
     }
 
-    async fn register(&self) -> Result<(), Refusal> {
+    async fn register(&self) -> Result<(), ApiError> {
         let labels = json!({"kubernetes.io/hostname": self.name, "kubernetes.io/os": "linux"});
         let annotations = json!({"volumes.kubernetes.io/controller-managed-attach-detach": "true"});
         let node = json!({
@@ -246,12 +249,12 @@ impl Kubelet {
         });
         let created = call(&self.client, Method::POST, "/apis/storage.k8s.io/v1/csinodes", Some(csi_node)).await;
         match created {
-            Ok(_) | Err(Refusal { code: 409, .. }) => Ok(()),
-            Err(refusal) => Err(refusal),
+            Ok(_) | Err(ApiError { code: 409, .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
-    async fn sync_pods(&self) -> Result<(), Refusal> {
+    async fn sync_pods(&self) -> Result<(), ApiError> {
         let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.name);
         let pods = call(&self.client, Method::GET, &path, None).await?;
         let mut seen = Vec::new();
@@ -266,7 +269,7 @@ impl Kubelet {
         Ok(())
     }
 
-    async fn sync_pod(&self, pod: &Value) -> Result<(), Refusal> {
+    async fn sync_pod(&self, pod: &Value) -> Result<(), ApiError> {
         let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (uid, name) = (text("uid"), text("name"));
         let path = format!("/api/v1/namespaces/{}/pods/{name}", text("namespace"));
@@ -305,8 +308,8 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Its processes ended, its volumes are still mounted: the pod stays until they are not.
-    async fn report_ended(&self, path: &str, pod: &Value) -> Result<(), Refusal> {
+    /// Reports that the pod's processes have ended. The pod stays until its volumes are unmounted.
+    async fn report_ended(&self, path: &str, pod: &Value) -> Result<(), ApiError> {
         let ended = pod["spec"]["containers"].as_array().into_iter().flatten().map(|container| {
             json!({"name": container["name"], "image": container["image"], "imageID": "x", "ready": false, "restartCount": 0,
                 "state": {"terminated": {"exitCode": 0}}})
@@ -316,8 +319,8 @@ impl Kubelet {
         Ok(())
     }
 
-    /// How many volumes are attached here and stay so.
-    async fn attached(&self) -> Result<usize, Refusal> {
+    /// The number of volumes that are attached to this node and are not being detached.
+    async fn attached(&self) -> Result<usize, ApiError> {
         let list = call(&self.admin, Method::GET, ATTACHMENTS, None).await?;
         let here = list["items"].as_array().into_iter().flatten().filter(|attachment| {
             attachment["spec"]["nodeName"] == self.name.as_str()

@@ -1,4 +1,5 @@
-//! A real control plane with simulated machines, and the gate in front of it.
+//! The parts of the end-to-end tests: a real control plane, simulated machines, and the gate in
+//! front of the API server.
 
 #![allow(
     clippy::cast_possible_truncation,

@@ -1,9 +1,9 @@
 //! A real control plane on loopback: etcd, API server, controller manager, scheduler, and the
-//! kubectl that belongs to them.
+//! kubectl of the same version.
 //!
-//! The binaries are built by `make control-plane` into `target/cluster`; where `KUBEBUILDER_ASSETS`
-//! names a folder with them, those are used instead. Every part ends with the test, however the
-//! test ends.
+//! `make control-plane` builds the binaries into `target/cluster`. If `KUBEBUILDER_ASSETS` names a
+//! directory, the binaries there are used instead. Every process stops when the test ends, even if
+//! the test is killed.
 
 use std::{
     fs::{self, File},
@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use super::csi;
 
-/// Everyone who speaks to the API server: token, user name, groups.
+/// The users of the API server: token, user name, groups.
 const USERS: &[(&str, &str, &str)] = &[
     ("admin", "admin", "system:masters"),
     ("alice", "alice", "operators"),
@@ -36,10 +36,10 @@ const USERS: &[(&str, &str, &str)] = &[
     ("node-n3", "system:node:n3", "system:nodes"),
 ];
 
-/// In place of a token: none at all.
+/// Instead of a token: the client sends none.
 pub const ANONYMOUS: &str = "anonymous";
 
-/// How long anything may take before a test gives up on it.
+/// How long a test waits for a condition: longer than any takes on a machine with two cores.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A running control plane.
@@ -50,8 +50,8 @@ pub struct Plane {
     parts: Vec<Part>,
 }
 
-/// A child process that ends when its keeper's standard input does: with the test, even if the test
-/// is killed.
+/// A process of the control plane, under a keeper ([`keep`]). It stops when the keeper's standard
+/// input is closed, which happens even if the test is killed.
 struct Part(Child);
 
 impl Drop for Part {
@@ -62,18 +62,19 @@ impl Drop for Part {
 }
 
 impl Drop for Plane {
-    /// The logs of a test that failed are kept.
+    /// Keeps the logs of a test that failed.
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.folder.disable_cleanup(true);
-            eprintln!("everything's logs are kept in {}", self.folder.path().display());
+            eprintln!("the logs of all processes are in {}", self.folder.path().display());
         }
     }
 }
 
-/// What the API server said no with.
+/// An error status of the API server.
 #[derive(Debug)]
-pub struct Refusal {
+pub struct ApiError {
+    /// The HTTP status code; 0 if there was no answer.
     pub code: u16,
     pub message: String,
 }
@@ -91,7 +92,7 @@ impl Plane {
         plane.until("the API server is ready", async |plane| plane.text("admin", "/readyz").await.is_ok()).await;
         plane.start_controllers();
         plane
-            .until("the default service account is there", async |plane| {
+            .until("the default service account exists", async |plane| {
                 plane.get("/api/v1/namespaces/default/serviceaccounts/default").await.is_ok()
             })
             .await;
@@ -166,8 +167,8 @@ impl Plane {
         let mut manager = common(&self.kubeconfig("kcm"));
         manager.push(format!("--service-account-private-key-file={}", self.path("sa.key")));
         manager.push("--use-service-account-credentials".to_owned());
-        // Shorter than a cluster's, so that a test notices a dead node in seconds: the order of
-        // things is the same.
+        // Shorter than the defaults, so that a dead node is noticed within seconds. The order of
+        // events is the same as in a real cluster.
         manager.push("--node-monitor-grace-period=10s".to_owned());
         manager.push("--node-monitor-period=1s".to_owned());
         self.spawn("kube-controller-manager", &manager);
@@ -175,7 +176,7 @@ impl Plane {
         self.spawn("kube-scheduler", &scheduler);
     }
 
-    /// Starts the external-attacher and the CSI driver that it speaks to.
+    /// Starts the external-attacher and its CSI driver.
     pub fn start_attacher(&mut self) -> AbortHandle {
         let socket = self.folder.path().join("csi.sock");
         let driver = csi::serve(&socket);
@@ -189,7 +190,7 @@ impl Plane {
         driver
     }
 
-    /// Starts kwok, which plays the kubelets of all Nodes with the label `crowd=true`.
+    /// Starts kwok, which simulates the kubelets of all Nodes with the label `crowd=true`.
     pub fn start_crowd(&mut self) {
         let stages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/stages.yaml");
         let arguments = [
@@ -202,28 +203,28 @@ impl Plane {
         self.spawn("kwok", &arguments);
     }
 
-    /// Starts a part of the control plane under a keeper.
+    /// Starts a process of the control plane.
     fn spawn(&mut self, name: &str, arguments: &[String]) {
         let part = keep(&self.binaries.join(name), arguments, &self.folder.path().join(format!("{name}.log")), &[]);
         self.parts.push(Part(part));
     }
 
-    /// Where the API server listens.
+    /// The port of the API server.
     pub fn port(&self) -> u16 {
         self.url.rsplit(':').next().unwrap().parse().unwrap()
     }
 
-    /// The kubeconfig of a user, by token.
+    /// The path of a kubeconfig for the user with this token.
     pub fn kubeconfig(&self, token: &str) -> String {
         self.write_kubeconfig(token, token, &self.url)
     }
 
-    /// The same, for one who comes through a port of their own.
+    /// The same, for a user who connects through another port.
     pub fn kubeconfig_via(&self, token: &str, port: u16, number: usize) -> String {
         self.write_kubeconfig(&format!("{token}-{number}"), token, &format!("https://127.0.0.1:{port}"))
     }
 
-    /// Written once: a program that was just started may be reading it.
+    /// Writes the file only once, because a program that was just started may be reading it.
     fn write_kubeconfig(&self, name: &str, token: &str, server: &str) -> String {
         let path = self.path(&format!("{name}.kubeconfig"));
         if Path::new(&path).exists() {
@@ -241,7 +242,8 @@ impl Plane {
         path
     }
 
-    /// A client for a user, by token: one of [`USERS`], a service account's own, or [`ANONYMOUS`].
+    /// A client for the user with this token: one of [`USERS`], a service account's, or
+    /// [`ANONYMOUS`].
     pub fn client(&self, token: &str) -> Client {
         let mut config = Config::new(self.url.parse().unwrap());
         config.accept_invalid_certs = true;
@@ -249,11 +251,11 @@ impl Plane {
         Client::try_from(config).unwrap()
     }
 
-    async fn text(&self, token: &str, path: &str) -> Result<String, Refusal> {
+    async fn text(&self, token: &str, path: &str) -> Result<String, ApiError> {
         send(&self.client(token), Method::GET, "application/json", path, None).await
     }
 
-    pub async fn get(&self, path: &str) -> Result<Value, Refusal> {
+    pub async fn get(&self, path: &str) -> Result<Value, ApiError> {
         self.api("admin", Method::GET, path, None).await
     }
 
@@ -262,23 +264,23 @@ impl Plane {
         self.api("admin", Method::POST, path, Some(object)).await.unwrap()
     }
 
-    /// One request as the user with this token; a PATCH is a merge patch.
-    pub async fn api(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> Result<Value, Refusal> {
+    /// Sends one request as the user with this token. A PATCH is a merge patch.
+    pub async fn api(&self, token: &str, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
         call(&self.client(token), method, path, body).await
     }
 
-    /// A PATCH of this content type.
-    pub async fn patch(&self, token: &str, content_type: &str, path: &str, body: Value) -> Result<Value, Refusal> {
+    /// Sends a PATCH of this content type.
+    pub async fn patch(&self, token: &str, content_type: &str, path: &str, body: Value) -> Result<Value, ApiError> {
         let text = send(&self.client(token), Method::PATCH, content_type, path, Some(body)).await?;
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    /// Helm.
+    /// The path of Helm.
     pub fn helm_path(&self) -> PathBuf {
         self.binaries.join("helm")
     }
 
-    /// The kubectl of this version.
+    /// The path of the kubectl of this version.
     pub fn kubectl_path(&self) -> PathBuf {
         self.binaries.join("kubectl")
     }
@@ -288,7 +290,7 @@ impl Plane {
         self.kubectl_with(token, arguments, input, &[])
     }
 
-    /// The same, with more environment.
+    /// The same, with environment variables.
     pub fn kubectl_with(&self, token: &str, arguments: &[&str], input: &str, environment: &[(&str, String)]) -> Output {
         let mut child = Command::new(self.kubectl_path())
             .arg(format!("--kubeconfig={}", self.kubeconfig(token)))
@@ -305,16 +307,16 @@ impl Plane {
         child.wait_with_output().unwrap()
     }
 
-    /// Asks again and again until it is so.
+    /// Waits until a condition is true.
     pub async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
         let start = Instant::now();
         while !is_so(self).await {
-            assert!(start.elapsed() < PATIENCE, "never within {PATIENCE:?}: {what}\n{}", self.logs());
+            assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}\n{}", self.logs());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
-    /// The end of every part's log, for a test that failed.
+    /// The last lines of all logs, for a test that failed.
     pub fn logs(&self) -> String {
         let tail = |path: PathBuf| {
             let text = fs::read_to_string(&path).unwrap_or_default();
@@ -327,14 +329,14 @@ impl Plane {
         entries.filter(is_log).map(tail).collect()
     }
 
-    /// The API server's own audit log of requests about Nodes.
+    /// The API server's audit log of requests about Nodes.
     pub fn audit_log(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.path("audit.log")).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Every version of a Node that was ever stored, in order: what the audit log says was answered
-    /// to its writers.
+    /// All stored versions of a Node, in order. They are the answers to its writers in the API
+    /// server's audit log.
     pub fn stored_versions(&self, node: &str) -> Vec<Value> {
         let is_write = |line: &Value| {
             let verb = line["verb"].as_str().unwrap_or_default();
@@ -347,7 +349,7 @@ impl Plane {
         let mut versions: Vec<Value> =
             self.audit_log().into_iter().filter(is_write).map(|line| line["responseObject"].clone()).collect();
         versions.sort_by_key(version);
-        // A write that changed nothing is answered with the version that was there.
+        // A write that changes nothing gets the current version as its answer.
         versions.dedup_by_key(|object| version(object));
         versions
     }
@@ -357,8 +359,8 @@ impl Plane {
 pub const MERGE: &str = "application/merge-patch+json";
 pub const STRATEGIC: &str = "application/strategic-merge-patch+json";
 
-/// One request; the answer as JSON.
-pub async fn call(client: &Client, method: Method, path: &str, body: Option<Value>) -> Result<Value, Refusal> {
+/// Sends one request, and returns the answer as JSON.
+pub async fn call(client: &Client, method: Method, path: &str, body: Option<Value>) -> Result<Value, ApiError> {
     let content_type = if method == Method::PATCH { MERGE } else { "application/json" };
     let text = send(client, method, content_type, path, body).await?;
     Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
@@ -370,17 +372,18 @@ async fn send(
     content_type: &str,
     path: &str,
     body: Option<Value>,
-) -> Result<String, Refusal> {
+) -> Result<String, ApiError> {
     let bytes = body.map(|body| body.to_string().into_bytes()).unwrap_or_default();
     let request = Request::builder().method(method).uri(path).header(CONTENT_TYPE, content_type).body(bytes).unwrap();
     client.request_text(request).await.map_err(|error| match error {
-        kube::Error::Api(status) => Refusal { code: status.code, message: status.message },
-        error => Refusal { code: 0, message: error.to_string() },
+        kube::Error::Api(status) => ApiError { code: status.code, message: status.message },
+        error => ApiError { code: 0, message: error.to_string() },
     })
 }
 
-/// Starts a program under a shell that sends it the signals that come as lines on the shell's
-/// standard input, and kills it when that ends.
+/// Starts a program under a shell, the keeper. For every line on its standard input, the keeper
+/// sends the program the signal of that name. When its standard input is closed, it kills the
+/// program.
 pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&str, String)]) -> Child {
     let output = File::options().create(true).append(true).open(log).unwrap();
     Command::new("sh")
@@ -395,14 +398,14 @@ pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&s
         .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
 }
 
-/// Ctrl-C reaches a whole group of processes: the keeper stays until its standard input ends, and
-/// takes its child along.
+/// Ctrl-C goes to the whole process group. The keeper ignores it, so that it can kill its program
+/// when its standard input is closed.
 const KEEPER: &str = r#""$@" </dev/null & child=$!
 trap '' HUP INT TERM
 while read -r signal; do kill -"$signal" "$child"; done
 kill -9 "$child" 2>/dev/null; wait "$child""#;
 
-/// Everything that is started here.
+/// The binaries that the tests start.
 const PARTS: [&str; 8] =
     ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "csi-attacher", "kwok", "helm"];
 
@@ -410,18 +413,18 @@ fn binaries() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster");
     let folder = std::env::var_os("KUBEBUILDER_ASSETS").map_or(built, PathBuf::from);
     for name in PARTS {
-        assert!(folder.join(name).exists(), "{name} is not in {}: make control-plane", folder.display());
+        assert!(folder.join(name).exists(), "{name} is not in {}: run make control-plane", folder.display());
     }
     folder
 }
 
-/// A port that nobody else will take: below the range that the kernel gives to clients, and never
-/// the same one twice.
+/// A free port. It is below the range from which the kernel gives ports to clients, and it is never
+/// returned twice.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const LAST: u16 = 32_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time start at different places.
+    // Test processes that run at the same time start at different ports.
     let start = u16::try_from(std::process::id() % 100).unwrap() * 100;
     let candidates = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
     let mut ports = candidates.map(|next| FIRST + start.wrapping_add(next) % (LAST - FIRST));

@@ -1,5 +1,5 @@
-//! What a Service is to the API server, and a network to everyone: one address, each new connection
-//! to one of its endpoints in turn.
+//! A TCP proxy with one address and several endpoints. It stands for a Service, or for a network
+//! that a test can cut.
 
 use std::sync::{
     Arc, Mutex,
@@ -16,7 +16,7 @@ use tokio::{
 pub struct Proxy {
     pub port: u16,
     endpoints: Arc<Mutex<Vec<u16>>>,
-    /// Changes when everything that is open is to be closed.
+    /// Changes when all open connections must be closed.
     cut: watch::Sender<()>,
     task: AbortHandle,
 }
@@ -45,7 +45,7 @@ impl Proxy {
                 let mut is_cut = is_cut.clone();
                 is_cut.mark_unchanged();
                 tokio::spawn(async move {
-                    // A connection to nobody is closed, as the kernel would.
+                    // Without an endpoint, the connection is closed, as the kernel would do.
                     let Some(endpoint) = endpoint else { return };
                     let Ok(mut server) = TcpStream::connect(("127.0.0.1", endpoint)).await else { return };
                     tokio::select! {
@@ -58,25 +58,25 @@ impl Proxy {
         Self { port, endpoints, cut, task: task.abort_handle() }
     }
 
-    /// Sends new connections there, too.
-    pub fn lead_to(&self, port: u16) {
+    /// Adds an endpoint. New connections go to all endpoints in turn.
+    pub fn add_endpoint(&self, port: u16) {
         self.endpoints.lock().unwrap().push(port);
     }
 
-    /// Sends no new connection there any more.
-    pub fn leave_out(&self, port: u16) {
+    /// Removes an endpoint. Open connections stay.
+    pub fn remove_endpoint(&self, port: u16) {
         self.endpoints.lock().unwrap().retain(|endpoint| *endpoint != port);
     }
 
-    /// Leads nowhere any more, and ends what is open; returns where it led.
+    /// Removes all endpoints and closes all connections. Returns the endpoints.
     pub fn cut(&self) -> Vec<u16> {
-        let led = std::mem::take(&mut *self.endpoints.lock().unwrap());
+        let removed = std::mem::take(&mut *self.endpoints.lock().unwrap());
         self.cut.send_replace(());
-        led
+        removed
     }
 
-    /// Leads there again.
-    pub fn mend(&self, endpoints: Vec<u16>) {
+    /// Restores the endpoints after a [`cut`](Self::cut).
+    pub fn restore(&self, endpoints: Vec<u16>) {
         *self.endpoints.lock().unwrap() = endpoints;
     }
 }

@@ -49,7 +49,7 @@ pub struct Running {
     pub ca: String,
     pub folder: tempfile::TempDir,
     pub audit: mpsc::UnboundedReceiver<String>,
-    end: Option<oneshot::Sender<()>>,
+    stop: Option<oneshot::Sender<()>>,
     pub task: JoinHandle<()>,
 }
 
@@ -84,18 +84,18 @@ impl Running {
         change(&mut options);
         let server = Server::bind(options).await.unwrap();
         let (address, telemetry) = (server.address().unwrap(), server.telemetry_address().unwrap().unwrap());
-        let (end, ended) = oneshot::channel::<()>();
-        let task = tokio::spawn(server.run(async move { drop(ended.await) }));
-        Self { address, telemetry, ca: made.ca, folder, audit, end: Some(end), task }
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(server.run(async move { drop(stopped.await) }));
+        Self { address, telemetry, ca: made.ca, folder, audit, stop: Some(stop), task }
     }
 
     pub fn client(&self) -> Client {
         Client::new(self.address, &self.ca)
     }
 
-    /// Tells the server to end, as SIGTERM does.
-    pub fn tell_to_end(&mut self) {
-        drop(self.end.take());
+    /// Requests the shutdown of the server, as SIGTERM does.
+    pub fn request_shutdown(&mut self) {
+        drop(self.stop.take());
     }
 
     /// Sends a GET to the telemetry port, and returns status and body.

@@ -1,4 +1,4 @@
-//! Clouds: Azure's cloud controller, AWS's node termination handler.
+//! Clouds: Azure's cloud controller manager, AWS's node termination handler.
 
 use http::Method;
 use jiff::Timestamp;
@@ -24,13 +24,13 @@ async fn patch_taints(writer: &Writer<'_>, node: &str, change: impl Fn(&mut Vec<
         let taints = writer.taints(node, &change).await;
         let body = json!({"metadata": {"resourceVersion": version}, "spec": {"taints": taints}});
         let written = writer.patch(STRATEGIC, node, body).await;
-        if !written.as_ref().is_err_and(|refusal| refusal.code == 409) {
+        if !written.as_ref().is_err_and(|error| error.code == 409) {
             return written;
         }
     }
 }
 
-/// What the kubelet of a recovered machine reports.
+/// Reports what the kubelet of a recovered machine reports.
 async fn recovers(plane: &Plane, node: &str) {
     renew_lease(plane, node, Timestamp::now()).await;
     let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}]}});
@@ -48,7 +48,8 @@ async fn azure_passes_with_the_defaults() {
     let taint = json!({"key": TAINT, "value": "", "effect": "NoExecute"});
     let place = || patch_taints(&azure, "n7", |taints| taints.push(taint.clone()));
 
-    // The lifecycle controller's taint comes first, in a write of its own, and without a time.
+    // The node lifecycle controller places its taint first, in a separate write and without
+    // `timeAdded`.
     let said = denied(place().await);
     assert!(
         said.contains("cloud-shutdown: taint node.cloudprovider.kubernetes.io/shutdown is not on the stored node"),
@@ -58,15 +59,15 @@ async fn azure_passes_with_the_defaults() {
     renew_lease(&plane, "n7", Timestamp::now()).await;
     let said = denied(place().await);
     assert!(said.contains("LeaseStillRenewed") && !said.contains("EvidenceMissing"), "{said}");
-    plane.until("the Lease has run out", async |_| place().await.is_ok()).await;
+    plane.until("the Lease has expired", async |_| place().await.is_ok()).await;
     let record = record_on(&plane, "n7").await;
     assert_eq!(
         (record["source"].as_str(), record["method"].as_str(), record["placed-by"].as_str()),
         ("cloud-shutdown", "instance-stop", account.user().as_str())
     );
 
-    // On every event of a Ready node it takes the taint off; what is denied comes again with the
-    // next event.
+    // On every event of a Ready node, it removes the taint. If this is denied, it tries again at
+    // the next event.
     attach(&plane, "va", "n7").await;
     recovers(&plane, "n7").await;
     let release = || patch_taints(&azure, "n7", without(TAINT));
@@ -79,7 +80,7 @@ async fn azure_passes_with_the_defaults() {
 
 /// `pkg/node/node.go`: `TaintOutOfService`, with `enableOutOfServiceTaint`, since v1.25.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_termination_handler_places_nothing_on_a_machine_that_runs() {
+async fn the_termination_handler_cannot_place_the_taint_on_a_running_machine() {
     let plane = plane_with_alice().await;
     let _gate = Gate::guard(&plane).await;
     let account =
@@ -88,15 +89,15 @@ async fn the_termination_handler_places_nothing_on_a_machine_that_runs() {
     dead_node(&plane, "n7", json!({})).await;
     recovers(&plane, "n7").await;
 
-    // As a DaemonSet it speaks from the node that it taints, which runs until the instance ends. It
-    // asks once for each event.
+    // As a DaemonSet, it runs on the node that it taints, until the instance ends. It tries once
+    // for each event.
     let on_node = Writer { plane: &plane, token: account.token_on(&plane, "n7").await };
     let said = denied(on_node.update("n7", |taints| taints.push(out_of_service())).await);
     for reason in ["SelfAttested", "NodeStillReady", "EvidenceMissing"] {
         assert!(said.contains(&format!("\n  {reason}: ")), "{reason} is not in {said}");
     }
-    // As a Deployment with a queue it hears of an instance that has stopped; the cloud's own taint
-    // is what vouches.
+    // As a Deployment with a queue, it gets an event after the instance has stopped. The cloud's
+    // own taint vouches.
     let queue = Writer { plane: &plane, token: account.token.clone() };
     dead_node(&plane, "n8", json!({})).await;
     let place = || queue.update("n8", |taints| taints.push(out_of_service()));

@@ -21,7 +21,7 @@ fn condition(kind: &str, status: &str, since: &str) -> Value {
     json!({"type": kind, "status": status, "reason": "Any", "message": "", "lastTransitionTime": since})
 }
 
-/// Fence-agents-remediation, at work on Node `n7`.
+/// fence-agents-remediation, while it remediates Node `n7`.
 struct Far<'a> {
     account: Account,
     writer: Writer<'a>,
@@ -31,7 +31,8 @@ impl<'a> Far<'a> {
     const NAMESPACE: &'static str = "fence-agents-remediation";
     const TAINT: &'static str = "remediation.medik8s.io/fence-agents-remediation";
 
-    /// Its fence agent runs: its own taint is on, its CR says so.
+    /// Starts the remediation: its fence agent runs, its own taint is on the node, and its CR has
+    /// the status for that.
     async fn start(plane: &'a Plane) -> Self {
         let verbs = ["get", "list", "watch", "update", "delete"];
         let name = "fence-agents-remediation-controller-manager";
@@ -52,7 +53,7 @@ impl<'a> Far<'a> {
             condition("FenceAgentActionSucceeded", agent_succeeded, since), condition("Succeeded", "Unknown", since)]})
     }
 
-    /// The agent reports success, in a write of its own before the taint.
+    /// Reports that the agent succeeded, in a separate write before the taint. Returns the time.
     async fn succeeds(&self) -> String {
         let fenced = now();
         let status = Self::status("True", &fenced);
@@ -68,7 +69,7 @@ impl<'a> Far<'a> {
         self.writer.update("n7", without(TAINT)).await
     }
 
-    /// The end of it: its own taint goes last, and the CR with its finalizer.
+    /// Ends the remediation: its own taint is removed last, then the CR with its finalizer.
     async fn ends(&self) {
         self.writer.update("n7", without(Self::TAINT)).await.unwrap();
         FENCE_AGENTS_REMEDIATION.delete(self.writer.plane, Self::NAMESPACE, "n7").await;
@@ -81,20 +82,20 @@ async fn fence_agents_remediation_passes_unmodified_with_its_overlay() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
     let far = Far::start(&plane).await;
-    gate.adopt(&plane, "medik8s").await;
+    gate.apply_overlay(&plane, "medik8s").await;
     let too_early = denied(far.place().await);
     assert!(too_early.contains("fence-agents-remediation/n7 has FenceAgentActionSucceeded=Unknown"), "{too_early}");
-    gate.adopt(&plane, "default").await;
+    gate.apply_overlay(&plane, "default").await;
     let fenced = far.succeeds().await;
     for _ in 0..3 {
         let said = denied(far.place().await);
-        assert!(said.contains("EvidenceMissing: annotations: "), "however often it asks: {said}");
+        assert!(said.contains("EvidenceMissing: annotations: "), "retries do not help: {said}");
     }
-    gate.adopt(&plane, "medik8s").await;
+    gate.apply_overlay(&plane, "medik8s").await;
     attach(&plane, "va", "n7").await;
     far.place().await.unwrap();
 
-    // All of it in one `kubectl get node -o yaml`, and in one line of the audit log.
+    // The whole record is in `kubectl get node -o yaml`, and in one line of the audit log.
     let yaml = said(&kubectl(&plane, &["get", "node", "n7", "-o", "yaml"]));
     let user = far.account.user();
     for line in [
@@ -108,7 +109,7 @@ async fn fence_agents_remediation_passes_unmodified_with_its_overlay() {
     ] {
         assert!(yaml.contains(&line), "{line} is not in\n{yaml}");
     }
-    let lines = gate.record();
+    let lines = gate.audit_log();
     let line = lines.last().unwrap();
     for (field, value) in [
         (&line["webhook"], "validate"),
@@ -123,9 +124,10 @@ async fn fence_agents_remediation_passes_unmodified_with_its_overlay() {
     assert_eq!((&seen["metadata"]["name"], &seen["status"]["conditions"][1]["status"]), (&json!("n7"), &json!("True")));
     println!("{line}");
 
-    // Its CR goes as soon as the node is healthy, and it waits for nothing; the gate does.
-    let held = denied(far.release().await);
-    assert!(held.contains("\n  VolumesAttached: "), "{held}");
+    // The CR is deleted as soon as the node is healthy. The operator does not wait for pods and
+    // volumes, but the gate does.
+    let too_early = denied(far.release().await);
+    assert!(too_early.contains("\n  VolumesAttached: "), "{too_early}");
     detach(&plane, "va").await;
     far.release().await.unwrap();
     far.ends().await;
@@ -134,10 +136,10 @@ async fn fence_agents_remediation_passes_unmodified_with_its_overlay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_is_neither_replayed_nor_forged() {
+async fn a_record_can_be_neither_replayed_nor_forged() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
-    gate.adopt(&plane, "medik8s").await;
+    gate.apply_overlay(&plane, "medik8s").await;
     let far = Far::start(&plane).await;
     far.succeeds().await;
     far.place().await.unwrap();
@@ -149,10 +151,10 @@ async fn a_record_is_neither_replayed_nor_forged() {
         node["metadata"].as_object_mut().unwrap().remove("resourceVersion");
         said(&plane.kubectl("alice", &["replace", "-f", "-"], &node.to_string()))
     };
-    // The Node as it was stored then.
+    // The Node as it was stored during the outage.
     let replayed = write(stored.clone());
     assert!(replayed.contains("\n  StampForged: "), "{replayed}");
-    // The same record in alice's name and of this minute: what she could know of the stamps.
+    // The same record with alice's name and the current time: the best forgery that she can write.
     let mut forged = stored;
     for (stamp, value) in
         [("placed-by", "alice"), ("recorded-by", "alice"), ("placed-at", &now()), ("recorded-at", &now())]
@@ -193,12 +195,12 @@ async fn self_node_remediation_passes_with_its_overlay_once_the_reboot_is_over()
     };
     let said = denied(place().await);
     assert!(said.contains("EvidenceMissing"), "{said}");
-    gate.adopt(&plane, "medik8s").await;
+    gate.apply_overlay(&plane, "medik8s").await;
     let said = denied(place().await);
     assert!(said.contains("n7-x7f2 is in phase \"Pre-Reboot-Completed\""), "{said}");
     let done = json!({"phase": "Reboot-Completed", "timeAssumedRebooted": rebooted});
     SELF_NODE_REMEDIATION.report(&plane, namespace, "n7-x7f2", done).await;
-    // Its agent on the dead node has the same name; only the token says where it runs.
+    // The agent on the dead node has the same user name. Only its token says where it runs.
     let agent = Writer { plane: &plane, token: account.token_on(&plane, "n7").await };
     let taints = agent.taints("n7", |taints| taints.push(out_of_service_now())).await;
     let said = denied(agent.patch(MERGE, "n7", json!({"spec": {"taints": taints}})).await);
@@ -207,24 +209,24 @@ async fn self_node_remediation_passes_with_its_overlay_once_the_reboot_is_over()
     let record = record_on(&plane, "n7").await;
     assert_eq!((record["source"].as_str(), record["fenced-at"].as_str()), ("self-node-remediation", rebooted.as_str()));
 
-    // It waits for pods and volumes itself, and then takes the taint off; `null` where it was the
-    // last one.
+    // It waits for pods and volumes itself, and then removes the taint. If that was the last taint,
+    // it writes `null`.
     let taints = snr.taints("n7", without(TAINT)).await;
     let taints = if taints.is_empty() { Value::Null } else { json!(taints) };
     snr.patch(MERGE, "n7", json!({"spec": {"taints": taints}})).await.unwrap();
     assert!(!is_tainted(&of_node(&plane, "n7").await));
 }
 
-/// `internal/controller/storagebasedremediation_controller.go`, 2026-05. When it places the taint
-/// its CR says no more than that fencing began.
+/// `internal/controller/storagebasedremediation_controller.go`, 2026-05. When it places the taint,
+/// its CR says only that fencing has begun.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_based_remediation_waits_for_a_person_who_records_the_fence() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
-    gate.adopt(&plane, "medik8s").await;
+    gate.apply_overlay(&plane, "medik8s").await;
     let account =
         Account::create(&plane, "sbr-operator-system", "sbr-agent", &["get", "list", "watch", "update", "patch"]).await;
-    // One of the agents on the other nodes: there is no leader.
+    // One of the agents on the other nodes. They elect no leader.
     dead_node(&plane, "n1", json!({})).await;
     let sbr = Writer { plane: &plane, token: account.token_on(&plane, "n1").await };
     STORAGE_BASED_REMEDIATION.install(&plane).await;

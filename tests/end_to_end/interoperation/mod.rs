@@ -1,14 +1,15 @@
-//! What others' automation writes, call for call as their code does it, under their service
-//! accounts: with the default manifests, then with the overlay for them. What becomes of them is
-//! the table in `docs/interoperability.md`.
+//! The writes of other projects' automation, call by call as in their code, with their service
+//! accounts: first with the default manifests, then with the overlay for the project. The results
+//! are the table in `docs/interoperability.md`.
 //!
-//! The sequences were read in the projects' sources, named where each is played.
+//! The sequences come from the sources of the projects. Each test names the source file and the
+//! version.
 
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::plane::{Plane, Refusal},
+    harness::plane::{ApiError, Plane},
     world::TAINT,
 };
 
@@ -16,21 +17,21 @@ mod clouds;
 mod medik8s;
 mod others;
 
-/// Someone's automation.
+/// The automation of another project.
 struct Writer<'a> {
     plane: &'a Plane,
     token: String,
 }
 
-type Written = Result<Value, Refusal>;
+type Written = Result<Value, ApiError>;
 
 impl Writer<'_> {
     async fn read(&self, node: &str) -> Value {
         self.plane.api(&self.token, Method::GET, &format!("/api/v1/nodes/{node}"), None).await.unwrap()
     }
 
-    /// Reads the Node, changes its taints, and puts the whole Node back with its `resourceVersion`;
-    /// again where someone else came first.
+    /// Reads the Node, changes its taints, and writes the whole Node with its `resourceVersion`.
+    /// Retries after a conflict.
     async fn update(&self, node: &str, change: impl Fn(&mut Vec<Value>)) -> Written {
         loop {
             let mut object = self.read(node).await;
@@ -39,7 +40,7 @@ impl Writer<'_> {
             object["spec"]["taints"] = json!(taints);
             let written =
                 self.plane.api(&self.token, Method::PUT, &format!("/api/v1/nodes/{node}"), Some(object)).await;
-            if !written.as_ref().is_err_and(|refusal| refusal.code == 409) {
+            if !written.as_ref().is_err_and(|error| error.code == 409) {
                 return written;
             }
         }
@@ -49,7 +50,7 @@ impl Writer<'_> {
         self.plane.patch(&self.token, content_type, &format!("/api/v1/nodes/{node}"), body).await
     }
 
-    /// The taints that are there now, changed.
+    /// The current taints of the Node, changed.
     async fn taints(&self, node: &str, change: impl Fn(&mut Vec<Value>)) -> Vec<Value> {
         let mut taints = self.read(node).await["spec"]["taints"].as_array().cloned().unwrap_or_default();
         change(&mut taints);
@@ -57,12 +58,12 @@ impl Writer<'_> {
     }
 }
 
-/// The taint as most write it.
+/// The taint as most projects write it.
 fn out_of_service() -> Value {
     json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"})
 }
 
-/// The same with the time, as those write it who use the constructor for it.
+/// The same with `timeAdded`, which some projects set.
 fn out_of_service_now() -> Value {
     let mut taint = out_of_service();
     taint["timeAdded"] = json!(crate::world::now());
@@ -73,10 +74,11 @@ fn without(key: &str) -> impl Fn(&mut Vec<Value>) {
     move |taints| taints.retain(|taint| taint["key"] != key)
 }
 
-/// A refusal that no client takes for a conflict to be tried again at once; what it says.
+/// Asserts that the write was denied with a code that no client retries at once, and returns the
+/// message.
 #[track_caller]
 fn denied(written: Written) -> String {
-    let refusal = written.unwrap_err();
-    assert_eq!(refusal.code, 403, "{refusal:?}");
-    refusal.message
+    let error = written.unwrap_err();
+    assert_eq!(error.code, 403, "{error:?}");
+    error.message
 }

@@ -7,16 +7,16 @@ use super::{Writer, denied, out_of_service, out_of_service_now, without};
 use crate::{
     harness::{accounts::Account, gate::Gate, kinds::BARE_METAL_HOST, plane::MERGE},
     world::{
-        TAINT, TAKE_OFF, accepts, attach, dead_node, detach, evidence, is_tainted, now, of_node, plane_with_alice,
+        REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, is_tainted, now, of_node, plane_with_alice,
         record_on, rejects, renew_lease,
     },
 };
 
 /// `controllers/metal3remediation_controller.go`, `baremetal/metal3remediation_manager.go`,
-/// 2026-08. To the cluster whose nodes it mends it speaks with the kubeconfig of that cluster's
+/// 2026-08. It calls the API server of the workload cluster with the kubeconfig of that cluster's
 /// administrator.
 #[tokio::test(flavor = "multi_thread")]
-async fn metal3_passes_with_its_overlay_where_its_hosts_are_in_the_cluster() {
+async fn metal3_passes_with_its_overlay_if_its_hosts_are_in_the_same_cluster() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
     let capm3 = Writer { plane: &plane, token: "admin".to_owned() };
@@ -24,9 +24,9 @@ async fn metal3_passes_with_its_overlay_where_its_hosts_are_in_the_cluster() {
     let place = || capm3.update("n7", |taints| taints.push(out_of_service_now()));
     let said = denied(place().await);
     assert!(said.contains("EvidenceMissing"), "{said}");
-    gate.adopt(&plane, "metal3").await;
+    gate.apply_overlay(&plane, "metal3").await;
     let said = denied(place().await);
-    assert!(said.contains("bare-metal-host: not installed"), "hosts are elsewhere: {said}");
+    assert!(said.contains("bare-metal-host: not installed"), "the hosts are in another cluster: {said}");
 
     BARE_METAL_HOST.install(&plane).await;
     let power = |on: bool| json!({"poweredOn": on, "operationalStatus": "OK", "lastUpdated": now()});
@@ -40,18 +40,18 @@ async fn metal3_passes_with_its_overlay_where_its_hosts_are_in_the_cluster() {
     let record = record_on(&plane, "n7").await;
     assert_eq!((record["source"].as_str(), record["placed-by"].as_str()), ("bare-metal-host", "admin"));
 
-    // It waits for pods and volumes, has the host powered on, and takes the taint off without
-    // waiting for Ready.
+    // It waits for pods and volumes, powers the host on, and removes the taint without waiting for
+    // Ready.
     BARE_METAL_HOST.report(&plane, "default", "host-7", power(true)).await;
     capm3.update("n7", without(TAINT)).await.unwrap();
     assert!(!is_tainted(&of_node(&plane, "n7").await));
 }
 
 /// OpenShift's machine-config-operator, `templates/master/00-master/two-node-with-fencing`, 4.22:
-/// one patch that replaces all taints, by `system:admin` on the other node's host, again every 5 s
-/// for 10 minutes.
+/// one patch that replaces all taints, from `system:admin` on the other node's host. It is repeated
+/// every 5 s for 10 minutes.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_node_fencing_passes_with_its_overlay_once_the_lease_has_run_out() {
+async fn two_node_fencing_passes_with_its_overlay_as_soon_as_the_lease_has_expired() {
     const APPLIED_BY: &str = "node.kubernetes.io/out-of-service-applied-by";
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
@@ -60,17 +60,17 @@ async fn two_node_fencing_passes_with_its_overlay_once_the_lease_has_run_out() {
         .to_string();
     let place = || plane.kubectl("admin", &["patch", "node", "n7", "--type=strategic", "-p", &patch], "");
     rejects(place(), &["EvidenceMissing"]);
-    gate.adopt(&plane, "two-node-fencing").await;
+    gate.apply_overlay(&plane, "two-node-fencing").await;
     renew_lease(&plane, "n7", Timestamp::now()).await;
     rejects(place(), &["LeaseStillRenewed"]);
-    plane.until("the Lease has run out", async |_| place().status.success()).await;
+    plane.until("the Lease has expired", async |_| place().status.success()).await;
     let record = record_on(&plane, "n7").await;
     assert_eq!((record["source"].as_str(), record["fenced-by"].as_str()), ("pacemaker", "pacemaker"));
 
-    // Taint first, annotation in a second write. It waits 300 s for volumes and then goes on; the
-    // gate does not.
+    // It removes the taint first, and the annotation in a second write. After 300 s, it no longer
+    // waits for volumes, but the gate still does.
     attach(&plane, "va", "n7").await;
-    let untaint = || plane.kubectl("admin", &["taint", "node", "n7", TAKE_OFF], "");
+    let untaint = || plane.kubectl("admin", &["taint", "node", "n7", REMOVE], "");
     rejects(untaint(), &["VolumesAttached"]);
     detach(&plane, "va").await;
     accepts(untaint());
@@ -81,7 +81,7 @@ async fn two_node_fencing_passes_with_its_overlay_once_the_lease_has_run_out() {
 /// kvaps/kube-fencing, `pkg/controller/job/job_controller.go`, v2.4: a merge patch that replaces
 /// all taints, after the Job that fenced the node.
 #[tokio::test(flavor = "multi_thread")]
-async fn kube_fencing_passes_once_its_job_records_what_it_did() {
+async fn kube_fencing_passes_if_its_job_records_the_evidence() {
     let plane = plane_with_alice().await;
     let _gate = Gate::guard(&plane).await;
     let verbs = ["list", "watch", "get", "delete", "update", "patch"];
@@ -95,7 +95,7 @@ async fn kube_fencing_passes_once_its_job_records_what_it_did() {
         let said = denied(place().await);
         assert!(said.contains("EvidenceMissing"), "{said}");
     }
-    // The last step of a Job that knows what it did; the controller comes back by itself.
+    // The last step of the Job records the evidence. The controller retries by itself.
     let evidence = json!({"metadata": {"annotations": evidence()}});
     fencing.patch(MERGE, "n7", evidence).await.unwrap();
     place().await.unwrap();
