@@ -1,4 +1,4 @@
-//! Whose clock is believed: the API server's, in what it notes about the writes that it stores.
+//! The API server's clock: `managedFields` shows when the API server stored each write.
 
 use http::Method;
 use jiff::{SignedDuration, Timestamp};
@@ -19,27 +19,27 @@ fn stored_at(lease: &Value) -> Timestamp {
     owning.map(|entry| entry["time"].as_str().unwrap().parse().unwrap()).max().unwrap()
 }
 
-/// The field manager by which the API server knows a client, as it does by their User-Agent.
+/// The field managers of the two clients. The API server would derive the same from their User-Agent.
 const KUBELET: &str = "fieldManager=kubelet";
 const KUBECTL: &str = "fieldManager=kubectl-label";
 
-/// Renews a Lease as client-go's Update does: a PUT of the whole object as it was last answered,
-/// with its managed fields.
+/// Renews a Lease as client-go's Update does: a PUT of the whole object from the last answer, with
+/// its managed fields.
 async fn renew(plane: &Plane, lease: &Value, at: Timestamp) -> Result<Value, u16> {
     let mut renewed = lease.clone();
     renewed["spec"]["renewTime"] = json!(at.strftime("%FT%T.%6fZ").to_string());
     let path = format!("{LEASES}/n1?{KUBELET}");
-    plane.api("node-n1", Method::PUT, &path, Some(renewed)).await.map_err(|refusal| refusal.code)
+    plane.api("node-n1", Method::PUT, &path, Some(renewed)).await.map_err(|error| error.code)
 }
 
-/// Waits until the clock shows another second: the API server notes whole seconds.
+/// Waits until the clock shows another second: the API server stores times in whole seconds.
 async fn another_second(plane: &Plane) {
     let second = now();
     plane.until("another second", async |_| now() != second).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_api_server_notes_the_time_of_every_renewal_whatever_the_kubelets_clock_says() {
+async fn the_api_server_stores_the_time_of_every_renewal_by_its_own_clock() {
     let plane = plane_with_alice().await;
     plane.create("/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
     let spec = json!({"holderIdentity": "n1", "leaseDurationSeconds": 40, "renewTime": "2026-01-01T00:00:00.000000Z"});
@@ -65,7 +65,7 @@ async fn the_api_server_notes_the_time_of_every_renewal_whatever_the_kubelets_cl
     another_second(&plane).await;
     assert_eq!(renew(&plane, &stale, Timestamp::now()).await, Err(409));
     let read = plane.get(&format!("{LEASES}/n1")).await.unwrap();
-    assert_eq!(stored_at(&read), stored_at(&lease), "a refused renewal leaves no trace");
+    assert_eq!(stored_at(&read), stored_at(&lease), "a renewal with a conflict changes nothing");
     let again = renew(&plane, &read, Timestamp::now()).await.unwrap();
     assert!(stored_at(&again) > stored_at(&lease));
 
@@ -75,7 +75,7 @@ async fn the_api_server_notes_the_time_of_every_renewal_whatever_the_kubelets_cl
     let labelled = plane.api("admin", Method::PATCH, &format!("{LEASES}/n1?{KUBECTL}"), Some(label)).await.unwrap();
     assert_eq!(stored_at(&labelled), stored_at(&again));
 
-    // Deleted and made anew.
+    // The Lease is deleted and created again.
     plane.api("admin", Method::DELETE, &format!("{LEASES}/n1"), None).await.unwrap();
     another_second(&plane).await;
     lease = plane.api("node-n1", Method::POST, &format!("{LEASES}?{KUBELET}"), Some(fresh)).await.unwrap();
