@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::patch::patch;
+pub use crate::policy::review::Webhook;
 use crate::policy::{
     Decision,
     json::{Object, null_is_default, object_or_null},
@@ -22,24 +23,6 @@ use crate::policy::{
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
-
-/// The webhook that is asked, as the audit log and the metrics name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Webhook {
-    /// Judges, and completes what it allows.
-    Mutate,
-    /// Judges.
-    Validate,
-}
-
-impl Webhook {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Mutate => "mutate",
-            Self::Validate => "validate",
-        }
-    }
-}
 
 /// There is nothing that an answer could be addressed to.
 #[derive(Debug, Error)]

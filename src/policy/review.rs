@@ -2,6 +2,26 @@
 
 use super::request::{Request, User};
 
+/// The webhook that is called, as the audit log and the metrics name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Webhook {
+    /// Decides, and completes what it allows.
+    Mutate,
+    /// Decides.
+    Validate,
+}
+
+impl Webhook {
+    pub const ALL: [Self; 2] = [Self::Mutate, Self::Validate];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mutate => "mutate",
+            Self::Validate => "validate",
+        }
+    }
+}
+
 /// An AdmissionReview whose `uid` is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Review {
