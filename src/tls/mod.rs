@@ -18,7 +18,7 @@ pub mod accept;
 mod activity;
 pub mod authority;
 pub mod issue;
-mod seats;
+mod slots;
 
 /// What new connections are served with.
 #[derive(Debug)]
