@@ -124,7 +124,8 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-/// Whether the error concerns one connection that ended before it was accepted; the next may be fine.
+/// Whether the error concerns one connection that ended before it was accepted; the next may be
+/// fine.
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -103,7 +103,7 @@ impl Gate {
     /// Goes over to other rules.
     pub async fn take_rules(&self, plane: &Plane, rules: &str) {
         let taken = || -> Vec<usize> {
-            self.replicas.iter().map(|replica| replica.log().matches("taken over").count()).collect()
+            self.replicas.iter().map(|replica| replica.log().matches("\"reloaded\"").count()).collect()
         };
         let before = taken();
         fs::write(plane.folder.path().join("config.yaml"), rules).unwrap();

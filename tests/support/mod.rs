@@ -12,10 +12,11 @@ use std::{
 
 use fencegate::{
     audit::Audit,
+    certificates::issue::Development,
     clock::Clock,
     cluster::{Cluster, Snapshot},
     server::{Certificates, Options, Server},
-    tls::{accept::Limits, issue::Development, provider},
+    tls::{accept::Limits, provider},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -93,8 +94,8 @@ impl Running {
         Client::new(self.address, &self.ca)
     }
 
-    /// Tells the server to end, as SIGTERM does.
-    pub fn tell_to_end(&mut self) {
+    /// Requests a shutdown, as SIGTERM does.
+    pub fn request_shutdown(&mut self) {
         drop(self.end.take());
     }
 

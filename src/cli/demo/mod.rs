@@ -27,11 +27,12 @@ use self::{
 use crate::{
     admission::review::Webhook,
     audit::Audit,
+    certificates::issue::Development,
     clock::Clock,
     cluster::{Cluster, Snapshot},
     reload,
     server::{Certificates, IN_FLIGHT, Options, Server},
-    tls::{accept::Limits, issue::Development},
+    tls::accept::Limits,
 };
 
 mod client;
