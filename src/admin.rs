@@ -1,4 +1,4 @@
-//! The telemetry port, plain HTTP: `/livez`, `/readyz`, `/metrics`.
+//! The telemetry port: `/livez`, `/readyz` and `/metrics` over plain HTTP.
 
 use std::{fmt, sync::Arc};
 
@@ -9,10 +9,15 @@ use axum::{
     routing::get,
 };
 
-/// One thing that has to be true for the API server to be sent here, and what is wrong with it, if anything.
-pub type Condition = (&'static str, Result<(), String>);
+/// One condition of readiness.
+pub struct Condition {
+    pub name: &'static str,
+    /// Why it does not hold; `None` if it holds.
+    pub failure: Option<String>,
+}
 
-/// The telemetry port's endpoints: ready while no condition fails, `scrape` is the text of the metrics.
+/// The endpoints of the telemetry port. `/readyz` answers 200 if every condition holds, `/metrics`
+/// what `scrape` returns.
 pub fn router(
     conditions: impl Fn() -> Vec<Condition> + Send + Sync + 'static,
     scrape: impl Fn() -> Result<String, fmt::Error> + Send + Sync + 'static,
@@ -25,12 +30,12 @@ pub fn router(
 }
 
 fn readyz(conditions: &[Condition]) -> Response {
-    let line = |(name, state): &Condition| match state {
-        Ok(()) => format!("[+]{name} ok\n"),
-        Err(why) => format!("[-]{name}: {why}\n"),
+    let line = |Condition { name, failure }: &Condition| match failure {
+        None => format!("[+]{name} ok\n"),
+        Some(why) => format!("[-]{name}: {why}\n"),
     };
     let text: Vec<String> = conditions.iter().map(line).collect();
-    let is_ready = conditions.iter().all(|(_, state)| state.is_ok());
+    let is_ready = conditions.iter().all(|condition| condition.failure.is_none());
     (if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text.concat()).into_response()
 }
 

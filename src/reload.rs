@@ -1,7 +1,8 @@
-//! Files that change under us: read again on a timer and compared by content.
+//! Files that are reloaded: read at an interval and compared by content.
 //!
-//! A Secret or ConfigMap volume is swapped by a symlink, and a watch on a file in it goes deaf after the first swap. What was
-//! read from the files stays in force until something better can be read from them.
+//! The kubelet replaces a Secret or ConfigMap volume through a symlink, and a watch on a file in it
+//! sees nothing after the first replacement. The last good content stays in use until new content
+//! can be parsed.
 
 use std::{
     io,
@@ -13,11 +14,11 @@ use std::{
 use arc_swap::ArcSwap;
 use thiserror::Error;
 
-/// How often files are looked at. The kubelet takes a minute or more to bring a change into a volume, so this adds nothing
-/// that anyone would notice.
+/// Time between two checks. The kubelet takes a minute or more to update a volume, so this adds
+/// nothing that anyone would notice.
 pub const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Why files could not be taken over.
+/// Why files could not be loaded.
 #[derive(Debug, Error)]
 pub enum ReloadError<E> {
     #[error("cannot read {}: {source}", path.display())]
@@ -26,24 +27,24 @@ pub enum ReloadError<E> {
     Parse { files: String, source: E },
 }
 
-/// What came of looking at the files.
+/// The result of a check.
 #[derive(Debug)]
 pub enum Change<E> {
-    /// Nothing new, for good or bad.
+    /// The content is the same, or still cannot be read.
     None,
-    /// New content, in force now.
-    Taken,
-    /// Something that cannot be used; what was in force stays.
+    /// New content is in use.
+    Reloaded,
+    /// The new content cannot be used; the last good content stays in use.
     Refused(ReloadError<E>),
 }
 
 type Parse<T, E> = Box<dyn Fn(&[Vec<u8>]) -> Result<T, E> + Send + Sync>;
 
-/// A value that is read from files, and the files.
+/// A value that is parsed from files.
 pub struct Reloading<T, E> {
     paths: Vec<PathBuf>,
     parse: Parse<T, E>,
-    /// The content last looked at, used or refused; `None` after a failure to read.
+    /// The content of the last check, used or refused; `None` if reading failed.
     seen: Option<Vec<Vec<u8>>>,
     current: Arc<ArcSwap<T>>,
 }
@@ -52,7 +53,7 @@ impl<T, E> Reloading<T, E> {
     /// Reads the files for the first time.
     ///
     /// # Errors
-    /// If one cannot be read, or their content cannot be used.
+    /// If a file cannot be read or parsed.
     pub fn load(
         paths: Vec<PathBuf>,
         parse: impl Fn(&[Vec<u8>]) -> Result<T, E> + Send + Sync + 'static,
@@ -67,13 +68,13 @@ impl<T, E> Reloading<T, E> {
         })
     }
 
-    /// The value in force, now and after every reload.
+    /// The value in use, now and after every reload.
     pub fn current(&self) -> Arc<ArcSwap<T>> {
         Arc::clone(&self.current)
     }
 
-    /// Looks at the files again. The same bad content is refused once only.
-    pub fn look(&mut self) -> Change<E> {
+    /// Reads the files again. The same bad content is refused only once.
+    pub fn check(&mut self) -> Change<E> {
         let contents = match read_all(&self.paths) {
             Ok(contents) => contents,
             Err(error) if self.seen.is_some() => {
@@ -90,13 +91,13 @@ impl<T, E> Reloading<T, E> {
         match parsed {
             Ok(value) => {
                 self.current.store(Arc::new(value));
-                Change::Taken
+                Change::Reloaded
             }
             Err(source) => Change::Refused(ReloadError::Parse { files: named(&self.paths), source }),
         }
     }
 
-    /// The files, for people.
+    /// The paths of the files, for the log.
     pub fn files(&self) -> String {
         named(&self.paths)
     }
@@ -122,28 +123,28 @@ mod tests {
     }
 
     #[test]
-    fn bad_content_keeps_the_last_good_one_and_is_refused_once() {
+    fn bad_content_is_refused_once_and_the_last_good_content_stays_in_use() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("n");
         fs::write(&path, "1").unwrap();
         let mut reloading = Reloading::load(vec![path.clone()], number).unwrap();
-        assert!(matches!(reloading.look(), Change::None));
+        assert!(matches!(reloading.check(), Change::None));
         fs::write(&path, "2").unwrap();
-        assert!(matches!(reloading.look(), Change::Taken));
+        assert!(matches!(reloading.check(), Change::Reloaded));
         fs::write(&path, "two").unwrap();
-        assert!(matches!(reloading.look(), Change::Refused(ReloadError::Parse { .. })));
-        assert!(matches!(reloading.look(), Change::None));
+        assert!(matches!(reloading.check(), Change::Refused(ReloadError::Parse { .. })));
+        assert!(matches!(reloading.check(), Change::None));
         fs::remove_file(&path).unwrap();
-        assert!(matches!(reloading.look(), Change::Refused(ReloadError::Read { .. })));
-        assert!(matches!(reloading.look(), Change::None));
+        assert!(matches!(reloading.check(), Change::Refused(ReloadError::Read { .. })));
+        assert!(matches!(reloading.check(), Change::None));
         assert_eq!(**reloading.current().load(), 2);
         fs::write(&path, "3").unwrap();
-        assert!(matches!(reloading.look(), Change::Taken));
+        assert!(matches!(reloading.check(), Change::Reloaded));
         assert_eq!(**reloading.current().load(), 3);
     }
 
     #[test]
-    fn a_start_without_the_file_names_it() {
+    fn a_missing_file_is_named_in_the_error() {
         let missing = Reloading::load(vec!["/nowhere/at/all".into()], number);
         assert!(missing.err().unwrap().to_string().contains("/nowhere/at/all"));
     }

@@ -1,4 +1,5 @@
-//! The composition root of `serve`: builds the parts, owns their tasks, and takes them down in order.
+//! The composition root of `serve`: builds the parts, owns their tasks, and shuts them down in
+//! order.
 
 use std::{
     future::Future,
@@ -22,7 +23,7 @@ use crate::{
     admin::{self, Condition},
     admission,
     audit::Audit,
-    certificates::{self, Accepted, CertificateError, SelfManaged},
+    certificates::{self, CertificateError, SelfManaged, plan::Acceptance},
     clock::Clock,
     cluster::Cluster,
     config::{self, ConfigError},
@@ -49,27 +50,31 @@ pub struct Options {
     pub limits: Limits,
     /// Reviews in flight at once.
     pub in_flight: usize,
-    /// How long to serve on after being told to end: until every API server has noticed.
+    /// How long to keep serving after a shutdown request, so that every API server stops calling
+    /// first.
     pub drain: Duration,
-    /// How often files are looked at.
+    /// How often files are checked for changes.
     pub reload_interval: Duration,
 }
 
 /// Where the serving certificate comes from.
 pub enum Certificates {
-    /// PEM files, read again when their content changes.
+    /// PEM files, reloaded when their content changes.
     Files { certificate: PathBuf, key: PathBuf, client_ca: Option<PathBuf> },
     /// The replicas make and renew it themselves.
     SelfManaged(Box<certificates::Options>),
 }
 
-/// Reviews in flight at once, by default: each may hold 256 KiB of a body, and guarded writes are rare.
+/// Default limit on reviews in flight: each may hold 256 KiB of a body, and guarded writes are
+/// rare.
 pub const IN_FLIGHT: usize = 512;
-/// How long to serve on after SIGTERM, by default: an endpoint's removal reaches every API server within seconds.
+/// Default time to keep serving after SIGTERM: the removal of an endpoint reaches every API server
+/// within seconds.
 pub const DRAIN: Duration = Duration::from_secs(15);
-/// How long to wait for what is in flight after that: the longest that Kubernetes lets a webhook take.
-const LAST_CALLS: Duration = Duration::from_secs(30);
-/// How long to wait before trying again to reach the cluster for the first time.
+/// How long to wait for requests in flight after that: the longest timeout that Kubernetes allows a
+/// webhook.
+const IN_FLIGHT_GRACE: Duration = Duration::from_secs(30);
+/// Pause between attempts to reach the cluster for the first time.
 const REACH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Why a server could not start.
@@ -85,11 +90,11 @@ pub enum StartError {
     Config(#[from] Box<ReloadError<ConfigError>>),
 }
 
-/// A server that is bound and accepts connections once it is [`run`](Server::run).
+/// A server with bound ports; [`run`](Server::run) accepts connections.
 pub struct Server {
     listener: TcpListener,
     telemetry: Option<TcpListener>,
-    keeper: Keeper,
+    certificates: CertificateSource,
     rules: Option<Reloading<Settings, ConfigError>>,
     gate: Gate,
     limits: Limits,
@@ -99,13 +104,13 @@ pub struct Server {
     shutdown: Shutdown,
 }
 
-/// Whoever looks after the serving certificate.
-enum Keeper {
+/// Keeps the serving certificate current.
+enum CertificateSource {
     Files(Reloading<Serving, TlsError>),
     SelfManaged(Box<SelfManaged>),
 }
 
-impl Keeper {
+impl CertificateSource {
     fn new(certificates: Certificates) -> Result<Self, StartError> {
         Ok(match certificates {
             Certificates::Files { certificate, key, client_ca } => {
@@ -118,19 +123,19 @@ impl Keeper {
         })
     }
 
-    /// What new connections are served with.
+    /// The certificate that new connections are served with.
     fn serving(&self) -> Arc<ArcSwap<Serving>> {
         match self {
             Self::Files(files) => files.current(),
-            Self::SelfManaged(keeper) => keeper.serving(),
+            Self::SelfManaged(replica) => replica.serving(),
         }
     }
 
-    /// Whether API servers accept it, where that is known.
-    fn accepted(&self) -> Option<Arc<ArcSwap<Accepted>>> {
+    /// Whether API servers accept it; `None` if that cannot be known.
+    fn acceptance(&self) -> Option<Arc<ArcSwap<Acceptance>>> {
         match self {
             Self::Files(_) => None,
-            Self::SelfManaged(keeper) => Some(keeper.accepted()),
+            Self::SelfManaged(replica) => Some(replica.acceptance()),
         }
     }
 }
@@ -139,9 +144,9 @@ impl Server {
     /// Reads the files and binds the ports.
     ///
     /// # Errors
-    /// If a file cannot be used, or a port not be bound.
+    /// If a file cannot be used, or a port cannot be bound.
     pub async fn bind(options: Options) -> Result<Self, StartError> {
-        let keeper = Keeper::new(options.certificates)?;
+        let certificates = CertificateSource::new(options.certificates)?;
         let rules = match options.config {
             Some(path) => {
                 let parse = |files: &[Vec<u8>]| config::parse(files.first().map_or(&[], Vec::as_slice));
@@ -151,7 +156,7 @@ impl Server {
         };
         let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::default()), Reloading::current);
         let metrics = Arc::new(Metrics::default());
-        metrics.certificate_ends(keeper.serving().load().not_after);
+        metrics.certificate_ends(certificates.serving().load().not_after);
         let gate = Gate { cluster: options.cluster, settings, clock: options.clock, audit: options.audit, metrics };
         let telemetry = match options.telemetry_listen {
             Some(address) => Some(listen(address).await?),
@@ -160,7 +165,7 @@ impl Server {
         Ok(Self {
             listener: listen(options.listen).await?,
             telemetry,
-            keeper,
+            certificates,
             rules,
             gate,
             limits: options.limits,
@@ -171,46 +176,46 @@ impl Server {
         })
     }
 
-    /// The port that reviews come to.
+    /// The address that reviews are sent to.
     ///
     /// # Errors
-    /// If the operating system does not say.
+    /// If the operating system does not know it.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// The telemetry port.
+    /// The address of the telemetry port.
     ///
     /// # Errors
-    /// If the operating system does not say.
+    /// If the operating system does not know it.
     pub fn telemetry_address(&self) -> io::Result<Option<SocketAddr>> {
         self.telemetry.as_ref().map(TcpListener::local_addr).transpose()
     }
 
-    /// Serves until `end` resolves, then drains and finishes what is in flight.
-    pub async fn run(self, end: impl Future<Output = ()>) {
-        let Self { listener, telemetry, keeper, rules, gate, limits, shutdown, .. } = self;
+    /// Serves until `shutdown_requested` resolves, then drains and finishes the requests in flight.
+    pub async fn run(self, shutdown_requested: impl Future<Output = ()>) {
+        let Self { listener, telemetry, certificates, rules, gate, limits, shutdown, .. } = self;
         let background = TaskTracker::new();
         let done = CancellationToken::new();
         let readiness = Readiness {
-            serving: keeper.serving(),
-            accepted: keeper.accepted(),
+            serving: certificates.serving(),
+            acceptance: certificates.acceptance(),
             clock: gate.clock.clone(),
             reached: Arc::new(OnceLock::new()),
             draining: shutdown.draining.clone(),
         };
-        let in_force = keeper.serving();
+        let serving = certificates.serving();
         let metrics = Arc::clone(&gate.metrics);
         let on_certificate = move |serving: &Serving| metrics.certificate_ends(serving.not_after);
         let metrics = Arc::clone(&gate.metrics);
-        let on_rules = move |taken: Option<&Settings>| metrics.config_reloaded(taken.is_some());
+        let on_rules = move |reloaded: Option<&Settings>| metrics.config_reloaded(reloaded.is_some());
         spawn(&background, &done, reach(gate.cluster.clone(), Arc::clone(&readiness.reached)));
-        match keeper {
-            Keeper::Files(files) => {
-                let tell = move |taken: Option<&Serving>| taken.into_iter().for_each(&on_certificate);
-                spawn(&background, &done, watch(files, self.reload_interval, tell));
+        match certificates {
+            CertificateSource::Files(files) => {
+                let on_files = move |reloaded: Option<&Serving>| reloaded.into_iter().for_each(&on_certificate);
+                spawn(&background, &done, watch(files, self.reload_interval, on_files));
             }
-            Keeper::SelfManaged(keeper) => spawn(&background, &done, keeper.run(on_certificate)),
+            CertificateSource::SelfManaged(replica) => spawn(&background, &done, replica.run(on_certificate)),
         }
         if let Some(rules) = rules {
             spawn(&background, &done, watch(rules, self.reload_interval, on_rules));
@@ -221,63 +226,69 @@ impl Server {
             spawn(&background, &done, serve_telemetry(telemetry, router));
         }
         let router = admission::handler::router(gate, self.in_flight);
-        let reviews = accept::serve(listener, in_force, router, limits, shutdown.clone());
-        tokio::join!(go_away(end, shutdown.clone(), self.drain), bounded(reviews, shutdown.stopping));
+        let reviews = accept::serve(listener, serving, router, limits, shutdown.clone());
+        tokio::join!(shut_down(shutdown_requested, shutdown.clone(), self.drain), bounded(reviews, shutdown.stopping));
         done.cancel();
         background.close();
         background.wait().await;
-        tracing::info!("ended");
+        tracing::info!("shutdown complete");
     }
 }
 
-/// What has to be true for the API server to be sent here. Each part is owned by whoever makes it true.
+/// What makes the server ready. Each part is owned by the task that makes it true.
 struct Readiness {
-    /// The certificate in force.
+    /// The certificate in use.
     serving: Arc<ArcSwap<Serving>>,
-    /// Whether the API server will accept it, where that is known.
-    accepted: Option<Arc<ArcSwap<Accepted>>>,
+    /// Whether API servers accept it; `None` if that cannot be known.
+    acceptance: Option<Arc<ArcSwap<Acceptance>>>,
     clock: Clock,
-    /// Set when the cluster answered for the first time. One that is away later is no reason to send the API server
-    /// elsewhere.
+    /// Set when the cluster answered for the first time. If it does not answer later, no other
+    /// replica would fare better.
     reached: Arc<OnceLock<()>>,
-    /// Cancelled when the program was told to end.
+    /// Cancelled when a shutdown was requested.
     draining: CancellationToken,
 }
 
 impl Readiness {
     fn conditions(&self) -> Vec<Condition> {
-        let reached = self.reached.get().ok_or_else(|| "not reached yet".to_owned()).copied();
-        let draining = if self.draining.is_cancelled() { Err("draining".to_owned()) } else { Ok(()) };
-        let accepted = self.accepted.as_ref().map_or(Ok(()), |accepted| accepted.load().as_ref().clone());
-        let certificate = self.serving.load().check(self.clock.now()).and(accepted);
-        vec![("certificate", certificate), ("cluster", reached), ("shutdown", draining)]
+        let rejection = || match &**self.acceptance.as_ref()?.load() {
+            Acceptance::Accepted => None,
+            Acceptance::Rejected(why) => Some(why.to_string()),
+        };
+        let invalid = self.serving.load().check(self.clock.now()).err();
+        let certificate = invalid.map(|why| why.to_string()).or_else(rejection);
+        let cluster = self.reached.get().is_none().then(|| "not reached yet".to_owned());
+        let shutdown = self.draining.is_cancelled().then(|| "draining".to_owned());
+        [("certificate", certificate), ("cluster", cluster), ("shutdown", shutdown)]
+            .map(|(name, failure)| Condition { name, failure })
+            .into()
     }
 }
 
-/// Starts work that goes on until the server is done; none of it holds anything that has to be put away.
+/// Starts a background task that is dropped when the server ends; none needs to clean up.
 fn spawn(tasks: &TaskTracker, done: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
     tasks.spawn(done.clone().run_until_cancelled_owned(work));
 }
 
-/// Takes the two steps of going away, when it is time.
-async fn go_away(end: impl Future<Output = ()>, shutdown: Shutdown, drain: Duration) {
-    end.await;
-    tracing::info!(?drain, "told to end: not ready any more, serving on until others have noticed");
+/// Waits for the shutdown request, then drains, then stops.
+async fn shut_down(requested: impl Future<Output = ()>, shutdown: Shutdown, drain: Duration) {
+    requested.await;
+    tracing::info!(?drain, "shutdown requested, draining: not ready, and still serving");
     shutdown.draining.cancel();
     sleep(drain).await;
     shutdown.stopping.cancel();
 }
 
-/// Waits for open connections, but not for ever once they were told to go.
+/// Waits for open connections to end, for a limited time once the server stops.
 async fn bounded(reviews: impl Future<Output = ()>, stopping: CancellationToken) {
     let overdue = async {
         stopping.cancelled().await;
-        sleep(LAST_CALLS).await;
+        sleep(IN_FLIGHT_GRACE).await;
     };
-    // Dropping the reviews' future leaves only connections that did not end when they should have.
+    // Cancel-safe: dropping `reviews` abandons only connections that did not end in time.
     tokio::select! {
         () = reviews => {}
-        () = overdue => tracing::warn!(after = ?LAST_CALLS, "connections were left open"),
+        () = overdue => tracing::warn!(after = ?IN_FLIGHT_GRACE, "connections did not end in time and were abandoned"),
     }
 }
 
@@ -287,11 +298,11 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 async fn serve_telemetry(listener: TcpListener, router: Router) {
     if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the telemetry port ended");
+        tracing::error!(%error, "the telemetry port failed");
     }
 }
 
-/// Tries until the cluster has answered once.
+/// Tries to reach the cluster until it answers once.
 async fn reach(cluster: Cluster, reached: Arc<OnceLock<()>>) {
     let mut attempts = interval(REACH_INTERVAL);
     loop {
@@ -306,21 +317,26 @@ async fn reach(cluster: Cluster, reached: Arc<OnceLock<()>>) {
     }
 }
 
-/// Looks at files again and again, and tells what came of every change: the new value, or none.
-async fn watch<T, E: std::error::Error>(mut reloading: Reloading<T, E>, every: Duration, tell: impl Fn(Option<&T>)) {
+/// Checks files at every interval. `on_change` is called after every change: with the new value, or
+/// with `None` if it was refused.
+async fn watch<T, E: std::error::Error>(
+    mut reloading: Reloading<T, E>,
+    every: Duration,
+    on_change: impl Fn(Option<&T>),
+) {
     let current = reloading.current();
-    let mut looks = interval(every);
+    let mut checks = interval(every);
     loop {
-        looks.tick().await;
-        match reloading.look() {
+        checks.tick().await;
+        match reloading.check() {
             Change::None => {}
-            Change::Taken => {
-                tracing::info!(files = reloading.files(), "taken over");
-                tell(Some(&current.load()));
+            Change::Reloaded => {
+                tracing::info!(files = reloading.files(), "reloaded");
+                on_change(Some(&current.load()));
             }
             Change::Refused(error) => {
-                tracing::error!(%error, "not taken over, what was in force stays");
-                tell(None);
+                tracing::error!(%error, "not reloaded: the last good content stays in use");
+                on_change(None);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What the program says about itself while it runs: on standard error, so that standard output is the record alone.
+//! The program's own log. It goes to standard error; standard output is for the audit log alone.
 
 use clap::ValueEnum;
 use tracing::Level;
@@ -6,15 +6,15 @@ use tracing_subscriber::{
     Layer, Registry, filter::Targets, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Json,
     Text,
 }
 
-/// Starts logging what `directives` choose, as `RUST_LOG` has them: `debug`, or `fencegate=debug,hyper=warn`. Without any, or
-/// with ones that make no sense, `info`.
+/// Starts logging at the levels that `directives` select, in the syntax of `RUST_LOG`: `debug`, or
+/// `fencegate=debug,hyper=warn`. Without directives, or if they cannot be parsed: `info`.
 pub fn init(format: LogFormat, directives: Option<&str>) {
     let chosen = directives.and_then(|text| text.parse::<Targets>().ok());
     let filter = chosen.unwrap_or_else(|| Targets::new().with_default(Level::INFO));
@@ -23,6 +23,6 @@ pub fn init(format: LogFormat, directives: Option<&str>) {
         LogFormat::Json => Box::new(lines.json().flatten_event(true).with_filter(filter)),
         LogFormat::Text => Box::new(lines.with_filter(filter)),
     };
-    // Only a second call in one process fails, and then the first one's logging stays.
+    // It fails only on a second call in one process; the first call's logging stays.
     let _ = tracing_subscriber::registry().with(lines).try_init();
 }

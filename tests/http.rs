@@ -1,4 +1,4 @@
-//! The HTTP layer through the router: what is answered to bodies that are no reviews, and how large they may be.
+//! The HTTP layer through the router: responses to bodies that are not reviews, and the limit on bodies.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -47,7 +47,7 @@ async fn post(body: impl Into<Body>) -> (StatusCode, String) {
 }
 
 #[tokio::test]
-async fn the_mutating_webhook_judges_alike_and_patches_what_it_allows() {
+async fn the_mutating_webhook_decides_alike_and_patches_a_write_that_it_allows() {
     let ask = async |review: &Value| -> Value {
         let (status, text) = send(Method::POST, "/mutate?timeout=5s", Body::from(review.to_string())).await;
         assert_eq!(status, StatusCode::OK);
@@ -78,7 +78,7 @@ async fn the_mutating_webhook_judges_alike_and_patches_what_it_allows() {
 }
 
 #[tokio::test]
-async fn a_review_is_answered_with_its_own_uid_and_never_a_patch() {
+async fn a_validating_response_has_the_uid_of_its_review_and_never_a_patch() {
     let (status, text) = post(bare_taint().to_string()).await;
     let answer: Value = serde_json::from_str(&text).unwrap();
     let response = answer.get("response").unwrap();
@@ -112,21 +112,21 @@ async fn a_denial_reads_as_the_contract_shows_it() {
 }
 
 #[tokio::test]
-async fn what_has_no_envelope_is_a_bad_request() {
+async fn a_body_without_a_uid_is_a_bad_request() {
     for body in ["", "{", "[]", "\u{0}", r#"{"request":null}"#, r#"{"request":{"uid":null}}"#] {
         assert_eq!(post(body).await.0, StatusCode::BAD_REQUEST, "{body:?}");
     }
 }
 
 #[tokio::test]
-async fn what_has_a_uid_is_denied_with_it() {
+async fn a_malformed_review_with_a_uid_is_denied_with_that_uid() {
     let (status, text) = post(r#"{"request":{"uid":"u-1","object":[[[["#.to_owned() + &"]".repeat(4) + "}}").await;
     assert_eq!(status, StatusCode::OK);
     assert!(text.contains(r#""uid":"u-1","allowed":false"#) && text.contains("ReviewMalformed"), "{text}");
 }
 
 #[tokio::test]
-async fn a_bomb_of_nested_arrays_is_an_error_and_no_crash() {
+async fn deeply_nested_arrays_are_an_error_and_not_a_crash() {
     let bomb = "[".repeat(100_000) + &"]".repeat(100_000);
     assert_eq!(post(bomb.clone()).await.0, StatusCode::BAD_REQUEST);
     let review = format!(
@@ -136,7 +136,7 @@ async fn a_bomb_of_nested_arrays_is_an_error_and_no_crash() {
 }
 
 #[tokio::test]
-async fn seven_mebibytes_are_read_and_not_one_byte_more() {
+async fn a_body_of_seven_mebibytes_is_read_and_one_byte_more_is_refused() {
     let mut review = bare_taint().to_string();
     review.push_str(&" ".repeat(BODY_LIMIT - review.len()));
     assert_eq!(post(review.clone()).await.0, StatusCode::OK);
@@ -145,19 +145,19 @@ async fn seven_mebibytes_are_read_and_not_one_byte_more() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_too_large() {
+async fn an_endless_body_is_too_large() {
     let endless = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(vec![b' '; 64 * 1024]));
     assert_eq!(post(Body::from_stream(endless)).await.0, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_never_comes_is_timed_out() {
+async fn a_body_that_never_arrives_times_out() {
     let silent = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
     assert_eq!(post(Body::from_stream(silent)).await.0, StatusCode::REQUEST_TIMEOUT);
 }
 
 #[tokio::test]
-async fn other_paths_and_methods_are_not_there() {
+async fn other_paths_and_methods_are_not_found_or_not_allowed() {
     assert_eq!(send(Method::GET, "/validate", Body::empty()).await.0, StatusCode::METHOD_NOT_ALLOWED);
     assert_eq!(send(Method::POST, "/", Body::empty()).await.0, StatusCode::NOT_FOUND);
 }

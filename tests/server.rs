@@ -1,4 +1,4 @@
-//! The server as it is run: real TLS on loopback, beside clients that behave badly.
+//! The server as `serve` runs it: real TLS on loopback, with clients that misbehave.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
@@ -6,10 +6,7 @@ mod support;
 
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
-use fencegate::{
-    server::Certificates,
-    tls::{accept::Limits, issue::Development},
-};
+use fencegate::{certificates::issue::Development, server::Certificates, tls::accept::Limits};
 use http::Request;
 use http_body_util::Full;
 use hyper::{body::Bytes, client::conn::http1};
@@ -39,7 +36,7 @@ async fn reviews_are_answered_on_both_protocols_and_both_versions_of_tls() {
 }
 
 #[tokio::test]
-async fn a_stalled_client_does_not_hold_up_an_honest_one() {
+async fn a_stalled_client_does_not_delay_another_one() {
     let running = Running::start(|_| {}).await;
     let _silent = TcpStream::connect(running.address).await.unwrap();
     let mut half_hello = TcpStream::connect(running.address).await.unwrap();
@@ -52,7 +49,7 @@ async fn a_stalled_client_does_not_hold_up_an_honest_one() {
 }
 
 #[tokio::test]
-async fn what_a_client_leaves_undone_is_not_waited_for() {
+async fn an_unfinished_handshake_and_an_unfinished_header_are_closed_after_their_limit() {
     let short = Duration::from_millis(50);
     let limits = Limits { handshake: short, header: short, idle: Duration::from_mins(1), ..Limits::default() };
     let running = Running::start(|options| options.limits = limits).await;
@@ -62,13 +59,13 @@ async fn what_a_client_leaves_undone_is_not_waited_for() {
     half_header.write_all(b"POST /validate HT").await.unwrap();
     let mut rest = Vec::new();
     let closed = timeout(PATIENCE, no_handshake.read_to_end(&mut rest)).await;
-    assert!(closed.is_ok(), "a handshake that never comes");
+    assert!(closed.is_ok(), "a handshake that never begins");
     let closed = timeout(PATIENCE, half_header.read_to_end(&mut rest)).await;
     assert!(closed.is_ok(), "a header that never ends");
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_given_up_in_the_callers_own_time() {
+async fn a_body_that_does_not_arrive_within_the_callers_timeout_is_answered_with_408() {
     let running = Running::start(|_| {}).await;
     let mut half_body = running.client().connect().await.unwrap();
     let head = b"POST /validate?timeout=100ms HTTP/1.1\r\nHost: l\r\nContent-Length: 100\r\n\r\n{";
@@ -92,33 +89,33 @@ async fn a_kept_connection_outlives_the_header_limit_and_not_the_idle_one() {
         let response = sender.send_request(request).await.unwrap();
         assert_eq!(response.status(), 200);
         text(response).await;
-        // Three header limits: a kept-alive connection is not one that is slow with its header.
+        // Three header limits: waiting for the next request is not sending a header slowly.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     timeout(PATIENCE, connection).await.unwrap().unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn over_capacity_the_next_review_is_turned_away_at_once() {
+async fn above_the_limit_on_reviews_the_next_one_is_refused_at_once() {
     let running = Running::start(|options| options.in_flight = 1).await;
     let mut holding = running.client().connect().await.unwrap();
     let head = b"POST /validate?timeout=30s HTTP/1.1\r\nHost: l\r\nContent-Length: 100\r\n\r\n{";
     holding.write_all(head).await.unwrap();
     running.until("/metrics", |_, text| text.contains("fencegate_build_info")).await;
-    let turned_away = async { while running.client().post(bare_taint().to_string()).await.unwrap().status() != 503 {} };
-    timeout(PATIENCE, turned_away).await.unwrap();
+    let refused = async { while running.client().post(bare_taint().to_string()).await.unwrap().status() != 503 {} };
+    timeout(PATIENCE, refused).await.unwrap();
     running.until("/metrics", |_, text| !text.contains("fencegate_overloaded_total 0")).await;
 }
 
 #[tokio::test]
-async fn over_capacity_a_connection_that_says_nothing_makes_room_and_one_at_work_does_not() {
+async fn above_the_limit_on_connections_an_idle_one_is_evicted_and_a_busy_one_is_not() {
     let limits = Limits { connections: 1, ..Limits::default() };
     let running = Running::start(|options| options.limits = limits).await;
     let mut silent = running.client().connect().await.unwrap();
     let mut working = running.client().connect().await.unwrap();
     let mut byte = [0];
     let closed = timeout(PATIENCE, silent.read(&mut byte)).await.unwrap();
-    assert!(closed.is_err() || closed.is_ok_and(|read| read == 0), "it made room");
+    assert!(closed.is_err() || closed.is_ok_and(|read| read == 0), "it was evicted");
     let body = bare_taint().to_string();
     let length = body.len();
     let head =
@@ -126,7 +123,7 @@ async fn over_capacity_a_connection_that_says_nothing_makes_room_and_one_at_work
     working.write_all(head.as_bytes()).await.unwrap();
     let mut go_on = [0; 25];
     timeout(PATIENCE, working.read_exact(&mut go_on)).await.unwrap().unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n", "its body is waited for");
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n", "the server waits for its body");
     let refused = async { while running.client().connect().await.is_ok() {} };
     timeout(PATIENCE, refused).await.unwrap();
     working.write_all(body.as_bytes()).await.unwrap();
@@ -136,7 +133,7 @@ async fn over_capacity_a_connection_that_says_nothing_makes_room_and_one_at_work
 }
 
 #[tokio::test]
-async fn with_a_client_ca_only_its_clients_are_served() {
+async fn with_a_client_ca_only_clients_that_it_issued_are_served() {
     let clients = certificates();
     let ca = clients.ca.clone();
     let folder = tempfile::tempdir().unwrap();
@@ -150,10 +147,10 @@ async fn with_a_client_ca_only_its_clients_are_served() {
     assert!(running.client().post(bare_taint().to_string()).await.is_err(), "without a certificate");
     let stranger = certificates();
     let foreign = Client { identity: Some((stranger.certificate, stranger.key)), ..running.client() };
-    assert!(foreign.post(bare_taint().to_string()).await.is_err(), "with one of another CA");
+    assert!(foreign.post(bare_taint().to_string()).await.is_err(), "with a certificate of another CA");
 }
 
-/// Writes a pair the way the kubelet does: into a folder of its own, which `..data` then points to.
+/// Replaces a pair the way the kubelet does: in a new folder, to which `..data` then points.
 fn swap(volume: &Path, generation: &str, made: &Development) {
     let folder = volume.join(generation);
     fs::create_dir(&folder).unwrap();
@@ -165,7 +162,7 @@ fn swap(volume: &Path, generation: &str, made: &Development) {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_served_after_a_symlink_swap_and_a_bad_one_is_not() {
+async fn a_new_certificate_is_served_after_the_symlink_changes_and_a_bad_one_is_not() {
     let volume = tempfile::tempdir().unwrap();
     let (first, second) = (certificates(), certificates());
     swap(volume.path(), "..2026_11_22_1", &first);
@@ -189,7 +186,7 @@ async fn a_new_certificate_is_served_after_a_symlink_swap_and_a_bad_one_is_not()
 
     let mismatched = Development { key: certificates().key, ..certificates() };
     swap(volume.path(), "..2026_11_22_3", &mismatched);
-    // Ten looks at the files later the last good pair is still served.
+    // After ten checks of the files the last good pair is still served.
     tokio::time::sleep(Duration::from_millis(200)).await;
     renewed.ask(&bare_taint()).await;
 }
@@ -214,7 +211,7 @@ async fn a_changed_configuration_takes_effect_and_a_bad_one_shows_on_a_metric() 
 }
 
 #[tokio::test]
-async fn told_to_end_it_is_unready_serves_on_and_closes_connections() {
+async fn a_shutdown_request_makes_it_unready_while_it_keeps_serving_and_closes_connections() {
     let mut running = Running::start(|options| options.drain = Duration::from_secs(2)).await;
     running.until("/readyz", |status, text| status == 200 && text.contains("[+]cluster ok")).await;
     let stream = TokioIo::new(running.client().connect().await.unwrap());
@@ -232,11 +229,11 @@ async fn told_to_end_it_is_unready_serves_on_and_closes_connections() {
     running.client().ask(&bare_taint()).await;
 
     timeout(PATIENCE, &mut running.task).await.unwrap().unwrap();
-    assert!(TcpStream::connect(running.address).await.is_err(), "nobody listens any more");
+    assert!(TcpStream::connect(running.address).await.is_err(), "the port is closed");
 }
 
 #[tokio::test]
-async fn every_guarded_decision_leaves_one_line_and_a_number() {
+async fn every_guarded_decision_writes_one_audit_line_and_is_counted() {
     let mut running = Running::start(|_| {}).await;
     running.client().ask(&bare_taint()).await;
     let line: serde_json::Value = serde_json::from_str(&running.audit.try_recv().unwrap()).unwrap();
@@ -250,5 +247,5 @@ async fn every_guarded_decision_leaves_one_line_and_a_number() {
     let mut untouched = bare_taint();
     untouched["request"]["object"] = untouched["request"]["oldObject"].clone();
     assert_eq!(running.client().ask(&untouched).await["response"]["allowed"], true);
-    assert!(running.audit.try_recv().is_err(), "what touches nothing is not recorded");
+    assert!(running.audit.try_recv().is_err(), "a write that changes nothing guarded is not recorded");
 }

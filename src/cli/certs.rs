@@ -1,4 +1,4 @@
-//! `fencegate certs`: a CA and a serving certificate for development.
+//! `fencegate certs`: make a CA and a serving certificate for development.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,43 +12,43 @@ use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
 
-use crate::tls::issue::Development;
+use crate::certificates::issue::Development;
 
 /// Make a CA and a serving certificate for development: ca.crt, tls.crt and tls.key.
 ///
-/// The CA's own key is thrown away. ca.crt in base64 is what a webhook configuration wants as caBundle.
+/// The CA's key is discarded. A webhook configuration takes ca.crt, base64-encoded, as caBundle.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   fencegate certs
   fencegate certs --out /tmp/certs --host fencegate.fencegate-system.svc --days 7")]
 pub struct Args {
-    /// The folder that they are written to; made if it is not there
+    /// Folder to write to; created if it does not exist
     #[arg(long, value_name = "DIR", default_value = "certs/dev")]
     out: PathBuf,
-    /// A DNS name or IP address that is served; may be given several times
+    /// DNS name or IP address of the server; may be repeated
     #[arg(long = "host", value_name = "HOST", default_values = ["localhost", "127.0.0.1", "::1"])]
     hosts: Vec<String>,
-    /// Days until they end
+    /// Validity in days
     #[arg(long, value_name = "N", default_value_t = 30)]
     days: u32,
-    /// Replace files that are there
+    /// Replace existing files
     #[arg(long)]
     force: bool,
 }
 
-/// Everyone may read a certificate.
+/// The mode of a certificate: everyone may read it.
 const PUBLIC: u32 = 0o644;
-/// Only the owner reads a key.
+/// The mode of a key: only the owner may read it.
 const PRIVATE: u32 = 0o600;
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let made = Development::make(&args.hosts, args.days, Timestamp::now())?;
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    fs::create_dir_all(&args.out).with_context(|| format!("cannot create {}", args.out.display()))?;
     let files = [("ca.crt", &made.ca, PUBLIC), ("tls.crt", &made.certificate, PUBLIC), ("tls.key", &made.key, PRIVATE)];
     for (name, _, _) in files {
         let path = args.out.join(name);
         if path.exists() && !args.force {
-            bail!("{} is there already; --force replaces it", path.display());
+            bail!("{} exists already; use --force to replace it", path.display());
         }
     }
     for (name, content, mode) in files {
@@ -60,12 +60,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes a file beside its place and moves it there, so that nobody reads half of it, nor a key before it is private.
+/// Writes a temporary file and renames it, so that nobody reads half a file, or a key that others
+/// may read.
 fn write(path: &Path, content: &str, mode: u32) -> anyhow::Result<()> {
-    let beside = path.with_extension("new");
-    let _ = fs::remove_file(&beside);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+    let temporary = path.with_extension("new");
+    let _ = fs::remove_file(&temporary);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     file.write_all(content.as_bytes())?;
     file.sync_all()?;
-    Ok(fs::rename(&beside, path)?)
+    Ok(fs::rename(&temporary, path)?)
 }

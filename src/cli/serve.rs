@@ -1,4 +1,4 @@
-//! `fencegate serve`: be the webhook.
+//! `fencegate serve`: run the webhook.
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -9,92 +9,100 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{ClusterArg, client, duration};
 use crate::{
     audit::Audit,
-    certificates,
+    certificates::{self, lifetimes::Lifetimes},
     clock::Clock,
     cluster::registration::Registration,
     reload,
     server::{Certificates, DRAIN, IN_FLIGHT, Options, Server},
     telemetry::{self, LogFormat},
-    tls::{accept::Limits, authority::Lifetimes},
+    tls::accept::Limits,
 };
 
 /// Serve the admission webhook over TLS.
 ///
-/// Decisions go to standard output, one JSON line each; everything else to standard error.
+/// The audit log goes to standard output, one JSON line per decision; the program's own log goes to
+/// standard error.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
-  fencegate serve                                    in a pod: certificates and CA are its own affair
+  fencegate serve                                    in a pod: it makes and renews its own certificates
   fencegate certs --out certs/dev
   fencegate serve --tls-cert certs/dev/tls.crt --tls-key certs/dev/tls.key --cluster cluster.yaml")]
 pub struct Args {
-    /// Rules, a YAML file; read again when its content changes. Without it, the defaults
+    /// Configuration, a YAML file; reloaded when its content changes [default: built-in defaults]
     #[arg(long, value_name = "FILE", env = "FENCEGATE_CONFIG")]
     config: Option<PathBuf>,
-    /// Where reviews come to, HTTPS
+    /// Address for reviews, HTTPS
     #[arg(long, value_name = "ADDRESS", env = "FENCEGATE_LISTEN", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
-    /// Where /livez, /readyz and /metrics are, plain HTTP
+    /// Address for /livez, /readyz and /metrics, plain HTTP
     #[arg(long, value_name = "ADDRESS", env = "FENCEGATE_TELEMETRY_LISTEN", default_value = "0.0.0.0:8080")]
     telemetry_listen: SocketAddr,
-    /// Serving certificate and its chain, PEM; read again when its content changes. Without it, the replicas make their own
+    /// Serving certificate and its chain, PEM; reloaded when its content changes. Without it, the
+    /// replicas make their own
     #[arg(long, value_name = "FILE", env = "FENCEGATE_TLS_CERT", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
-    /// Its private key, PEM
+    /// Private key of the serving certificate, PEM
     #[arg(long, value_name = "FILE", env = "FENCEGATE_TLS_KEY", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Accept only clients with a certificate of this CA, PEM
+    /// Accept only clients with a certificate issued by this CA, PEM; reloaded when its content
+    /// changes
     #[arg(long, value_name = "FILE", env = "FENCEGATE_CLIENT_CA")]
     client_ca: Option<PathBuf>,
-    /// Where facts come from: `live`, or a file as `kubectl get -o yaml` writes it
+    /// Source of cluster facts: `live` for the API server, or a file with the output of
+    /// `kubectl get -o yaml`
     #[arg(long, value_name = "live|FILE", env = "FENCEGATE_CLUSTER", default_value = "live")]
     cluster: ClusterArg,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, value_name = "FORMAT", env = "FENCEGATE_LOG_FORMAT", default_value_t = LogFormat::Json)]
     log_format: LogFormat,
-    /// How long to serve on after SIGTERM
+    /// How long to keep serving after SIGTERM
     #[arg(long, value_name = "TIME", env = "FENCEGATE_DRAIN", value_parser = duration, default_value = "15s")]
     drain: Duration,
-    /// Reviews in flight at once; over it, HTTP 503
+    /// Limit on reviews in flight; above it, HTTP 503
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_IN_FLIGHT", default_value_t = IN_FLIGHT)]
     max_in_flight: usize,
-    /// Connections at once; over it, the one that has been idle for longest makes room
+    /// Limit on open connections; above it, the one that has been idle for longest is closed
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     max_connections: usize,
-    // Last: its heading would stand over whatever came after it.
+    // Last, because its heading would also cover every option after it.
     #[command(flatten)]
     self_managed: SelfManagedArgs,
 }
 
-/// Certificates that the replicas make: one CA in a Secret, published in the webhook configurations, and a serving certificate each.
+/// Certificates that the replicas make: one CA in a Secret, published in the webhook
+/// configurations, and one serving certificate per replica.
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Self-managed certificates (without --tls-cert)")]
 struct SelfManagedArgs {
-    /// Where the Secret and the Lease are. Without it, the pod's own
+    /// Namespace of the Secret and the Lease [default: the pod's own]
     #[arg(long, value_name = "NAME", env = "FENCEGATE_NAMESPACE")]
     namespace: Option<String>,
-    /// The Service by which the API server calls: the certificate is for NAME.NAMESPACE.svc
+    /// Service that the API server calls: the certificate is for NAME.NAMESPACE.svc
     #[arg(long, value_name = "NAME", env = "FENCEGATE_SERVICE", default_value = "fencegate")]
     service: String,
-    /// Names or addresses by which it calls instead, if the webhooks are registered with a URL
+    /// Host names or addresses for the certificate instead, if the webhook configurations have a
+    /// URL
     #[arg(long, value_name = "HOST", env = "FENCEGATE_TLS_HOST", value_delimiter = ',')]
     tls_host: Vec<String>,
-    /// Who this replica is to the others. Without it, the host name, which is the pod's name
+    /// Identity of this replica as the holder of the Lease [default: the host name, which is the
+    /// pod's name]
     #[arg(long, value_name = "NAME", env = "FENCEGATE_IDENTITY")]
     identity: Option<String>,
-    /// How long a CA lasts; it is replaced when a third of it is left
+    /// Lifetime of a CA; it is replaced when a third is left
     #[arg(long, value_name = "TIME", env = "FENCEGATE_CA_LIFETIME", value_parser = duration, default_value = "8760h")]
     ca_lifetime: Duration,
-    /// How long a serving certificate lasts; it is replaced when a third of it is left
+    /// Lifetime of a serving certificate; it is replaced when a third is left
     #[arg(long, value_name = "TIME", env = "FENCEGATE_LEAF_LIFETIME", value_parser = duration, default_value = "24h")]
     leaf_lifetime: Duration,
-    /// How often certificates are looked at; a new CA is given six times as long to reach every API server
+    /// Time between two checks of the certificates; API servers get six times as long to use a new
+    /// CA
     #[arg(long, value_name = "TIME", env = "FENCEGATE_CERTIFICATE_INTERVAL", value_parser = duration, default_value = "10s")]
     certificate_interval: Duration,
 }
 
-/// Where a pod finds the name of its namespace.
+/// The file in which a pod finds the name of its namespace.
 const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-/// Looks that a new CA is given to reach every API server.
+/// Certificate intervals that an API server gets to use a new CA.
 const SETTLE: u32 = 6;
 
 impl SelfManagedArgs {
@@ -102,7 +110,7 @@ impl SelfManagedArgs {
         let namespace = match self.namespace {
             Some(namespace) => namespace,
             None => std::fs::read_to_string(OWN_NAMESPACE).with_context(|| {
-                format!("certificates: give --tls-cert and --tls-key, or --namespace for self-managed ones ({OWN_NAMESPACE} cannot be read)")
+                format!("{OWN_NAMESPACE} cannot be read: outside a pod, set --namespace, or --tls-cert and --tls-key")
             })?,
         };
         let namespace = namespace.trim().to_owned();
@@ -114,13 +122,16 @@ impl SelfManagedArgs {
             leaf: self.leaf_lifetime.try_into()?,
             settle: (self.certificate_interval * SETTLE).try_into()?,
         };
-        lifetimes.check().map_err(|why| anyhow::anyhow!("{why}"))?;
+        lifetimes.check()?;
         Ok(certificates::Options {
             registration: Registration::new(client().await?, namespace),
             clock: Clock::System,
             lifetimes,
             hosts,
-            identity: self.identity.map_or_else(host_name, Ok).context("give --identity: this host has no name")?,
+            identity: self
+                .identity
+                .map_or_else(host_name, Ok)
+                .context("the host name cannot be read: set --identity")?,
             interval: self.certificate_interval,
             client_ca,
         })
@@ -153,11 +164,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     tracing::info!(%reviews, telemetry = telemetry.map(|address| address.to_string()), "serving");
     server
         .run(async move {
-            // Either signal is enough; the other stays unread.
+            // Cancel-safe: either signal is enough, and the other is dropped.
             tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
         })
         .await;
     Ok(ExitCode::SUCCESS)
 }
 
-const _: () = assert!(DRAIN.as_secs() == 15, "the default of --drain is written out above");
+const _: () = assert!(DRAIN.as_secs() == 15, "--drain repeats this default");

@@ -1,12 +1,13 @@
-//! What self-managed certificates need of an API server: the Secret that replicas agree through, the Lease that says which of them writes,
-//! and `caBundle` in the webhook configurations.
+//! The objects that self-managed certificates need from an API server: the Secret with the CA, the
+//! Lease that elects the writer, and `caBundle` in the two webhook configurations.
 //!
-//! Nothing is decided here; `certificates` does. Every write of the Secret and the Lease says which version it is about, so that of two
-//! replicas that write at once one is outrun and told so.
+//! It decides nothing; `certificates::plan` does. Every write is conditional on the
+//! `resourceVersion` that was read, so of two replicas that write at once one gets a conflict.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use http::StatusCode;
+use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
     api::{
@@ -20,131 +21,145 @@ use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use thiserror::Error;
 use tokio::time::timeout;
 
 use super::api::describe;
+use crate::policy::review::Webhook;
 
-/// The name of the webhook configurations, and the field manager that owns their `caBundle`.
+/// The name of the Lease and of both webhook configurations, and the field manager of `caBundle`.
 const NAME: &str = "fencegate";
-/// The only webhook in each of them.
+/// The only webhook in each configuration.
 const WEBHOOK: &str = "out-of-service.fencegate.dev";
-/// Holds the CA.
+/// The Secret that holds the CA.
 const SECRET: &str = "fencegate-ca";
-/// The one field of it.
-const FIELD: &str = "authority.json";
-/// How long one request may take: nobody waits for it, and the next look comes soon.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The only key in its data.
+const KEY: &str = "authority.json";
+/// Limit on one request. Nothing waits for the result, and the next look is seconds away.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The API server, as far as certificates go.
-#[derive(Clone)]
-pub struct Registration {
-    client: Client,
-    namespace: String,
+/// Why an object could not be read or written. The text names the object.
+#[derive(Debug, Error)]
+pub enum RegistrationError {
+    #[error("{object}: {}", describe(.source))]
+    Read { object: String, source: kube::Error },
+    #[error("{object}: {}", describe(.source))]
+    Write { object: String, source: kube::Error },
+    #[error("{object} has no webhook {WEBHOOK}")]
+    NoWebhook { object: String },
 }
 
-/// What was read, and the version that a write replaces.
+/// What became of a conditional write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Done,
+    /// The object was created, changed or deleted since it was read.
+    Conflict,
+}
+
+/// The Secret as it was read; a write replaces exactly this version.
 #[derive(Debug)]
-pub struct Stored {
-    /// Empty where the Secret lacks its field.
+pub struct StoredSecret {
+    /// Empty if the Secret lacks its key.
     pub bytes: Vec<u8>,
     secret: Secret,
 }
 
-/// What became of a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    Done,
-    /// Someone else wrote first.
-    Outrun,
-}
-
-/// Who holds the Lease.
+/// The Lease as it was read; a write replaces exactly this version.
 #[derive(Debug)]
-pub struct Held {
+pub struct StoredLease {
+    /// Empty if nobody holds it.
     pub holder: String,
     /// Changes with every renewal.
     pub version: String,
     lease: Lease,
 }
 
-/// One of the two webhook configurations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Mutating,
-    Validating,
+/// A webhook configuration as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    /// PEM; empty if it is not set.
+    pub ca_bundle: Vec<u8>,
+    /// `metadata.resourceVersion`.
+    pub version: String,
 }
 
-impl Side {
-    pub const ALL: [Self; 2] = [Self::Mutating, Self::Validating];
+/// The name and the `caBundle` of each webhook in a configuration.
+type Bundles = Vec<(String, Option<ByteString>)>;
 
-    fn kind(self) -> &'static str {
-        match self {
-            Self::Mutating => "MutatingWebhookConfiguration",
-            Self::Validating => "ValidatingWebhookConfiguration",
-        }
-    }
+/// A client for these objects.
+#[derive(Clone)]
+pub struct Registration {
+    client: Client,
+    namespace: String,
 }
 
 impl Registration {
+    /// `namespace` holds the Secret and the Lease.
     pub fn new(client: Client, namespace: String) -> Self {
         Self { client, namespace }
     }
 
-    /// What the Secret holds; `None` where there is no Secret.
+    /// Reads the Secret; `None` if it does not exist.
     ///
     /// # Errors
-    /// Why it could not be read, for people.
-    pub async fn secret(&self) -> Result<Option<Stored>, String> {
+    /// If the API server refuses or does not answer in time.
+    pub async fn secret(&self) -> Result<Option<StoredSecret>, RegistrationError> {
         let read = within(self.secrets().get_opt(SECRET)).await;
-        let secret = read.map_err(|error| format!("Secret {}/{SECRET}: {}", self.namespace, describe(&error)))?;
+        let secret = read.map_err(|source| RegistrationError::Read { object: self.secret_name(), source })?;
         Ok(secret.map(|secret| {
-            let field = secret.data.as_ref().and_then(|data| data.get(FIELD));
-            Stored { bytes: field.map(|bytes| bytes.0.clone()).unwrap_or_default(), secret }
+            let value = secret.data.as_ref().and_then(|data| data.get(KEY));
+            StoredSecret { bytes: value.map(|bytes| bytes.0.clone()).unwrap_or_default(), secret }
         }))
     }
 
-    /// Creates the Secret, or replaces what was read of it.
+    /// Creates the Secret, or replaces the version that was read.
     ///
     /// # Errors
-    /// Why it could not be written, for people.
-    pub async fn write_secret(&self, stored: Option<Stored>, bytes: Vec<u8>) -> Result<Written, String> {
-        let data = Some(BTreeMap::from([(FIELD.to_owned(), ByteString(bytes))]));
+    /// If the API server refuses for another reason than a conflict, or does not answer in time.
+    pub async fn write_secret(
+        &self,
+        stored: Option<StoredSecret>,
+        bytes: Vec<u8>,
+    ) -> Result<Written, RegistrationError> {
+        let data = Some(BTreeMap::from([(KEY.to_owned(), ByteString(bytes))]));
         let params = PostParams::default();
-        let written = if let Some(Stored { secret, .. }) = stored {
+        let written = if let Some(StoredSecret { secret, .. }) = stored {
             let secret = Secret { data, string_data: None, ..secret };
             within(self.secrets().replace(SECRET, &params, &secret)).await
         } else {
             let secret = Secret { metadata: self.metadata(SECRET), data, ..Secret::default() };
             within(self.secrets().create(&params, &secret)).await
         };
-        outcome(written).map_err(|why| format!("Secret {}/{SECRET}: {why}", self.namespace))
+        outcome(written, || self.secret_name())
     }
 
-    /// Who holds the Lease; `None` where there is none.
+    /// Reads the Lease; `None` if it does not exist.
     ///
     /// # Errors
-    /// Why it could not be read, for people.
-    pub async fn lease(&self) -> Result<Option<Held>, String> {
-        let lease = within(self.leases().get_opt(NAME)).await.map_err(|error| self.about_lease(&describe(&error)))?;
-        Ok(lease.map(|lease| Held {
+    /// If the API server refuses or does not answer in time.
+    pub async fn lease(&self) -> Result<Option<StoredLease>, RegistrationError> {
+        let read = within(self.leases().get_opt(NAME)).await;
+        let lease = read.map_err(|source| RegistrationError::Read { object: self.lease_name(), source })?;
+        Ok(lease.map(|lease| StoredLease {
             holder: lease.spec.as_ref().and_then(|spec| spec.holder_identity.clone()).unwrap_or_default(),
             version: lease.metadata.resource_version.clone().unwrap_or_default(),
             lease,
         }))
     }
 
-    /// Takes or renews the Lease, if it still is as it was read.
+    /// Takes or renews the Lease for `identity`, unless it changed since it was read.
     ///
     /// # Errors
-    /// Why it could not be written, for people.
-    pub async fn hold(
+    /// If the API server refuses for another reason than a conflict, or does not answer in time.
+    pub async fn take_lease(
         &self,
-        held: Option<Held>,
+        stored: Option<StoredLease>,
         identity: &str,
-        now: jiff::Timestamp,
+        now: Timestamp,
         duration: Duration,
-    ) -> Result<Written, String> {
+    ) -> Result<Written, RegistrationError> {
         let spec = Some(LeaseSpec {
             holder_identity: Some(identity.to_owned()),
             lease_duration_seconds: Some(i32::try_from(duration.as_secs().max(1)).unwrap_or(i32::MAX)),
@@ -152,63 +167,82 @@ impl Registration {
             ..LeaseSpec::default()
         });
         let params = PostParams::default();
-        let written = match held {
-            Some(Held { lease, .. }) => within(self.leases().replace(NAME, &params, &Lease { spec, ..lease })).await,
+        let written = match stored {
+            Some(StoredLease { lease, .. }) => {
+                within(self.leases().replace(NAME, &params, &Lease { spec, ..lease })).await
+            }
             None => within(self.leases().create(&params, &Lease { metadata: self.metadata(NAME), spec })).await,
         };
-        outcome(written).map_err(|why| self.about_lease(&why))
+        outcome(written, || self.lease_name())
     }
 
-    /// The `caBundle` that an API server finds in a webhook configuration: empty where it has none, `None` where there is no such
-    /// configuration: either of the two works alone.
+    /// Reads a webhook configuration; `None` if it does not exist.
     ///
     /// # Errors
-    /// Why it could not be read, or that its webhook is not there.
-    pub async fn bundle(&self, side: Side) -> Result<Option<Vec<u8>>, String> {
-        let about = |why: &str| format!("{} {NAME}: {why}", side.kind());
-        let webhooks: Option<Vec<(String, Option<ByteString>)>> = match side {
-            Side::Mutating => {
+    /// If the API server refuses or does not answer in time, or the configuration lacks the
+    /// webhook.
+    pub async fn configuration(&self, webhook: Webhook) -> Result<Option<Configuration>, RegistrationError> {
+        let object = || configuration_name(webhook);
+        let read = match webhook {
+            Webhook::Mutate => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&describe(&error)))?;
-                let webhooks = read.map(|read| read.webhooks.unwrap_or_default().into_iter());
-                webhooks.map(|webhooks| webhooks.map(|hook| (hook.name, hook.client_config.ca_bundle)).collect())
+                within(api.get_opt(NAME)).await.map(|found| {
+                    found.map(|found| {
+                        let webhooks = found.webhooks.unwrap_or_default();
+                        let bundles = webhooks.into_iter().map(|one| (one.name, one.client_config.ca_bundle)).collect();
+                        (found.metadata, bundles)
+                    })
+                })
             }
-            Side::Validating => {
+            Webhook::Validate => {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-                let read = within(api.get_opt(NAME)).await.map_err(|error| about(&describe(&error)))?;
-                let webhooks = read.map(|read| read.webhooks.unwrap_or_default().into_iter());
-                webhooks.map(|webhooks| webhooks.map(|hook| (hook.name, hook.client_config.ca_bundle)).collect())
+                within(api.get_opt(NAME)).await.map(|found| {
+                    found.map(|found| {
+                        let webhooks = found.webhooks.unwrap_or_default();
+                        let bundles = webhooks.into_iter().map(|one| (one.name, one.client_config.ca_bundle)).collect();
+                        (found.metadata, bundles)
+                    })
+                })
             }
         };
-        let Some(webhooks) = webhooks else { return Ok(None) };
-        let ours = webhooks.into_iter().find(|(name, _)| name == WEBHOOK);
-        let (_, bundle) = ours.ok_or_else(|| about(&format!("has no webhook {WEBHOOK}")))?;
-        Ok(Some(bundle.map(|bytes| bytes.0).unwrap_or_default()))
+        let found: Option<(ObjectMeta, Bundles)> =
+            read.map_err(|source| RegistrationError::Read { object: object(), source })?;
+        let Some((metadata, bundles)) = found else { return Ok(None) };
+        let ours = bundles.into_iter().find(|(name, _)| name == WEBHOOK);
+        let (_, bundle) = ours.ok_or_else(|| RegistrationError::NoWebhook { object: object() })?;
+        Ok(Some(Configuration {
+            ca_bundle: bundle.map(|bytes| bytes.0).unwrap_or_default(),
+            version: metadata.resource_version.unwrap_or_default(),
+        }))
     }
 
-    /// Writes `caBundle`, and nothing else: server-side apply of that one field under a field manager of its own.
+    /// Writes `caBundle` and nothing else, unless the configuration changed since `version` was
+    /// read: server-side apply of this one field under a field manager of its own.
     ///
     /// # Errors
-    /// Why it could not be written, for people.
-    pub async fn publish(&self, side: Side, bundle: &str) -> Result<(), String> {
-        let kind = side.kind();
-        let webhook = json!({"name": WEBHOOK, "clientConfig": {"caBundle": ByteString(bundle.as_bytes().to_vec())}});
-        let applied = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": NAME},
-            "webhooks": [webhook]});
-        // Someone else's caBundle is a broken one, whoever put it there.
+    /// If the API server refuses for another reason than a conflict, or does not answer in time.
+    pub async fn publish(
+        &self,
+        webhook: Webhook,
+        ca_bundle: &str,
+        version: &str,
+    ) -> Result<Written, RegistrationError> {
+        let applied = apply(webhook, ca_bundle, version);
+        // A caBundle that someone else owns is replaced. Force overrides their ownership of the
+        // field; it does not override the resourceVersion.
         let params = PatchParams::apply(NAME).force();
         let patch = Patch::Apply(&applied);
-        let written = match side {
-            Side::Mutating => {
+        let written = match webhook {
+            Webhook::Mutate => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
                 within(api.patch(NAME, &params, &patch)).await.map(|_| ())
             }
-            Side::Validating => {
+            Webhook::Validate => {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
                 within(api.patch(NAME, &params, &patch)).await.map(|_| ())
             }
         };
-        written.map_err(|error| format!("{kind} {NAME}: {}", describe(&error)))
+        outcome(written, || configuration_name(webhook))
     }
 
     fn secrets(&self) -> Api<Secret> {
@@ -223,24 +257,70 @@ impl Registration {
         ObjectMeta { name: Some(name.to_owned()), namespace: Some(self.namespace.clone()), ..ObjectMeta::default() }
     }
 
-    fn about_lease(&self, why: &impl std::fmt::Display) -> String {
-        format!("Lease {}/{NAME}: {why}", self.namespace)
+    fn secret_name(&self) -> String {
+        format!("Secret {}/{SECRET}", self.namespace)
     }
+
+    fn lease_name(&self) -> String {
+        format!("Lease {}/{NAME}", self.namespace)
+    }
+}
+
+/// The kind of a webhook's configuration.
+pub fn kind(webhook: Webhook) -> &'static str {
+    match webhook {
+        Webhook::Mutate => "MutatingWebhookConfiguration",
+        Webhook::Validate => "ValidatingWebhookConfiguration",
+    }
+}
+
+fn configuration_name(webhook: Webhook) -> String {
+    format!("{} {NAME}", kind(webhook))
+}
+
+/// The body of the server-side apply. With `resourceVersion` in it, the API server answers a stale
+/// one with 409 instead of merging.
+fn apply(webhook: Webhook, ca_bundle: &str, version: &str) -> Value {
+    let client_config = json!({"caBundle": ByteString(ca_bundle.as_bytes().to_vec())});
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": kind(webhook),
+        "metadata": {"name": NAME, "resourceVersion": version},
+        "webhooks": [{"name": WEBHOOK, "clientConfig": client_config}],
+    })
 }
 
 /// Cancel-safe: a request that takes too long is dropped.
 async fn within<T>(request: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    match timeout(PATIENCE, request).await {
+    match timeout(REQUEST_TIMEOUT, request).await {
         Ok(result) => result,
         Err(elapsed) => Err(kube::Error::Service(Box::new(elapsed))),
     }
 }
 
-fn outcome<T>(written: Result<T, kube::Error>) -> Result<Written, String> {
+fn outcome<T>(written: Result<T, kube::Error>, object: impl FnOnce() -> String) -> Result<Written, RegistrationError> {
     match written {
         Ok(_) => Ok(Written::Done),
-        // Created or replaced by someone else since it was read.
-        Err(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT => Ok(Written::Outrun),
-        Err(error) => Err(describe(&error)),
+        Err(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT => Ok(Written::Conflict),
+        Err(source) => Err(RegistrationError::Write { object: object(), source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publish_names_the_version_it_replaces_and_no_field_but_ca_bundle() {
+        let applied = apply(Webhook::Mutate, "PEM", "7");
+        assert_eq!(
+            applied,
+            json!({
+                "apiVersion": "admissionregistration.k8s.io/v1",
+                "kind": "MutatingWebhookConfiguration",
+                "metadata": {"name": "fencegate", "resourceVersion": "7"},
+                "webhooks": [{"name": "out-of-service.fencegate.dev", "clientConfig": {"caBundle": "UEVN"}}],
+            })
+        );
     }
 }

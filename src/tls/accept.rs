@@ -1,7 +1,7 @@
-//! The accept loop: our own, because one slow client must not hold up the others.
+//! The accept loop. It is our own so that one slow client cannot delay the others.
 //!
-//! Each connection has a task of its own from its first byte. Nothing that a client does or leaves undone is waited for
-//! without a limit, and there are only so many connections.
+//! Each connection has its own task from its first byte. Every wait on a client has a limit, and so
+//! has the number of connections.
 
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
@@ -24,20 +24,20 @@ use tower::ServiceExt;
 use super::{
     Serving,
     activity::{Activity, HeaderTimeout},
-    seats::{Seat, Seats},
+    slots::{Slot, Slots},
 };
 
-/// What a client may take, and how many there may be.
+/// Limits on the time a client may take and on the number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; over it the one that has done nothing for longest makes room for the next.
+    /// Open connections; above it, a new connection evicts the one that has been idle for longest.
     pub connections: usize,
-    /// For the TLS handshake.
+    /// Time for the TLS handshake.
     pub handshake: Duration,
-    /// From a header's first byte to its last.
+    /// Time from the first byte of a request's header to the last.
     pub header: Duration,
-    /// Without a request. More than the 90 s after which the API server drops an idle connection by itself, so that it is
-    /// never we who close one that it is about to use.
+    /// Time without a request. The API server closes an idle connection after 90 s; this is longer,
+    /// so that fencegate never closes one that the API server is about to use.
     pub idle: Duration,
 }
 
@@ -52,28 +52,29 @@ impl Default for Limits {
     }
 }
 
-/// The two steps of going away.
+/// The two phases of a shutdown.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Serve on, but let every answer close its connection.
+    /// Keep serving, but close each connection after its next response.
     pub draining: CancellationToken,
-    /// Accept nothing more, and finish what is in flight.
+    /// Accept no more connections, and finish the requests in flight.
     pub stopping: CancellationToken,
 }
 
-/// A request's header and buffers; reviews themselves are bounded by the handler.
+/// Bytes buffered for one connection: enough for a request's header. The handler limits bodies.
 const READ_BUFFER: usize = 64 * 1024;
-/// Streams at once on one HTTP/2 connection.
+/// Concurrent streams on one HTTP/2 connection.
 const STREAMS: u32 = 64;
-/// How often a silent HTTP/2 peer is asked whether it is there.
+/// How often a silent HTTP/2 peer is pinged.
 const PING: Duration = Duration::from_secs(30);
-/// What is waited after accepting failed, doubled each time it fails again: a full table of file descriptors does not mend at once.
+/// Pause after `accept` failed, doubled after each further failure: if the process has run out of
+/// file descriptors, trying again at once fails again.
 const BACK_OFF: Duration = Duration::from_millis(10);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
-/// Accepts connections until told to stop, then waits for those that are open.
+/// Accepts connections until `shutdown.stopping`, then waits for the open ones to end.
 ///
-/// New connections are served with what `serving` holds when they come.
+/// A new connection is served with the certificate that `serving` holds at that moment.
 pub async fn serve(
     listener: TcpListener,
     serving: Arc<ArcSwap<Serving>>,
@@ -82,7 +83,7 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let tasks = TaskTracker::new();
-    let seats = Arc::new(Seats::new(limits.connections));
+    let slots = Arc::new(Slots::new(limits.connections));
     let mut back_off = BACK_OFF;
     loop {
         // Both arms are cancel-safe: an accept that did not finish took no connection.
@@ -93,10 +94,10 @@ pub async fn serve(
         match accepted {
             Ok((stream, _)) => {
                 back_off = BACK_OFF;
-                let Some(seat) = seats.take() else {
+                let Some(slot) = slots.take() else {
                     tracing::warn!(
                         limit = limits.connections,
-                        "too many connections, all of them busy: one was closed unread"
+                        "connection limit reached and every connection is busy: closed a new connection"
                     );
                     continue;
                 };
@@ -107,7 +108,7 @@ pub async fn serve(
                     router.clone(),
                     limits,
                     shutdown.clone(),
-                    seat,
+                    slot,
                 ));
             }
             Err(error) if is_about_one_connection(&error) => {}
@@ -123,7 +124,8 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-/// Errors of a connection that ended before it was accepted; the next one may be fine.
+/// Whether the error concerns one connection that ended before it was accepted; the next may be
+/// fine.
 fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -138,26 +140,26 @@ async fn connection(
     router: Router,
     limits: Limits,
     shutdown: Shutdown,
-    seat: Seat,
+    slot: Slot,
 ) {
-    // Answers are one small write each: waiting to fill a segment only delays them.
+    // A response is one small write: waiting to fill a segment only delays it.
     let _ = stream.set_nodelay(true);
     let handshake = timeout(limits.handshake, acceptor.accept(stream));
     let stream = tokio::select! {
-        // Dropping a handshake half-way drops its connection, which is what is wanted.
-        shaken = handshake => match shaken {
+        // Cancel-safe: dropping an unfinished handshake closes its connection, as intended.
+        finished = handshake => match finished {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => return tracing::debug!("TLS handshake timed out"),
         },
         () = shutdown.stopping.cancelled() => return,
-        () = seat.is_needed() => return,
+        () = slot.evicted() => return,
     };
     let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let result = if is_http2 {
-        http2(stream, router, &seat, limits, &shutdown).await
+        http2(stream, router, &slot, limits, &shutdown).await
     } else {
-        http1(stream, router, &seat, limits, &shutdown).await
+        http1(stream, router, &slot, limits, &shutdown).await
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
@@ -167,28 +169,28 @@ async fn connection(
 async fn http1(
     stream: TlsStream<TcpStream>,
     router: Router,
-    seat: &Seat,
+    slot: &Slot,
     limits: Limits,
     shutdown: &Shutdown,
 ) -> hyper::Result<()> {
-    let stream = HeaderTimeout::new(stream, Arc::clone(&seat.activity), limits.header);
+    let stream = HeaderTimeout::new(stream, Arc::clone(&slot.activity), limits.header);
     let connection = conn::http1::Builder::new()
-        // Ours starts with the header's first byte: see `HeaderTimeout`.
+        // `HeaderTimeout` replaces it: its time starts with the header's first byte.
         .header_read_timeout(None)
         .max_buf_size(READ_BUFFER)
         .serve_connection(
             TokioIo::new(stream),
             service_fn(|request| {
-                answer(request, router.clone(), Arc::clone(&seat.activity), shutdown.draining.clone())
+                answer(request, router.clone(), Arc::clone(&slot.activity), shutdown.draining.clone())
             }),
         );
-    until_told(connection, seat, limits.idle, shutdown).await
+    until_closed(connection, slot, limits.idle, shutdown).await
 }
 
 async fn http2(
     stream: TlsStream<TcpStream>,
     router: Router,
-    seat: &Seat,
+    slot: &Slot,
     limits: Limits,
     shutdown: &Shutdown,
 ) -> hyper::Result<()> {
@@ -200,25 +202,26 @@ async fn http2(
         .serve_connection(
             TokioIo::new(stream),
             service_fn(|request| {
-                answer(request, router.clone(), Arc::clone(&seat.activity), shutdown.draining.clone())
+                answer(request, router.clone(), Arc::clone(&slot.activity), shutdown.draining.clone())
             }),
         );
-    until_told(connection, seat, limits.idle, shutdown).await
+    until_closed(connection, slot, limits.idle, shutdown).await
 }
 
-/// Serves a connection to its end: the client's, an idle one, one whose place is needed, or ours.
-async fn until_told(
+/// Serves a connection until the client closes it, it was idle for too long, its slot was given to
+/// another connection, or the server stops.
+async fn until_closed(
     connection: impl GracefulConnection<Error = hyper::Error>,
-    seat: &Seat,
+    slot: &Slot,
     idle: Duration,
     shutdown: &Shutdown,
 ) -> hyper::Result<()> {
     let mut connection = std::pin::pin!(connection);
-    // A connection may be polled again after either of the others won.
+    // Cancel-safe: the connection is only borrowed, and polled again below.
     tokio::select! {
         result = connection.as_mut() => return result,
-        () = seat.activity.idle_for(idle) => {}
-        () = seat.is_needed() => {}
+        () = slot.activity.idle_for(idle) => {}
+        () = slot.evicted() => {}
         () = shutdown.stopping.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
@@ -235,7 +238,7 @@ async fn answer(
     let version = request.version();
     let mut response = router.oneshot(request.map(Body::new)).await?;
     if version == Version::HTTP_2 {
-        // HTTP/2 has no such header; its connections are told to go by GOAWAY.
+        // HTTP/2 has no such header; GOAWAY closes its connections.
         response.headers_mut().remove(CONNECTION);
     } else if draining.is_cancelled() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

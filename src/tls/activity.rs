@@ -1,4 +1,4 @@
-//! When something last happened on a connection, and how long a client may take over a request's header.
+//! When a connection was last used, and the limit on the time a client takes to send a header.
 
 use std::{
     future::Future,
@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
-/// What a connection is doing, seen from its requests.
+/// The requests of one connection: how many began, how many are in flight, when the last one ended.
 #[derive(Debug)]
 pub struct Activity {
     begun: AtomicUsize,
@@ -30,7 +30,7 @@ impl Activity {
         Arc::new(Self { begun: AtomicUsize::new(0), in_flight: AtomicUsize::new(0), last: Mutex::new(Instant::now()) })
     }
 
-    /// A request begins; it ends when the guard is dropped.
+    /// Counts a request as in flight until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
         self.begun.fetch_add(1, Ordering::AcqRel);
         self.in_flight.fetch_add(1, Ordering::AcqRel);
@@ -49,12 +49,13 @@ impl Activity {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there ever was a request, and when the last one ended; `None` while one is in flight.
+    /// Whether the connection ever had a request, and when the last one ended (or the connection
+    /// began); `None` while one is in flight. Sorts the idlest connection first.
     pub fn idle_since(&self) -> Option<(bool, Instant)> {
         (!self.is_busy()).then(|| (self.begun() > 0, self.last()))
     }
 
-    /// Returns when no request was in flight for `idle`. Cancel-safe.
+    /// Returns once no request has been in flight for `idle`. Cancel-safe.
     pub async fn idle_for(&self, idle: Duration) {
         loop {
             let until = if self.is_busy() { Instant::now() + idle } else { self.last() + idle };
@@ -77,16 +78,17 @@ impl Drop for InFlight {
     }
 }
 
-/// A stream that fails its reader when a request's header was begun and not finished in time.
+/// A stream whose reads fail once a request's header has begun but has not ended in time.
 ///
-/// hyper's own header timeout also runs while a kept-alive connection waits for its next request; the API server keeps
-/// connections for 90 s and does not repeat a POST that meets a closing one. So the time starts with the header's first byte.
+/// hyper's own header timeout also runs while a kept-alive connection waits for its next request.
+/// The API server keeps connections for 90 s and does not retry a POST that meets a closing one, so
+/// here the time starts with the header's first byte.
 pub struct HeaderTimeout<S> {
     stream: S,
     activity: Arc<Activity>,
     limit: Duration,
     running: Option<Pin<Box<Sleep>>>,
-    /// How many requests had begun when the time started to run: one more, and the header was complete.
+    /// How many requests had begun when the time started; one more means the header is complete.
     begun: usize,
 }
 

@@ -1,4 +1,6 @@
-//! TLS: what is served with, how connections are accepted, how development certificates are made.
+//! TLS serving: the certificate in use, the accept loop, and the limits on connections.
+//!
+//! It never makes a certificate; `certificates` does.
 
 use std::sync::Arc;
 
@@ -16,11 +18,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub mod accept;
 mod activity;
-pub mod authority;
-pub mod issue;
-mod seats;
+mod slots;
 
-/// What new connections are served with.
+/// The certificate and TLS configuration that new connections are served with.
 #[derive(Debug)]
 pub struct Serving {
     pub config: Arc<ServerConfig>,
@@ -28,7 +28,7 @@ pub struct Serving {
     pub not_after: Timestamp,
 }
 
-/// Why files cannot be served with.
+/// Why PEM files cannot be used for serving.
 #[derive(Debug, Error)]
 pub enum TlsError {
     #[error("the certificate file has no certificate in PEM form")]
@@ -47,16 +47,28 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
-/// The one provider of cryptography, said everywhere: with two in a process, rustls refuses to guess.
+/// Whether a certificate is valid at a time, and why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum ValidityError {
+    #[error("not valid before {0}")]
+    NotYetValid(Timestamp),
+    #[error("expired at {0}")]
+    Expired(Timestamp),
+}
+
+/// The one provider of cryptography, always passed explicitly: with two providers linked into a
+/// process, rustls panics instead of choosing.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
 impl Serving {
-    /// Reads certificate chain, key and, if given, the CA that client certificates must come from: PEM files, in this order.
+    /// Parses PEM files in this order: certificate chain, key and, optionally, the CA that client
+    /// certificates must be issued by.
     ///
     /// # Errors
-    /// If one is not what it should be, or key and certificate do not belong together, as happens half-way through a swap.
+    /// If one cannot be parsed, or the key does not match the certificate, as happens while the
+    /// files are being replaced.
     pub fn parse(files: &[Vec<u8>]) -> Result<Self, TlsError> {
         let file = |index: usize| files.get(index).map(Vec::as_slice);
         let chain = certificates(file(0).unwrap_or_default())?;
@@ -82,19 +94,23 @@ impl Serving {
     /// Whether the certificate is valid at `now`.
     ///
     /// # Errors
-    /// Why not, for people.
-    pub fn check(&self, now: Timestamp) -> Result<(), String> {
+    /// If it is not valid yet, or has expired.
+    pub fn check(&self, now: Timestamp) -> Result<(), ValidityError> {
         if now < self.not_before {
-            Err(format!("not valid before {}", self.not_before))
+            Err(ValidityError::NotYetValid(self.not_before))
         } else if now > self.not_after {
-            Err(format!("expired at {}", self.not_after))
+            Err(ValidityError::Expired(self.not_after))
         } else {
             Ok(())
         }
     }
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// Every certificate in a PEM text; none if it has no certificate.
+///
+/// # Errors
+/// If a PEM section cannot be decoded.
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(TlsError::Pem)
 }
 
@@ -108,8 +124,13 @@ fn verifier(ca: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientC
         .map_err(|error| TlsError::ClientCa(error.to_string()))
 }
 
-fn validity(leaf: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), TlsError> {
-    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| TlsError::Certificate(error.to_string()))?;
+/// When a certificate starts and ends to be valid.
+///
+/// # Errors
+/// If it is not X.509.
+pub fn validity(certificate: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), TlsError> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|error| TlsError::Certificate(error.to_string()))?;
     let at = |time: x509_parser::time::ASN1Time| {
         Timestamp::from_second(time.timestamp()).map_err(|error| TlsError::Certificate(error.to_string()))
     };
@@ -118,33 +139,41 @@ fn validity(leaf: &CertificateDer<'_>) -> Result<(Timestamp, Timestamp), TlsErro
 
 #[cfg(test)]
 mod tests {
-    use super::{issue::Development, *};
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
 
-    fn made() -> Development {
-        Development::make(&["localhost".to_owned()], 1, Timestamp::now()).unwrap()
+    use super::*;
+
+    /// A certificate and its key, PEM.
+    fn pair() -> (String, String) {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        (cert.pem(), signing_key.serialize_pem())
     }
 
     #[test]
-    fn a_pair_that_belongs_together_is_served_with_until_its_end() {
-        let made = made();
-        let serving = Serving::parse(&[made.certificate.clone().into(), made.key.clone().into()]).unwrap();
-        assert_eq!(serving.not_after, made.not_after);
-        assert!(Serving::parse(&[made.certificate.into(), made.key.into(), made.ca.into()]).is_ok());
+    fn a_certificate_is_valid_from_its_start_to_its_end() {
+        let (certificate, key) = pair();
+        let serving = Serving::parse(&[certificate.clone().into(), key.clone().into()]).unwrap();
+        let second = jiff::SignedDuration::from_secs(1);
+        let (starts, ends) = (serving.not_before, serving.not_after);
+        assert_eq!(serving.check(starts - second), Err(ValidityError::NotYetValid(starts)));
+        assert_eq!((serving.check(starts), serving.check(ends)), (Ok(()), Ok(())));
+        assert_eq!(serving.check(ends + second), Err(ValidityError::Expired(ends)));
+        assert!(Serving::parse(&[certificate.clone().into(), key.into(), certificate.into()]).is_ok(), "a client CA");
     }
 
     #[test]
-    fn what_cannot_be_served_with_says_why() {
-        let (one, other) = (made(), made());
+    fn files_that_cannot_be_served_are_refused_with_the_reason() {
+        let ((certificate, key), (_, other_key)) = (pair(), pair());
         for (files, why) in [
-            ([one.certificate.clone(), other.key.clone()], "does not belong"),
-            ([String::new(), one.key.clone()], "no certificate"),
-            ([one.certificate.clone(), String::new()], "no private key"),
-            ([one.key.clone(), one.key.clone()], "no certificate"),
+            ([certificate.clone(), other_key], "does not belong"),
+            ([String::new(), key.clone()], "no certificate"),
+            ([certificate.clone(), String::new()], "no private key"),
+            ([key.clone(), key.clone()], "no certificate"),
         ] {
             let error = Serving::parse(&files.map(String::into_bytes)).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
-        let no_ca = Serving::parse(&[one.certificate.into(), one.key.into(), Vec::new()]);
+        let no_ca = Serving::parse(&[certificate.into(), key.into(), Vec::new()]);
         assert!(no_ca.unwrap_err().to_string().contains("client CA"));
     }
 }

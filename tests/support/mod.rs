@@ -12,10 +12,11 @@ use std::{
 
 use fencegate::{
     audit::Audit,
+    certificates::issue::Development,
     clock::Clock,
     cluster::{Cluster, Snapshot},
     server::{Certificates, Options, Server},
-    tls::{accept::Limits, issue::Development, provider},
+    tls::{accept::Limits, provider},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};

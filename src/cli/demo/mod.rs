@@ -29,12 +29,13 @@ use self::{
 };
 use crate::{
     audit::Audit,
+    certificates::issue::Development,
     clock::Clock,
     cluster::{Cluster, Snapshot},
     policy::review::Webhook,
     reload,
     server::{Certificates, IN_FLIGHT, Options, Server},
-    tls::{accept::Limits, issue::Development},
+    tls::accept::Limits,
 };
 
 mod client;

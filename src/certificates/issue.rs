@@ -1,4 +1,5 @@
-//! Development certificates: a CA of its own, and a serving certificate that it signed.
+//! What every serving certificate has, and development certificates: a CA and a serving certificate
+//! that it signed.
 
 use jiff::{SignedDuration, Timestamp};
 use rcgen::{
@@ -6,8 +7,8 @@ use rcgen::{
 };
 use thiserror::Error;
 
-/// A CA certificate, a serving certificate and its key, all PEM. The CA's own key is thrown away: nothing more can be signed
-/// with it, so trusting it trusts these certificates and no others.
+/// A CA certificate, a serving certificate and its key, all PEM. The CA's key is discarded: it can
+/// sign nothing more, so a client that trusts it trusts this one certificate only.
 #[derive(Clone)]
 pub struct Development {
     pub ca: String,
@@ -16,25 +17,27 @@ pub struct Development {
     pub not_after: Timestamp,
 }
 
-/// Why certificates could not be made.
+/// Why a certificate could not be made.
 #[derive(Debug, Error)]
 pub enum IssueError {
     #[error("{host:?} is neither a DNS name nor an IP address: {source}")]
     Host { host: String, source: rcgen::Error },
-    #[error("the certificate would not end within the calendar")]
+    #[error("the certificate would end outside the calendar")]
     Validity,
     #[error(transparent)]
     Sign(#[from] rcgen::Error),
 }
 
-/// Certificates are valid a little before they are made: clocks disagree.
+/// Certificates are valid from a little before they are made: clocks differ.
 const BACKDATED: SignedDuration = SignedDuration::from_mins(5);
 
 impl Development {
-    /// Makes a serving certificate for these DNS names and IP addresses, valid for `days` from `now`.
+    /// Makes a serving certificate for these DNS names and IP addresses, valid for `days` from
+    /// `now`.
     ///
     /// # Errors
-    /// If a host is no host, or the validity leaves the calendar.
+    /// If a host is neither a DNS name nor an IP address, or the validity ends outside the
+    /// calendar.
     pub fn make(hosts: &[String], days: u32, now: Timestamp) -> Result<Self, IssueError> {
         let lifetime = SignedDuration::from_hours(24 * i64::from(days));
         let not_after = now.checked_add(lifetime).map_err(|_| IssueError::Validity)?;
@@ -60,7 +63,8 @@ impl Development {
     }
 }
 
-/// A serving certificate for these DNS names and IP addresses, yet without its time.
+/// The parameters of a serving certificate for these DNS names and IP addresses, without its
+/// validity.
 pub(super) fn serving(hosts: &[String]) -> Result<CertificateParams, IssueError> {
     for host in hosts {
         CertificateParams::new([host.clone()]).map_err(|source| IssueError::Host { host: host.clone(), source })?;
@@ -73,7 +77,7 @@ pub(super) fn serving(hosts: &[String]) -> Result<CertificateParams, IssueError>
     Ok(leaf)
 }
 
-/// Writes down from when to when a certificate is valid.
+/// Sets a certificate's validity.
 pub(super) fn valid(
     params: &mut CertificateParams,
     not_before: Timestamp,

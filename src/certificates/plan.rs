@@ -1,0 +1,401 @@
+//! What one replica does next about certificates: a pure function of what it knows and has just
+//! read.
+//!
+//! No IO, no clock, no randomness, no waiting: `mod` reads, carries out the one step that [`plan`]
+//! returns, and reads again. Replicas share nothing but the Secret, the webhook configurations and
+//! the Lease, and each may stall or end between any two of its actions.
+//!
+//! # Law
+//!
+//! The serving certificate of a replica that counts itself accepted verifies under every `caBundle`
+//! that fencegate published and that any API server may still use: the stored one, and those it
+//! replaced less than [`Lifetimes::settle`] ago. One exception: if the Secret is lost and no
+//! replica remembers its CA, nobody can serve what the API servers trust. A replica that has no
+//! accepted certificate then uses the new CA as soon as its bundle is stored. `tests/certificates`
+//! holds the law.
+//!
+//! # Invariants behind it
+//!
+//! - **A bundle never replaces a newer one.** A reading takes the webhook configurations first and
+//!   the Secret after them, and a publish is conditional on the `resourceVersion` of the
+//!   configuration. Suppose that a replica publishes the bundle of Secret version *s* over that of
+//!   a later version *t*. The bundle of *t* was written either before the replica read the
+//!   configuration, and then its later read of the Secret had to find *t* or a version after it; or
+//!   afterwards, and then the publish fails with a conflict.
+//! - **A publish takes no CA of fencegate's out of a bundle before its time.** The Secret must list
+//!   every such CA first ([`Change::Adopt`]), and keeps it for [`Lifetimes::outlive`]. A CA leaves
+//!   the bundle before it leaves the Secret, so a CA that the Secret does not list was lost with an
+//!   earlier Secret, and replicas may still serve what it signed.
+//! - **A CA signs only after every API server trusts it.** `publishedAt` is stamped by a clock that
+//!   was read after the configurations, and compared with an allowance for the difference between
+//!   two clocks.
+//! - **No serving certificate outlives the trust in its CA.** Its life is counted from before the
+//!   Secret was read, so it ends at most one leaf lifetime after the CA was current. The CA is
+//!   dropped [`Lifetimes::outlive`] after it was replaced. This tolerates a pause of a twelfth of a
+//!   leaf lifetime, less the clock skew, between the decision to replace a CA and its write.
+//! - **A replica does not exchange an accepted certificate for one of a CA that it has not itself
+//!   seen published for `settle`**, which also covers a CA that was created because the Secret was
+//!   lost.
+//! - **The Lease keeps replicas from doing the same work; safety does not depend on it.**
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use jiff::Timestamp;
+use thiserror::Error;
+
+use super::{
+    authority::{Authority, Change, Next, Previous},
+    leaf::{Leaf, VerifyError},
+    lifetimes::Lifetimes,
+};
+use crate::{
+    cluster::registration::{Configuration, kind},
+    policy::review::Webhook,
+};
+
+/// A replica that has not renewed the Lease for this many intervals no longer holds it.
+const LEASE_INTERVALS: u32 = 3;
+
+/// What one replica remembers between readings.
+pub struct Known {
+    /// Identifies this replica as the holder of the Lease.
+    pub identity: String,
+    /// The API server calls this name or address.
+    pub host: String,
+    /// Time between two looks.
+    pub interval: Duration,
+    /// The serving certificate in use.
+    pub leaf: Leaf,
+    /// The CA in the Secret when it was last readable.
+    remembered: Option<Authority>,
+    /// The version of the Lease, and when this replica first saw it. The times in the Lease itself
+    /// are of another replica's clock.
+    lease: Option<(String, Duration)>,
+    /// The CAs (PEM) that every configuration has had in each reading since this time.
+    published: BTreeMap<String, Duration>,
+}
+
+/// The clocks of one replica.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Its wall clock.
+    pub wall: Timestamp,
+    /// Its monotonic clock: time since any fixed moment.
+    pub monotonic: Duration,
+}
+
+/// What came of reading one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read<T> {
+    Absent,
+    /// It could not be read; the reason names the object.
+    Failed(String),
+    Found(T),
+}
+
+/// What came of reading the Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    Absent,
+    /// It holds no CA that can sign now; the reason.
+    Unusable(String),
+    Usable(Authority),
+}
+
+/// The Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Empty if nobody holds it.
+    pub holder: String,
+    /// Changes with every renewal.
+    pub version: String,
+}
+
+/// One reading: the configurations first, the Secret and the Lease after them.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The wall clock before the reading began.
+    pub began: Timestamp,
+    /// Both webhook configurations.
+    pub configurations: [(Webhook, Read<Configuration>); 2],
+    pub secret: Secret,
+    pub lease: Read<Lease>,
+}
+
+/// The one thing to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until the next look.
+    Rest(Why),
+    /// Nothing can be done before someone else removes the obstacle.
+    Blocked(Obstacle),
+    /// Take or renew the Lease, then read again.
+    TakeLease(Why),
+    /// Make a CA, trusting the certificates that are published (PEM), and create or replace the
+    /// Secret.
+    Create { published: Vec<u8>, why: Why },
+    /// Create or replace the Secret with the CA that this replica remembers.
+    Restore { authority: Authority, why: Why },
+    /// Replace the CA in the Secret by its changed form.
+    Change { authority: Authority, change: Change, why: Why },
+    /// Write `caBundle` of one webhook configuration, if it still has this version.
+    Publish { webhook: Webhook, bundle: String, version: String, why: Why },
+    /// Sign a serving certificate whose life begins at `from`, and serve with it.
+    Sign { authority: Authority, from: Timestamp, why: Why },
+}
+
+/// The reason for a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    UpToDate,
+    LeaseHeldBy(String),
+    LeaseFree,
+    LeaseExpired(String),
+    LeaseRenewal,
+    SecretAbsent,
+    SecretUnusable(String),
+    UnknownCa,
+    BundleDiffers(Webhook),
+    CaNearItsEnd,
+    NextPublished,
+    NextSettled,
+    PreviousUnused,
+    LeafNotAccepted,
+    LeafNearItsEnd,
+    CaReplaced,
+}
+
+/// What keeps a replica from doing anything.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Obstacle {
+    #[error("{0}")]
+    Unreadable(String),
+    #[error("there is no webhook configuration named fencegate: no API server calls")]
+    NoConfiguration,
+}
+
+/// Whether API servers accept the serving certificate: whether it verifies under every `caBundle`.
+#[derive(Debug)]
+pub enum Acceptance {
+    Accepted,
+    Rejected(Rejection),
+}
+
+/// Why API servers do not accept the serving certificate, or why that is not known.
+#[derive(Debug, Error)]
+pub enum Rejection {
+    #[error("not published yet")]
+    NotPublished,
+    #[error("under caBundle of the {}: {source}", kind(*webhook))]
+    Bundle { webhook: Webhook, source: VerifyError },
+    #[error("{0}")]
+    Unknown(String),
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::UpToDate => "everything is up to date",
+            Self::LeaseHeldBy(holder) => return write!(formatter, "{holder:?} holds the Lease and writes"),
+            Self::LeaseFree => "nobody holds the Lease",
+            Self::LeaseExpired(holder) => return write!(formatter, "{holder:?} did not renew the Lease in time"),
+            Self::LeaseRenewal => "the Lease must be renewed before writing",
+            Self::SecretAbsent => "the Secret does not exist",
+            Self::SecretUnusable(why) => return write!(formatter, "the Secret is not usable: {why}"),
+            Self::UnknownCa => "an earlier CA is published and the Secret does not list it",
+            Self::BundleDiffers(webhook) => {
+                return write!(formatter, "caBundle of the {} is not what the Secret requires", kind(*webhook));
+            }
+            Self::CaNearItsEnd => "less than a third of the CA's life is left",
+            Self::NextPublished => "every webhook configuration has the next CA",
+            Self::NextSettled => "every API server trusts the next CA",
+            Self::PreviousUnused => "everything that the previous CA signed has expired",
+            Self::LeafNotAccepted => "the serving certificate is not accepted and not of the current CA",
+            Self::LeafNearItsEnd => "less than a third of the serving certificate's life is left",
+            Self::CaReplaced => "the CA was replaced",
+        };
+        formatter.write_str(text)
+    }
+}
+
+impl Known {
+    pub fn new(identity: String, host: String, interval: Duration, leaf: Leaf) -> Self {
+        Self { identity, host, interval, leaf, remembered: None, lease: None, published: BTreeMap::new() }
+    }
+
+    /// Takes note of a reading. `now` was read after it.
+    pub fn observe(&mut self, seen: &Seen, now: Now) {
+        if let Read::Found(Lease { version, .. }) = &seen.lease
+            && self.lease.as_ref().is_none_or(|(known, _)| known != version)
+        {
+            self.lease = Some((version.clone(), now.monotonic));
+        }
+        let Secret::Usable(authority) = &seen.secret else { return };
+        let is_published = |ca: &&str| seen.bundles().all(|(_, bundle)| has(&bundle.ca_bundle, ca));
+        let since = |ca: &str| self.published.get(ca).copied().unwrap_or(now.monotonic);
+        self.published = authority.signers().filter(is_published).map(|ca| (ca.to_owned(), since(ca))).collect();
+        self.remembered = Some(authority.clone());
+    }
+
+    /// Whether this replica has seen the CA published for at least `settle`.
+    fn has_settled(&self, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> bool {
+        let since = self.published.get(authority.current());
+        since.is_some_and(|since| now.monotonic.saturating_sub(*since) >= lifetimes.settle.unsigned_abs())
+    }
+}
+
+impl Seen {
+    /// The configurations that exist.
+    fn bundles(&self) -> impl Iterator<Item = (Webhook, &Configuration)> {
+        self.configurations.iter().filter_map(|(webhook, read)| match read {
+            Read::Found(configuration) => Some((*webhook, configuration)),
+            Read::Absent | Read::Failed(_) => None,
+        })
+    }
+
+    fn unreadable(&self) -> Option<Obstacle> {
+        self.configurations.iter().find_map(|(_, read)| match read {
+            Read::Failed(why) => Some(Obstacle::Unreadable(why.clone())),
+            Read::Absent | Read::Found(_) => None,
+        })
+    }
+
+    /// Everything that is published, PEM.
+    fn published(&self) -> Vec<u8> {
+        let mut bundles: Vec<&[u8]> = self.bundles().map(|(_, found)| found.ca_bundle.as_slice()).collect();
+        bundles.dedup();
+        bundles.join(&b'\n')
+    }
+}
+
+/// Whether API servers accept the certificate in use. `None` if the reading does not show it: a
+/// configuration could not be read, or neither exists.
+pub fn acceptance(known: &Known, seen: &Seen, now: Now) -> Option<Acceptance> {
+    if seen.unreadable().is_some() || seen.bundles().next().is_none() {
+        return None;
+    }
+    let rejected = seen.bundles().find_map(|(webhook, configuration)| {
+        let verified = known.leaf.verify(&configuration.ca_bundle, &known.host, now.wall);
+        verified.err().map(|source| Rejection::Bundle { webhook, source })
+    });
+    Some(rejected.map_or(Acceptance::Accepted, Acceptance::Rejected))
+}
+
+/// What to do next, after [`Known::observe`] took note of the same reading. `now` was read after
+/// it.
+pub fn plan(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Step {
+    if let Some(obstacle) = seen.unreadable() {
+        return Step::Blocked(obstacle);
+    }
+    let authority = match &seen.secret {
+        Secret::Usable(authority) => authority,
+        Secret::Absent => return replace_secret(known, seen, now, Why::SecretAbsent),
+        Secret::Unusable(why) => return replace_secret(known, seen, now, Why::SecretUnusable(why.clone())),
+    };
+    if seen.bundles().next().is_none() {
+        return Step::Blocked(Obstacle::NoConfiguration);
+    }
+    if let Some(why) = sign(known, seen, authority, now, lifetimes) {
+        return Step::Sign { authority: authority.clone(), from: seen.began, why };
+    }
+    match write(seen, authority, now, lifetimes) {
+        Some(step) => with_lease(known, &seen.lease, now, step),
+        None => Step::Rest(Why::UpToDate),
+    }
+}
+
+/// A Secret without a usable CA is replaced by whichever replica comes first, with the CA that it
+/// remembers if API servers trust that one, else with a new CA.
+fn replace_secret(known: &Known, seen: &Seen, now: Now, why: Why) -> Step {
+    let is_trusted = |authority: &Authority| {
+        // A bundle without any usable certificate was wiped: that is no sign of another CA.
+        let mut used = seen.bundles().filter(|(_, found)| has_certificate(&found.ca_bundle));
+        used.all(|(_, found)| has(&found.ca_bundle, authority.current()))
+    };
+    match &known.remembered {
+        Some(authority) if authority.is_valid(now.wall) && is_trusted(authority) => {
+            Step::Restore { authority: authority.clone().restored(), why }
+        }
+        _ => Step::Create { published: seen.published(), why },
+    }
+}
+
+/// Whether to sign a serving certificate, and why.
+fn sign(known: &Known, seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<Why> {
+    let is_accepted = matches!(acceptance(known, seen, now), Some(Acceptance::Accepted));
+    if known.leaf.is_signed_by(authority) {
+        known.leaf.is_near_its_end(now.wall, lifetimes).then_some(Why::LeafNearItsEnd)
+    } else if !is_accepted {
+        // Before the CA is published, this gains nothing and costs nothing.
+        Some(Why::LeafNotAccepted)
+    } else {
+        known.has_settled(authority, now, lifetimes).then_some(Why::CaReplaced)
+    }
+}
+
+/// The next write of the replica that holds the Lease: what is published is completed before the CA
+/// changes again.
+fn write(seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
+    let unknown = authority.unknown_in(&seen.published());
+    if !unknown.is_empty() {
+        let change = Change::Adopt(unknown);
+        return Some(Step::Change { authority: authority.clone(), change, why: Why::UnknownCa });
+    }
+    let bundle = authority.bundle(now.wall);
+    if let Some((webhook, found)) = seen.bundles().find(|(_, found)| found.ca_bundle != bundle.as_bytes()) {
+        let (version, why) = (found.version.clone(), Why::BundleDiffers(webhook));
+        return Some(Step::Publish { webhook, bundle, version, why });
+    }
+    let (change, why) = change_of_published(authority, now, lifetimes)?;
+    Some(Step::Change { authority: authority.clone(), change, why })
+}
+
+/// The change that is due to a CA that every configuration publishes as it is.
+fn change_of_published(authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<(Change, Why)> {
+    match (&authority.next, &authority.previous) {
+        (_, Some(Previous { until, .. })) if *until <= now.wall => Some((Change::DropPrevious, Why::PreviousUnused)),
+        (None, _) if authority.remaining(now.wall) < lifetimes.replace_ca() => {
+            Some((Change::AddNext, Why::CaNearItsEnd))
+        }
+        (Some(Next { published_at: None, .. }), _) => Some((Change::NotePublished, Why::NextPublished)),
+        (Some(Next { published_at: Some(at), .. }), None)
+            if now.wall.duration_since(*at) >= lifetimes.settle_anywhere() =>
+        {
+            Some((Change::Promote, Why::NextSettled))
+        }
+        _ => None,
+    }
+}
+
+/// The step itself for the holder of the Lease, else taking the Lease or leaving the step to the
+/// holder.
+fn with_lease(known: &Known, lease: &Read<Lease>, now: Now, step: Step) -> Step {
+    let lease = match lease {
+        Read::Failed(why) => return Step::Blocked(Obstacle::Unreadable(why.clone())),
+        Read::Absent => return Step::TakeLease(Why::LeaseFree),
+        Read::Found(lease) if lease.holder.is_empty() => return Step::TakeLease(Why::LeaseFree),
+        Read::Found(lease) => lease,
+    };
+    let since = known.lease.as_ref().map_or(now.monotonic, |(_, since)| *since);
+    let unchanged_for = now.monotonic.saturating_sub(since);
+    if lease.holder == known.identity {
+        if unchanged_for < known.interval { step } else { Step::TakeLease(Why::LeaseRenewal) }
+    } else if unchanged_for < known.interval * LEASE_INTERVALS {
+        Step::Rest(Why::LeaseHeldBy(lease.holder.clone()))
+    } else {
+        Step::TakeLease(Why::LeaseExpired(lease.holder.clone()))
+    }
+}
+
+/// How long the Lease lasts without renewal.
+pub fn lease_duration(interval: Duration) -> Duration {
+    interval * LEASE_INTERVALS
+}
+
+fn has(bundle: &[u8], ca: &str) -> bool {
+    std::str::from_utf8(bundle).is_ok_and(|bundle| bundle.contains(ca))
+}
+
+fn has_certificate(bundle: &[u8]) -> bool {
+    crate::tls::certificates(bundle).is_ok_and(|certificates| !certificates.is_empty())
+}

@@ -1,0 +1,325 @@
+//! The law of self-managed certificates under crashes, stalls, lost requests, wrong clocks and
+//! people who delete things; see `certificates::plan`. And golden transcripts: which steps, in
+//! which order, for which reason.
+
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+mod world;
+
+use std::time::Duration;
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use world::{Fault, INTERVAL, LIFETIMES, Replica, Store};
+
+/// Something that happens. A replica is chosen by its number modulo how many there are.
+#[derive(Clone, Debug)]
+enum Event {
+    Pass(Duration),
+    /// Hours in which every replica looks and nothing fails.
+    Quiet(u8),
+    Look(usize),
+    Act(usize, Fault),
+    /// Everyone but this replica looks at every interval, until its Lease has expired.
+    Stall(usize),
+    /// Hours in which everyone but this replica looks.
+    CutOff(usize, u8),
+    Restart(usize),
+    LoseSecret {
+        overwrite: bool,
+    },
+    Wipe(usize),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let seconds = prop_oneof![5 => 1..20_u64, 4 => 20..90_u64, 3 => 60..900_u64, 1 => 900..3600_u64];
+    let fault = prop_oneof![8 => Just(Fault::None), 1 => Just(Fault::Lost), 1 => Just(Fault::AnswerLost)];
+    let event = prop_oneof![
+        12 => seconds.prop_map(|seconds| Event::Pass(Duration::from_secs(seconds))),
+        2 => (1..6_u8).prop_map(Event::Quiet),
+        8 => (0..4_usize).prop_map(Event::Look),
+        20 => (0..4_usize, fault).prop_map(|(replica, fault)| Event::Act(replica, fault)),
+        2 => (0..4_usize).prop_map(Event::Stall),
+        1 => (0..4_usize, 1..8_u8).prop_map(|(replica, hours)| Event::CutOff(replica, hours)),
+        2 => (0..4_usize).prop_map(Event::Restart),
+        1 => any::<bool>().prop_map(|overwrite| Event::LoseSecret { overwrite }),
+        1 => (0..2_usize).prop_map(Event::Wipe),
+    ];
+    vec(event, 80..200)
+}
+
+/// Replicas that share a store.
+struct World {
+    store: Store,
+    replicas: Vec<Replica>,
+}
+
+impl World {
+    fn new(skews: &[i64], configurations: [bool; 2]) -> Self {
+        let store = Store::new(configurations);
+        let start = |(number, skew): (usize, &i64)| Replica::start(number, *skew, &store);
+        Self { replicas: skews.iter().enumerate().map(start).collect(), store }
+    }
+
+    fn check(&mut self) {
+        for replica in &self.replicas {
+            if let Some(why) = self.store.broken(replica) {
+                let transcripts: Vec<_> = self.replicas.iter().map(Replica::reasons).collect();
+                panic!("{why} at {:?}: {transcripts:#?}", self.store.time);
+            }
+        }
+    }
+
+    /// Every replica looks once.
+    fn round(&mut self) {
+        for replica in &mut self.replicas {
+            replica.look(&mut self.store);
+        }
+        self.check();
+    }
+
+    fn rounds(&mut self, count: usize, pause: Duration) {
+        for _ in 0..count {
+            self.store.time += pause;
+            self.check();
+            self.round();
+        }
+    }
+
+    fn rounds_of(&mut self, replica: usize, count: usize) {
+        for _ in 0..count {
+            self.store.time += INTERVAL;
+            self.replicas[replica].look(&mut self.store);
+            self.check();
+        }
+    }
+
+    fn rounds_without(&mut self, absent: usize, count: usize, pause: Duration) {
+        for _ in 0..count {
+            self.store.time += pause;
+            self.check();
+            for (number, replica) in self.replicas.iter_mut().enumerate() {
+                if number != absent {
+                    replica.look(&mut self.store);
+                }
+            }
+            self.check();
+        }
+    }
+
+    fn happen(&mut self, event: &Event) {
+        let count = self.replicas.len();
+        match *event {
+            Event::Pass(time) => self.store.time += time,
+            Event::Quiet(hours) => self.rounds(usize::from(hours), Duration::from_hours(1)),
+            Event::Look(replica) => self.replicas[replica % count].look(&mut self.store),
+            Event::Act(replica, fault) => self.replicas[replica % count].act(&mut self.store, fault),
+            Event::Stall(replica) => self.rounds_without(replica % count, 5, INTERVAL),
+            Event::CutOff(replica, hours) => {
+                self.rounds_without(replica % count, usize::from(hours), Duration::from_hours(1));
+            }
+            Event::Restart(replica) => self.replicas[replica % count].restart(&self.store),
+            Event::LoseSecret { overwrite } => self.store.lose_secret(overwrite),
+            Event::Wipe(index) => {
+                if self.store.exists(index) {
+                    self.store.wipe(index);
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn reasons(&self, replica: usize) -> Vec<String> {
+        self.replicas[replica].reasons()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.replicas.iter().all(|replica| replica.is_ready(self.store.time))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, max_shrink_iters: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_accepted_certificate_is_rejected_by_a_bundle_in_use(
+        skews in vec(-300..=300_i64, 2..=4),
+        configurations in select(&[[true, true], [true, true], [true, false], [false, true]][..]),
+        events in events(),
+    ) {
+        let mut world = World::new(&skews, configurations);
+        for event in &events {
+            world.happen(event);
+        }
+        // Without further faults, every replica is accepted soon: the Lease of a replica that
+        // stalled lasts three intervals.
+        world.rounds(8, INTERVAL);
+        prop_assert!(world.is_ready(), "not every replica is accepted");
+        // And the CA is replaced before its end, while every replica stays accepted.
+        let first = world.store.authority().unwrap().current().to_owned();
+        for _ in 0..LIFETIMES.ca.as_hours() {
+            world.rounds(1, Duration::from_hours(1));
+            prop_assert!(world.is_ready(), "a replica lost its acceptance");
+        }
+        let last = world.store.authority().unwrap();
+        prop_assert_ne!(last.current(), first.as_str());
+    }
+}
+
+#[test]
+fn one_replica_alone_creates_publishes_and_is_accepted() {
+    let mut world = World::new(&[0], [true, true]);
+    world.round();
+    assert_eq!(
+        world.reasons(0),
+        [
+            "Create: the Secret does not exist",
+            "Sign: the serving certificate is not accepted and not of the current CA",
+            "TakeLease: nobody holds the Lease",
+            "Publish: caBundle of the MutatingWebhookConfiguration is not what the Secret requires",
+            "Publish: caBundle of the ValidatingWebhookConfiguration is not what the Secret requires",
+            "Rest",
+        ]
+    );
+    assert!(world.is_ready());
+}
+
+#[test]
+fn a_second_replica_leaves_writing_to_the_holder_of_the_lease() {
+    let mut world = World::new(&[0, 0], [true, true]);
+    world.round();
+    world.store.wipe(0);
+    world.replicas[1].look(&mut world.store);
+    assert_eq!(
+        world.reasons(1),
+        [
+            "Sign: the serving certificate is not accepted and not of the current CA",
+            "Rest",
+            "Rest: \"fencegate-0\" holds the Lease and writes",
+        ]
+    );
+    world.store.time += INTERVAL * 3;
+    world.replicas[1].look(&mut world.store);
+    assert_eq!(
+        world.reasons(1)[3..],
+        [
+            "TakeLease: \"fencegate-0\" did not renew the Lease in time",
+            "Publish: caBundle of the MutatingWebhookConfiguration is not what the Secret requires",
+            "Rest",
+        ]
+    );
+}
+
+#[test]
+fn a_lost_secret_is_restored_by_a_replica_that_remembers_it() {
+    let mut world = World::new(&[0], [true, true]);
+    world.round();
+    let before = world.store.authority();
+    for overwrite in [false, true] {
+        world.store.lose_secret(overwrite);
+        world.rounds(1, INTERVAL);
+        assert_eq!(world.store.authority(), before);
+    }
+    assert!(world.reasons(0).contains(&"Restore: the Secret does not exist".to_owned()));
+}
+
+#[test]
+fn a_ca_that_nobody_remembers_is_replaced_and_trusted_until_its_certificates_have_expired() {
+    let mut world = World::new(&[0, 0], [true, true]);
+    world.round();
+    let lost = world.store.authority().unwrap();
+    world.store.lose_secret(false);
+    world.replicas[0].restart(&world.store);
+    world.replicas[0].look(&mut world.store);
+    world.check();
+    // The other one keeps its certificate until it has seen the new CA published for `settle`.
+    world.rounds(5, INTERVAL);
+    assert!(world.replicas[1].leaf().is_signed_by(&lost) && world.is_ready());
+    world.rounds(7, INTERVAL);
+    let created = world.store.authority().unwrap();
+    assert!(world.replicas[1].leaf().is_signed_by(&created) && world.is_ready());
+    assert!(world.store.published(0).contains(lost.current()));
+    world.rounds(7, Duration::from_hours(1));
+    assert!(!world.store.published(0).contains(lost.current()) && world.is_ready());
+}
+
+#[test]
+fn a_ca_is_replaced_step_by_step() {
+    let mut world = World::new(&[0], [true, true]);
+    world.round();
+    world.rounds(14, Duration::from_hours(1));
+    world.replicas[0].steps.clear();
+    world.rounds(9, Duration::from_hours(1));
+    let mut reasons = world.reasons(0);
+    reasons.retain(|reason| {
+        let is_routine = |name: &str| reason.starts_with(name);
+        !["Rest", "TakeLease", "Publish"].into_iter().any(is_routine) && !reason.ends_with("certificate's life is left")
+    });
+    assert_eq!(
+        reasons,
+        [
+            "AddNext: less than a third of the CA's life is left",
+            "NotePublished: every webhook configuration has the next CA",
+            "Promote: every API server trusts the next CA",
+            "Sign: the CA was replaced",
+            "DropPrevious: everything that the previous CA signed has expired",
+        ]
+    );
+}
+
+/// Two replicas whose clocks differ by ten minutes, the one behind holding the Lease, up to the
+/// moment at which it has noted that the next CA is published.
+fn skewed_world_with_a_next_ca() -> World {
+    let mut world = World::new(&[-300, 300], [true, true]);
+    world.round();
+    world.rounds(13, Duration::from_hours(1));
+    world.store.time += Duration::from_mins(66);
+    world.replicas[0].look(&mut world.store);
+    let reasons = world.reasons(0);
+    assert!(reasons.iter().any(|reason| reason.starts_with("NotePublished")), "{reasons:#?}");
+    world
+}
+
+#[test]
+fn a_clock_that_is_ahead_does_not_let_the_next_ca_sign_before_every_api_server_trusts_it() {
+    let mut world = skewed_world_with_a_next_ca();
+    // The other one takes the Lease 30 s later, and a third one starts right after it.
+    for _ in 0..5 {
+        world.store.time += INTERVAL;
+        world.replicas[1].look(&mut world.store);
+        world.replicas[0].restart(&world.store);
+        world.replicas[0].look(&mut world.store);
+        world.check();
+    }
+    assert!(world.is_ready());
+}
+
+#[test]
+fn a_stalled_replica_does_not_publish_an_older_bundle_over_a_newer_one() {
+    let mut world = World::new(&[0, 0], [true, true]);
+    world.round();
+    world.store.wipe(0);
+    // The first replica stalls between its plan to publish and the write.
+    world.store.time += INTERVAL;
+    for _ in 0..5 {
+        world.replicas[0].act(&mut world.store, Fault::None);
+    }
+    world.store.lose_secret(false);
+    world.store.time += INTERVAL * 3;
+    world.replicas[1].restart(&world.store);
+    world.rounds_of(1, 8);
+    world.replicas[0].act(&mut world.store, Fault::None);
+    world.check();
+}
+
+#[test]
+fn a_replica_that_is_cut_off_while_the_ca_is_replaced_is_not_ready_before_its_ca_is_dropped() {
+    let mut world = World::new(&[0, 0], [true, true]);
+    world.round();
+    world.rounds(14, Duration::from_hours(1));
+    world.rounds_without(1, 1, Duration::from_hours(1));
+    assert!(world.is_ready());
+    world.rounds_without(1, 7, Duration::from_hours(1));
+    assert!(!world.is_ready() && world.replicas[0].is_ready(world.store.time));
+    world.rounds(1, INTERVAL);
+    assert!(world.is_ready(), "it has caught up");
+}
