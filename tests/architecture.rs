@@ -196,6 +196,30 @@ fn comments_wrap_at_100_columns() {
     assert!(too_long.is_empty(), "comments that are too long:\n{}", too_long.join("\n"));
 }
 
+/// A name in backticks with at least three underscores is the name of a test.
+#[test]
+fn the_tests_that_documents_name_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let code: String = ["src", "tests"]
+        .iter()
+        .flat_map(|folder| sources(&root.join(folder)))
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let mut named = 0;
+    for document in ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "docs/operations.md", "docs/threat-model.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        let is_test = |word: &&str| {
+            word.matches('_').count() >= 3
+                && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        };
+        for test in text.split('`').filter(is_test) {
+            assert!(code.contains(&format!("fn {test}(")), "{document} names {test}, which does not exist");
+            named += 1;
+        }
+    }
+    assert!(named >= 10, "{named} tests are named");
+}
+
 #[test]
 fn uses_are_found_even_within_braces() {
     let code = "use crate::{\n    a::{b, c},\n    d,\n    e::f,\n};\ncrate::g::h();\n";

@@ -1,4 +1,4 @@
-//! Certificates that the replicas make and renew themselves, and what becomes of them when someone breaks something.
+//! Certificates that the replicas make and renew themselves, also while someone breaks something.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -97,7 +97,7 @@ async fn a_ca_is_replaced_under_load_without_one_failed_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_broken_is_mended_and_nothing_else_is_changed() {
+async fn broken_objects_are_repaired_and_nothing_else_is_changed() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard_with(&plane, 2).await;
     let (ca, before) = (signs(&plane).await, all_but_bundles(&plane).await);
@@ -152,7 +152,7 @@ async fn a_replica_that_was_cut_off_while_the_others_moved_on_is_not_ready_until
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_the_right_to_write_or_read_it_says_which_is_missing() {
+async fn a_missing_permission_is_named_verb_by_verb() {
     let plane = plane_with_alice().await;
     let mut gate = Gate::guard(&plane).await;
     let rbac = "/apis/rbac.authorization.k8s.io/v1";
