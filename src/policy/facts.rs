@@ -44,6 +44,7 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Both verbs.
     pub const ALL: [Self; 2] = [Self::Attest, Self::BreakGlass];
 
     /// The ClusterRole in the manifests that grants the verb.
@@ -214,6 +215,7 @@ macro_rules! custom_kinds {
         }
 
         impl CustomKind {
+            /// All custom kinds.
             pub const ALL: &[Self] = &[$(Self::$kind,)+];
 
             /// Where the API server serves the kind.
