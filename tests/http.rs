@@ -1,4 +1,5 @@
-//! The HTTP layer through the router: responses to bodies that are not reviews, and the limit on bodies.
+//! The HTTP layer through the router: responses to bodies that are not reviews, and the limit on
+//! bodies.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot run fails")]
 

@@ -1,4 +1,5 @@
-//! Certificates that the replicas make and renew themselves, and what becomes of them when someone breaks something.
+//! Certificates that the replicas make and renew themselves, and what becomes of them when someone
+//! breaks something.
 
 use http::Method;
 use serde_json::{Value, json};

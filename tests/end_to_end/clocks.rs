@@ -19,7 +19,8 @@ fn stored_at(lease: &Value) -> Timestamp {
     owning.map(|entry| entry["time"].as_str().unwrap().parse().unwrap()).max().unwrap()
 }
 
-/// The field managers of the two clients. The API server would derive the same from their User-Agent.
+/// The field managers of the two clients. The API server would derive the same from their
+/// User-Agent.
 const KUBELET: &str = "fieldManager=kubelet";
 const KUBECTL: &str = "fieldManager=kubectl-label";
 

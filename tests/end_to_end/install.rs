@@ -84,7 +84,8 @@ fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// Joins the lines of every text, such as a CEL program's: the YAML writer decides where they break.
+/// Joins the lines of every text, such as a CEL program's: the YAML writer decides where they
+/// break.
 fn fold(value: &mut Value) {
     match value {
         Value::String(text) => *text = text.split_whitespace().collect::<Vec<_>>().join(" "),
