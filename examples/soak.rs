@@ -44,8 +44,9 @@ const SLOW_BODIES: usize = 200;
 const LARGE_BODIES: usize = 4;
 /// Clients that send random bytes.
 const GARBAGE: usize = 20;
-/// Connections of the honest client, and the calls on each of them in a second.
+/// Connections of the honest client.
 const HONEST: usize = 5;
+/// Calls in a second on each of them: many more than a cluster has guarded writes.
 const EACH: u64 = 100;
 /// KiB: the memory limit in the manifests, 512 MiB, minus a quarter.
 const MOST_MEMORY: usize = 384 * 1024;

@@ -1,7 +1,8 @@
 //! Self-managed certificates: the replicas agree on one CA through a Secret, each signs its own
 //! serving certificate in memory, and one of them writes the CA into the webhook configurations.
 //!
-//! [`plan`] decides; this module only reads, carries out the one step that is due, and reads again.
+//! [`plan`](mod@plan) decides; this module only reads, carries out the one step that is due, and
+//! reads again.
 //!
 //! No replica needs another one to serve. A replica that cannot read keeps what it has; its serving
 //! certificate expires before the CA that signed it stops being trusted, and then it is not ready.

@@ -43,6 +43,7 @@ pub struct Live {
 }
 
 impl Live {
+    /// Reads facts with this client.
     pub fn new(client: Client) -> Self {
         Self { api: Api::new(client) }
     }

@@ -21,6 +21,7 @@ pub enum Method {
 }
 
 impl Method {
+    /// All methods, in the order in which messages list them.
     pub const ALL: [Self; 5] =
         [Self::PowerOff, Self::InstanceStop, Self::NetworkIsolation, Self::StorageIsolation, Self::HardwareRemoval];
 

@@ -28,6 +28,7 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// The name in the configuration and in the audit log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -49,6 +50,7 @@ macro_rules! codes {
             /// All codes, in the order of the contract. A message lists them in this order.
             pub const ALL: &[Self] = &[$(Self::$code,)+];
 
+            /// The name in messages, in the configuration, in metrics and in the audit log.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$code => stringify!($code),)+ }
             }
@@ -130,7 +132,9 @@ impl fmt::Display for Code {
     }
 }
 
-/// A check that failed, and the values that were judged.
+/// A check that failed, and the values that were judged. `last_heartbeat`, `renewed` and `age` are
+/// the time from the event to now, negative if the event is ahead of the gate's clock. `ahead` is
+/// the opposite.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     NodeStillReady { last_heartbeat: Option<SignedDuration> },
@@ -163,6 +167,7 @@ pub struct Forgery {
 }
 
 impl Reason {
+    /// The code of the check that failed.
     pub fn code(&self) -> Code {
         match self {
             Self::NodeStillReady { .. } => Code::NodeStillReady,

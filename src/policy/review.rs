@@ -12,6 +12,7 @@ pub enum Webhook {
 }
 
 impl Webhook {
+    /// Both webhooks.
     pub const ALL: [Self; 2] = [Self::Mutate, Self::Validate];
 
     /// The name in the audit log, in metrics and on the command line.
@@ -28,7 +29,9 @@ impl Webhook {
 pub struct Review {
     pub uid: String,
     pub dry_run: bool,
+    /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     pub operation: String,
+    /// For example `status`. Empty for the object itself.
     pub subresource: String,
     pub user: User,
     pub content: Content,

@@ -23,6 +23,7 @@ pub enum Transition {
 }
 
 impl Transition {
+    /// All transitions, the most consequential first.
     pub const ALL: [Self; 5] = [Self::Place, Self::Delete, Self::Release, Self::Amend, Self::Attest];
 
     /// The name in the contract, in metrics and in the audit log.
@@ -75,6 +76,7 @@ impl Transitions {
         self.0.is_empty()
     }
 
+    /// Whether the write makes this transition.
     pub fn contains(&self, transition: Transition) -> bool {
         self.0.contains(&transition)
     }

@@ -97,6 +97,7 @@ async fn the_match_conditions_can_be_evaluated_for_every_shape_of_a_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_heartbeats_of_100_nodes_do_not_reach_the_gate_and_long_lists_are_read_completely() {
+    /// Enough Nodes for many heartbeats in a second.
     const CROWD: usize = 100;
     let mut plane = plane_with_alice().await;
     plane.start_crowd();

@@ -421,6 +421,7 @@ fn binaries() -> PathBuf {
 /// A free port. It is below the range from which the kernel gives ports to clients, and it is never
 /// returned twice.
 pub fn free_port() -> u16 {
+    // Above the ports of well-known services, below Linux' default `ip_local_port_range`.
     const FIRST: u16 = 20_000;
     const LAST: u16 = 32_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);

@@ -50,6 +50,7 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// A client of the server at `address` that trusts only `ca`, in PEM.
     pub fn new(address: SocketAddr, ca: &str) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes())?)?;

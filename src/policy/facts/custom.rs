@@ -38,6 +38,7 @@ macro_rules! custom_kinds {
         }
 
         impl CustomKind {
+            /// All custom kinds.
             pub const ALL: &[Self] = &[$(Self::$kind,)+];
 
             /// Where the API server serves the kind.

@@ -40,6 +40,7 @@ pub enum Verb {
 }
 
 impl Verb {
+    /// Both verbs.
     pub const ALL: [Self; 2] = [Self::Attest, Self::BreakGlass];
 
     /// The ClusterRole in the manifests that grants the verb.

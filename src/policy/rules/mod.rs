@@ -171,6 +171,7 @@ pub(super) mod testing {
         run_with(rule, request, facts, &Settings::default())
     }
 
+    /// Runs one rule with these settings. `None` if it does not apply.
     pub fn run_with(rule: &Rule, request: &Request, facts: &Facts, settings: &Settings) -> Option<Outcome> {
         let assessment = Assessment::new(Proposal::new(request, settings), facts);
         (rule.applies)(&assessment.proposal).then(|| (rule.check)(&assessment))

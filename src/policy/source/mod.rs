@@ -46,6 +46,7 @@ macro_rules! sources {
         }
 
         impl Source {
+            /// All sources, in the order in which messages list them.
             pub const ALL: &[Self] = &[$(Self::$source,)+];
 
             fn row(self) -> &'static Row {
@@ -56,7 +57,7 @@ macro_rules! sources {
 }
 
 sources! {
-    /// Whoever fenced the node wrote evidence on it (contract section 2).
+    /// Whoever fenced the node wrote evidence to it (contract section 2).
     Annotations = annotations,
     /// The cloud's taint says that the instance is stopped.
     CloudShutdown = cloud_shutdown,
