@@ -324,7 +324,10 @@ fn replace_secret(known: &Known, seen: &Seen, now: Now, why: Why) -> Step {
 fn sign(known: &Known, seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<Why> {
     let is_accepted = matches!(acceptance(known, seen, now), Some(Acceptance::Accepted));
     if known.leaf.is_signed_by(authority) {
-        known.leaf.is_near_its_end(now.wall, lifetimes).then_some(Why::LeafNearItsEnd)
+        // A leaf cannot outlive its CA. If it ends with the CA, signing again gains nothing, and would
+        // keep this replica from replacing the CA.
+        let can_last_longer = authority.remaining(known.leaf.not_after).is_positive();
+        (can_last_longer && known.leaf.is_near_its_end(now.wall, lifetimes)).then_some(Why::LeafNearItsEnd)
     } else if !is_accepted {
         // Before the CA is published, this gains nothing and costs nothing.
         Some(Why::LeafNotAccepted)

@@ -266,6 +266,22 @@ fn a_ca_is_replaced_step_by_step() {
     );
 }
 
+/// As after a pause of the whole cluster: a leaf cannot outlive its CA, so it stays near its end
+/// whatever is signed, and that must not keep the CA from being replaced.
+#[test]
+fn a_ca_that_ends_within_a_leafs_life_is_replaced_in_time() {
+    let mut world = World::new(&[0], [true, true]);
+    world.round();
+    let old = world.store.authority().unwrap().current().to_owned();
+    world.store.time += Duration::from_hours(20);
+    world.replicas[0].steps.clear();
+    world.rounds(80, INTERVAL);
+    assert_ne!(world.store.authority().unwrap().current(), old);
+    assert!(world.is_ready());
+    let signed = world.reasons(0).iter().filter(|reason| reason.starts_with("Sign")).count();
+    assert_eq!(signed, 2, "by the old CA once, then by the new one: {:#?}", world.reasons(0));
+}
+
 /// Two replicas whose clocks differ by ten minutes, the one behind holding the Lease, up to the
 /// moment at which it has noted that the next CA is published.
 fn skewed_world_with_a_next_ca() -> World {
