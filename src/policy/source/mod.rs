@@ -145,11 +145,9 @@ pub fn vouched(
 ) -> Result<Fence, Vec<Unvouched>> {
     let mut unvouched = Vec::new();
     for source in accepted {
-        let answer = match origin {
-            RecordOrigin::Gate(other) if other != *source => {
-                Err(format!("the record names {} as its source", other.name()).into())
-            }
-            RecordOrigin::Gate(_) | RecordOrigin::Requester => (source.row().consult)(write, facts),
+        let answer = match origin.named() {
+            Some(other) if other != *source => Err(format!("the record names {} as its source", other.name()).into()),
+            _ => (source.row().consult)(write, facts),
         };
         match answer {
             Ok(at) => return Ok(Fence { source: *source, at }),
@@ -166,7 +164,7 @@ pub fn facts_needed(write: &Write, origin: RecordOrigin, accepted: &[Source]) ->
     let no_facts = Facts::default();
     let mut needed = Vec::new();
     for source in accepted {
-        if matches!(origin, RecordOrigin::Gate(other) if other != *source) {
+        if !origin.permits(*source) {
             continue;
         }
         match (source.row().needs)(write) {

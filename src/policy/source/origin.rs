@@ -13,13 +13,14 @@ use crate::policy::{
 /// writes out that source's evidence. The validating webhook, and the mutating webhook when it is
 /// called a second time, see these annotations as if the requester had written them. A stamp that
 /// an earlier outage left on the Node says nothing about this write. So the stamp `source` counts
-/// only if this write changes `source` or `placed-at`.
+/// only if this write sets `source` or `placed-at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordOrigin {
     /// The requester wrote the evidence, if the write has any. Every accepted source may vouch.
     Requester,
-    /// The gate wrote the stamps, and this source vouched. Only this source may vouch.
-    Gate(Source),
+    /// The write has the stamps that only the gate writes. If they name a source, only this source
+    /// may vouch. They name none if a break-glass placed the taint and no source vouched.
+    Gate(Option<Source>),
 }
 
 impl RecordOrigin {
@@ -29,20 +30,31 @@ impl RecordOrigin {
             write.after().is_some_and(Node::is_out_of_service) && !write.before().is_some_and(Node::is_out_of_service);
         let before = |key: &str| write.before().and_then(|node| node.annotation(key));
         let after = |key: &str| write.after().and_then(|node| node.annotation(key));
-        let is_new = [SOURCE, PLACED_AT].iter().any(|key| before(key) != after(key));
-        match after(SOURCE).and_then(Source::parse) {
-            Some(source) if places && is_new => Self::Gate(source),
-            _ => Self::Requester,
+        let sets = |key: &str| after(key).is_some() && before(key) != after(key);
+        if places && (sets(SOURCE) || sets(PLACED_AT)) {
+            Self::Gate(after(SOURCE).and_then(Source::parse))
+        } else {
+            Self::Requester
+        }
+    }
+
+    /// Whether a source may vouch for this write.
+    pub fn permits(self, source: Source) -> bool {
+        self.named().is_none_or(|named| named == source)
+    }
+
+    /// The source that the gate's stamps name.
+    pub fn named(self) -> Option<Source> {
+        match self {
+            Self::Gate(source) => source,
+            Self::Requester => None,
         }
     }
 
     /// The source whose evidence the gate wrote out. `None` if the source is the annotations: that
     /// evidence is the requester's own, even if its stamps are correct.
     pub fn written_out(self) -> Option<Source> {
-        match self {
-            Self::Gate(source) if source.method().is_some() => Some(source),
-            Self::Gate(_) | Self::Requester => None,
-        }
+        self.named().filter(|source| source.method().is_some())
     }
 }
 
@@ -62,13 +74,17 @@ mod tests {
     fn the_stamp_source_counts_only_if_it_comes_with_this_placement() {
         let cloud = json!({SOURCE: "cloud-shutdown"});
         let stamped = json!({SOURCE: "cloud-shutdown", PLACED_AT: "2026-11-22T10:20:00Z"});
-        let (gate, requester) = (RecordOrigin::Gate(Source::CloudShutdown), RecordOrigin::Requester);
+        let placed = json!({PLACED_AT: "2026-11-22T10:20:00Z"});
+        let gate = RecordOrigin::Gate(Some(Source::CloudShutdown));
+        let (nameless, requester) = (RecordOrigin::Gate(None), RecordOrigin::Requester);
         for (old, new, tainted, origin) in [
             (json!({}), stamped.clone(), true, gate),
             (cloud.clone(), stamped.clone(), true, gate),
             (cloud.clone(), cloud.clone(), true, requester),
             (stamped.clone(), stamped.clone(), true, requester),
-            (json!({}), json!({SOURCE: "hearsay"}), true, requester),
+            (json!({}), json!({SOURCE: "hearsay"}), true, nameless),
+            (json!({}), placed.clone(), true, nameless),
+            (placed, json!({}), true, requester),
             (json!({}), stamped.clone(), false, requester),
         ] {
             let write = Write::Update { old: node(false, &old), new: node(tainted, &new) };
@@ -80,8 +96,9 @@ mod tests {
 
     #[test]
     fn evidence_is_written_out_for_every_source_but_the_annotations() {
-        assert_eq!(RecordOrigin::Gate(Source::Annotations).written_out(), None);
-        assert_eq!(RecordOrigin::Gate(Source::NetworkFence).written_out(), Some(Source::NetworkFence));
+        assert_eq!(RecordOrigin::Gate(Some(Source::Annotations)).written_out(), None);
+        assert_eq!(RecordOrigin::Gate(Some(Source::NetworkFence)).written_out(), Some(Source::NetworkFence));
+        assert_eq!(RecordOrigin::Gate(None).written_out(), None);
         assert_eq!(RecordOrigin::Requester.written_out(), None);
     }
 }
