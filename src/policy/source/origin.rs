@@ -13,7 +13,7 @@ use crate::policy::{
 /// writes out that source's evidence. The validating webhook, and the mutating webhook when it is
 /// called a second time, see these annotations as if the requester had written them. A stamp that
 /// an earlier outage left on the Node says nothing about this write. So the stamp `source` counts
-/// only if this write sets `source` or `placed-at`.
+/// only if this write changes `source` or `placed-at`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordOrigin {
     /// The requester wrote the evidence, if the write has any. Every accepted source may vouch.
@@ -30,8 +30,10 @@ impl RecordOrigin {
             write.after().is_some_and(Node::is_out_of_service) && !write.before().is_some_and(Node::is_out_of_service);
         let before = |key: &str| write.before().and_then(|node| node.annotation(key));
         let after = |key: &str| write.after().and_then(|node| node.annotation(key));
-        let sets = |key: &str| after(key).is_some() && before(key) != after(key);
-        if places && (sets(SOURCE) || sets(PLACED_AT)) {
+        let stamps = [SOURCE, PLACED_AT];
+        let is_changed = stamps.iter().any(|key| before(key) != after(key));
+        let is_stamped = stamps.iter().any(|key| after(key).is_some());
+        if places && is_changed && is_stamped {
             Self::Gate(after(SOURCE).and_then(Source::parse))
         } else {
             Self::Requester
