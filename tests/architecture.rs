@@ -37,6 +37,8 @@ const POLICY_LAYERS: Layers = &[
     &["message", "mod"],
 ];
 
+const CERTIFICATES_LAYERS: Layers = &[&["issue", "lifetimes"], &["leaf"], &["authority"], &["plan"], &["mod"]];
+
 /// The crates that `policy` may use.
 const POLICY_CRATES: &[&str] = &["std", "core", "serde", "serde_json", "jiff", "crate", "super", "self"];
 
@@ -114,27 +116,39 @@ fn a_module_uses_only_layers_below_its_own() {
 
 #[test]
 fn a_module_of_the_policy_uses_only_layers_below_its_own() {
-    let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/policy");
+    let uses = check_inner_layers("policy", POLICY_LAYERS);
+    assert!(uses > 100, "only {uses} uses were found: does this test still recognise them?");
+}
+
+#[test]
+fn a_module_of_the_certificates_uses_only_layers_below_its_own() {
+    let uses = check_inner_layers("certificates", CERTIFICATES_LAYERS);
+    assert!(uses > 5, "only {uses} uses were found: does this test still recognise them?");
+}
+
+/// Checks the modules inside a top-level module. Returns how many uses of each other they have.
+fn check_inner_layers(outer: &str, layers: Layers) -> usize {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(outer);
+    let absolute = format!("crate::{outer}::");
     let mut uses = 0;
-    for (path, top, code) in modules() {
-        if top != "policy" {
-            continue;
-        }
+    for (path, _, code) in modules().into_iter().filter(|(_, top, _)| top == outer) {
         let code = without_tests(&code);
-        let inside = path.strip_prefix(&policy).unwrap();
+        let inside = path.strip_prefix(&folder).unwrap();
         let module = inside.components().next().unwrap().as_os_str().to_string_lossy().replace(".rs", "");
-        assert!(!code.contains("super::super"), "{}: use crate::policy", path.display());
+        assert!(!code.contains("super::super"), "{}: use {absolute}", path.display());
         // In a file of a directory, `super` is the directory's module.
         let is_at_the_top = inside.components().count() == 1 || inside.ends_with("mod.rs");
-        let prefixes =
-            if is_at_the_top && module != "mod" { &["crate::policy::", "super::"][..] } else { &["crate::policy::"] };
-        for used in prefixes.iter().flat_map(|prefix| used(code, prefix)) {
-            let allowed = used == module || layer(POLICY_LAYERS, &used) < layer(POLICY_LAYERS, &module);
-            assert!(allowed, "{}: {module} may not use {used}", path.display());
-            uses += 1;
+        let mut found = used(code, &absolute);
+        if is_at_the_top && module != "mod" {
+            found.extend(used(code, "super::"));
         }
+        for used in &found {
+            let allowed = *used == module || layer(layers, used) < layer(layers, &module);
+            assert!(allowed, "{}: {module} may not use {used}", path.display());
+        }
+        uses += found.len();
     }
-    assert!(uses > 100, "only {uses} uses were found: does this test still recognise them?");
+    uses
 }
 
 /// The code without its unit tests. Tests may use any module.

@@ -10,7 +10,7 @@ use rustls::{
 };
 use thiserror::Error;
 
-use super::{authority::Authority, lifetimes::Lifetimes};
+use super::lifetimes::Lifetimes;
 use crate::tls::{TlsError, certificates, provider};
 
 /// A serving certificate and its key, both PEM.
@@ -47,9 +47,9 @@ impl Leaf {
         &self.issuer
     }
 
-    /// Whether the CA that signs now signed it.
-    pub fn is_signed_by(&self, authority: &Authority) -> bool {
-        self.issuer == authority.current()
+    /// Whether this CA (PEM) signed it.
+    pub fn is_signed_by(&self, ca: &str) -> bool {
+        self.issuer == ca
     }
 
     /// Whether so little of its life is left that it should be replaced.

@@ -323,9 +323,9 @@ fn replace_secret(known: &Known, seen: &Seen, now: Now, why: Why) -> Step {
 /// Whether to sign a serving certificate, and why.
 fn sign(known: &Known, seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<Why> {
     let is_accepted = matches!(acceptance(known, seen, now), Some(Acceptance::Accepted));
-    if known.leaf.is_signed_by(authority) {
-        // A leaf cannot outlive its CA. If it ends with the CA, signing again gains nothing, and would
-        // keep this replica from replacing the CA.
+    if known.leaf.is_signed_by(authority.current()) {
+        // A leaf cannot outlive its CA. If it ends with the CA, signing again gains nothing, and
+        // would keep this replica from replacing the CA.
         let can_last_longer = authority.remaining(known.leaf.not_after).is_positive();
         (can_last_longer && known.leaf.is_near_its_end(now.wall, lifetimes)).then_some(Why::LeafNearItsEnd)
     } else if !is_accepted {

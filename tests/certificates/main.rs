@@ -233,10 +233,10 @@ fn a_ca_that_nobody_remembers_is_replaced_and_trusted_until_its_certificates_hav
     world.check();
     // The other one keeps its certificate until it has seen the new CA published for `settle`.
     world.rounds(5, INTERVAL);
-    assert!(world.replicas[1].leaf().is_signed_by(&lost) && world.is_ready());
+    assert!(world.replicas[1].leaf().is_signed_by(lost.current()) && world.is_ready());
     world.rounds(7, INTERVAL);
     let created = world.store.authority().unwrap();
-    assert!(world.replicas[1].leaf().is_signed_by(&created) && world.is_ready());
+    assert!(world.replicas[1].leaf().is_signed_by(created.current()) && world.is_ready());
     assert!(world.store.published(0).contains(lost.current()));
     world.rounds(7, Duration::from_hours(1));
     assert!(!world.store.published(0).contains(lost.current()) && world.is_ready());
