@@ -171,7 +171,7 @@ fn check(name: &str, mode: &str) -> Result<(Code, Mode), ConfigError> {
         .find(|known| known.name() == mode)
         .ok_or_else(|| field(&at, format!("{mode:?} is not one of enforce, warn, off")))?;
     if mode != Mode::Enforce && !code.can_be_turned_off() {
-        return Err(field(&at, "cannot be turned off"));
+        return Err(field(&at, "the mode of this check cannot be changed"));
     }
     Ok((*code, mode))
 }

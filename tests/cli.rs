@@ -127,6 +127,7 @@ fn certs_overwrites_files_only_with_force_and_the_key_is_private() {
     assert_eq!((code(&again), fs::read(&key).unwrap()), (2, before.clone()));
     assert!(stderr(&again).contains("--force"));
     assert_eq!(code(&run(folder.path(), &["certs", "--out", "tls", "--force"], "")), 0);
+    assert_eq!(code(&run(folder.path(), &["certs", "--out", "other", "--days", "0"], "")), 2, "valid for no time");
     assert_ne!(fs::read(&key).unwrap(), before);
 }
 

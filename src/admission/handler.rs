@@ -33,7 +33,7 @@ const SMALL_BODY: usize = 256 * 1024;
 /// memory limit in the manifests.
 const LARGE_BODIES: usize = 16;
 /// How long a client may take to send the body, even if its call has a longer timeout. An API
-/// server needs milliseconds, and a slow client occupies a place in flight.
+/// server needs milliseconds, and a slow client uses one of the permitted requests.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a call without the parameter `timeout`. The API server always sends one; 4 s is less than
 /// the 5 s of the webhook configurations.

@@ -192,7 +192,7 @@ impl Authority {
     /// The value for the Secret.
     ///
     /// # Errors
-    /// Only by a defect: it is plain text.
+    /// Never, unless the program has a defect: it is plain text.
     pub fn to_bytes(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
     }

@@ -60,7 +60,7 @@ impl Leaf {
     /// Checks that a client accepts it at `now` if it trusts `bundle` and calls the server `host`.
     ///
     /// # Errors
-    /// Why the client would not.
+    /// If the client would not accept it; the error says why.
     pub fn verify(&self, bundle: &[u8], host: &str, now: Timestamp) -> Result<(), VerifyError> {
         let mut roots = RootCertStore::empty();
         // Like the API server, skip what is no certificate.

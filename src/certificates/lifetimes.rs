@@ -30,7 +30,7 @@ impl Lifetimes {
     /// Checks that a CA lives long enough to be replaced before its end.
     ///
     /// # Errors
-    /// Which lifetime is too short.
+    /// If a lifetime is too short; the error names it.
     pub fn check(&self) -> Result<(), LifetimeError> {
         if self.leaf <= self.settle {
             return Err(LifetimeError::Leaf);

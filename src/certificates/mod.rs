@@ -44,7 +44,7 @@ pub enum CertificateError {
     ClientCa { path: PathBuf, source: std::io::Error },
 }
 
-/// Why a look ended early.
+/// Why a reconciliation ended early.
 #[derive(Debug, Error)]
 enum ReconcileError {
     #[error(transparent)]
@@ -134,7 +134,7 @@ impl SelfManaged {
 
     /// Reconciles at every interval, for ever. `on_change` is called with every new certificate.
     ///
-    /// Cancel-safe: whichever replica looks next completes what was left unfinished.
+    /// Cancel-safe: the next replica that runs completes the unfinished steps.
     pub async fn run(mut self, on_change: impl Fn(&Serving)) {
         let mut looks = interval(self.options.interval);
         loop {
@@ -204,7 +204,7 @@ impl SelfManaged {
         Ok((seen, Stored { secret, lease: stored_lease }))
     }
 
-    /// Carries out one step. Whatever became of a write, the next reading shows it.
+    /// Carries out one step. The next reading shows whether a write succeeded.
     async fn carry_out(
         &mut self,
         step: Step,

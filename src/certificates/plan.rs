@@ -84,7 +84,7 @@ pub struct Now {
     pub monotonic: Duration,
 }
 
-/// What came of reading one object.
+/// The result of reading one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read<T> {
     Absent,
@@ -93,7 +93,7 @@ pub enum Read<T> {
     Found(T),
 }
 
-/// What came of reading the Secret.
+/// The result of reading the Secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Secret {
     Absent,
@@ -219,11 +219,12 @@ impl fmt::Display for Why {
 }
 
 impl Known {
+    /// What a replica knows before its first reading.
     pub fn new(identity: String, host: String, interval: Duration, leaf: Leaf) -> Self {
         Self { identity, host, interval, leaf, remembered: None, lease: None, published: BTreeMap::new() }
     }
 
-    /// Takes note of a reading. `now` was read after it.
+    /// Remembers what later steps need of a reading. `now` was read after it.
     pub fn observe(&mut self, seen: &Seen, now: Now) {
         if let Read::Found(Lease { version, .. }) = &seen.lease
             && self.lease.as_ref().is_none_or(|(known, _)| known != version)
@@ -304,7 +305,7 @@ pub fn plan(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Step
     }
 }
 
-/// A Secret without a usable CA is replaced by whichever replica comes first, with the CA that it
+/// A Secret without a usable CA is replaced by the first replica that writes, with the CA that it
 /// remembers if API servers trust that one, else with a new CA.
 fn replace_secret(known: &Known, seen: &Seen, now: Now, why: Why) -> Step {
     let is_trusted = |authority: &Authority| {

@@ -50,7 +50,7 @@ pub enum RegistrationError {
     NoWebhook { object: String },
 }
 
-/// What became of a conditional write.
+/// The result of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     Done,
@@ -104,7 +104,7 @@ impl Registration {
     /// Reads the Secret; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the API server refuses or does not answer in time.
+    /// If the API server returns an error or does not answer in time.
     pub async fn secret(&self) -> Result<Option<StoredSecret>, RegistrationError> {
         let read = within(self.secrets().get_opt(SECRET)).await;
         let secret = read.map_err(|source| RegistrationError::Read { object: self.secret_name(), source })?;
@@ -117,7 +117,7 @@ impl Registration {
     /// Creates the Secret, or replaces the version that was read.
     ///
     /// # Errors
-    /// If the API server refuses for another reason than a conflict, or does not answer in time.
+    /// If the API server returns an error other than a conflict, or does not answer in time.
     pub async fn write_secret(
         &self,
         stored: Option<StoredSecret>,
@@ -138,7 +138,7 @@ impl Registration {
     /// Reads the Lease; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the API server refuses or does not answer in time.
+    /// If the API server returns an error or does not answer in time.
     pub async fn lease(&self) -> Result<Option<StoredLease>, RegistrationError> {
         let read = within(self.leases().get_opt(NAME)).await;
         let lease = read.map_err(|source| RegistrationError::Read { object: self.lease_name(), source })?;
@@ -152,7 +152,7 @@ impl Registration {
     /// Takes or renews the Lease for `identity`, unless it changed since it was read.
     ///
     /// # Errors
-    /// If the API server refuses for another reason than a conflict, or does not answer in time.
+    /// If the API server returns an error other than a conflict, or does not answer in time.
     pub async fn take_lease(
         &self,
         stored: Option<StoredLease>,
@@ -179,7 +179,7 @@ impl Registration {
     /// Reads a webhook configuration; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the API server refuses or does not answer in time, or the configuration lacks the
+    /// If the API server returns an error or does not answer in time, or the configuration lacks the
     /// webhook.
     pub async fn configuration(&self, webhook: Webhook) -> Result<Option<Configuration>, RegistrationError> {
         let object = || configuration_name(webhook);
@@ -220,7 +220,7 @@ impl Registration {
     /// read: server-side apply of this one field under a field manager of its own.
     ///
     /// # Errors
-    /// If the API server refuses for another reason than a conflict, or does not answer in time.
+    /// If the API server returns an error other than a conflict, or does not answer in time.
     pub async fn publish(
         &self,
         webhook: Webhook,

@@ -124,7 +124,7 @@ fn verifier(ca: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientC
         .map_err(|error| TlsError::ClientCa(error.to_string()))
 }
 
-/// When a certificate starts and ends to be valid.
+/// When a certificate becomes valid and expires.
 ///
 /// # Errors
 /// If it is not X.509.

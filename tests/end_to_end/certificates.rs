@@ -1,5 +1,9 @@
 //! Certificates that the replicas make and renew themselves, also while someone breaks something.
 
+use fencegate::{
+    cluster::registration::{Registration, Written},
+    policy::review::Webhook,
+};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -72,6 +76,28 @@ async fn three_replicas_started_at_once_from_nothing_agree_on_one_ca() {
     let key = authority(&plane).await["current"]["key"].as_str().unwrap().to_owned();
     let lines: String = gate.replicas.iter().map(crate::harness::gate::Replica::log).collect();
     assert!(!lines.contains(key.lines().nth(1).unwrap()), "no key in any log");
+}
+
+/// What keeps a replica that stalled from publishing an older bundle: a forced apply overrides the
+/// ownership of the field, and not the version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_publish_over_another_version_of_the_configuration_is_a_conflict() {
+    let plane = plane_with_alice().await;
+    let mut gate = Gate::guard_with(&plane, 1).await;
+    gate.stop();
+    let registration = Registration::new(plane.client("gate"), "fencegate-system".to_owned());
+    for (webhook, path) in Webhook::ALL.into_iter().zip(CONFIGURATIONS) {
+        let read = registration.configuration(webhook).await.unwrap().unwrap();
+        let label = json!({"metadata": {"labels": {"team": "a"}}});
+        plane.api("admin", Method::PATCH, path, Some(label)).await.unwrap();
+        let stale = registration.publish(webhook, &support::certificates().ca, &read.version).await.unwrap();
+        assert_eq!(stale, Written::Conflict);
+        let again = registration.configuration(webhook).await.unwrap().unwrap();
+        assert_eq!(again.ca_bundle, read.ca_bundle, "nothing was written");
+        let ca = support::certificates().ca;
+        assert_eq!(registration.publish(webhook, &ca, &again.version).await.unwrap(), Written::Done);
+        assert_eq!(decoded(&plane.get(path).await.unwrap()["webhooks"][0]["clientConfig"]["caBundle"]), ca);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

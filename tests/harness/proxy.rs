@@ -1,4 +1,4 @@
-//! A TCP proxy with one address and several endpoints. It stands for a Service, or for a network
+//! A TCP proxy with one address and several endpoints. It replaces a Service, or for a network
 //! that a test can cut.
 
 use std::sync::{

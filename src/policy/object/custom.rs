@@ -23,6 +23,7 @@ pub struct Kind {
 /// are parsed leniently ([`object_or_nothing`](crate::policy::json::object_or_nothing)): one
 /// malformed object must not make a whole list unreadable.
 pub trait CustomResource: Clone + DeserializeOwned + Serialize {
+    /// Where the API server serves the kind.
     const KIND: Kind;
 
     /// Whether the object is about this node.

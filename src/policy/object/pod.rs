@@ -82,7 +82,7 @@ pub struct Toleration {
 }
 
 impl Toleration {
-    /// Whether a pod with this toleration may stay on the node in spite of `taint`, without a time
+    /// Whether a pod with this toleration may stay on the node despite `taint`, without a time
     /// limit.
     ///
     /// Matches as Kubernetes does (`k8s.io/component-helpers/scheduling/corev1`: `ToleratesTaint`),

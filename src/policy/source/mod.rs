@@ -57,7 +57,7 @@ macro_rules! sources {
 }
 
 sources! {
-    /// Whoever fenced the node wrote evidence to it (contract section 2).
+    /// The person or program that fenced the node wrote evidence to it (contract section 2).
     Annotations = annotations,
     /// The cloud's taint says that the instance is stopped.
     CloudShutdown = cloud_shutdown,
