@@ -1,9 +1,9 @@
 //! The audit log: one JSON line on standard output for each decision about a guarded write.
 //!
 //! A line contains the facts as they were read. With the line and the AdmissionReview,
-//! `fencegate review --cluster LINE` makes the same decision again. The gate writes the line before it
-//! answers: if standard output blocks, guarded writes wait. If the write fails, the program's own
-//! log says so.
+//! `fencegate review --cluster LINE` makes the same decision again. The gate writes the line before
+//! it answers: if standard output blocks, guarded writes wait. If the write fails, the program's
+//! own log says so.
 
 use std::io::{self, Write as _};
 

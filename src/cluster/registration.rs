@@ -179,8 +179,8 @@ impl Registration {
     /// Reads a webhook configuration; `None` if it does not exist.
     ///
     /// # Errors
-    /// If the API server returns an error or does not answer in time, or the configuration lacks the
-    /// webhook.
+    /// If the API server returns an error or does not answer in time, or the configuration lacks
+    /// the webhook.
     pub async fn configuration(&self, webhook: Webhook) -> Result<Option<Configuration>, RegistrationError> {
         let object = || configuration_name(webhook);
         let read = match webhook {

@@ -95,6 +95,12 @@ impl Advice<'_> {
             Code::EvidenceInFuture,
             Code::EvidenceForOtherBoot,
         ];
+        if self.denied(&[Code::CreatedOutOfService]) {
+            return advise(
+                "create the node without the taint; once its machine is fenced, record that and place the taint",
+                &[],
+            );
+        }
         let places = self.decision.transitions.contains(Transition::Place);
         let only_bad_values =
             self.denied(&[Code::EvidenceMalformed]) && !self.denied(&UNFENCED) && !self.evidence_lacks_keys();

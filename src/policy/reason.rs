@@ -69,6 +69,9 @@ macro_rules! codes {
 }
 
 codes! {
+    /// The write creates a Node with the taint. No step of the procedure does that, and the new
+    /// Node's empty status would hide a machine that runs.
+    CreatedOutOfService = Enforce,
     /// The node's `Ready` condition is `True`.
     NodeStillReady = Enforce,
     /// The node's Lease was renewed after the fence took effect (a source without a time: within
@@ -137,6 +140,7 @@ impl fmt::Display for Code {
 /// the opposite.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
+    CreatedOutOfService,
     NodeStillReady { last_heartbeat: Option<SignedDuration> },
     LeaseStillRenewed { renewed: SignedDuration, fenced_at: Option<Timestamp> },
     EvidenceMissing { unvouched: Vec<Unvouched> },
@@ -170,6 +174,7 @@ impl Reason {
     /// The code of the check that failed.
     pub fn code(&self) -> Code {
         match self {
+            Self::CreatedOutOfService => Code::CreatedOutOfService,
             Self::NodeStillReady { .. } => Code::NodeStillReady,
             Self::LeaseStillRenewed { .. } => Code::LeaseStillRenewed,
             Self::EvidenceMissing { .. } => Code::EvidenceMissing,
@@ -198,6 +203,8 @@ impl fmt::Display for Reason {
     /// One line, without the code and without control characters.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::CreatedOutOfService => formatter
+                .write_str("the Node does not exist yet, and a new Node's empty status would hide a machine that runs"),
             Self::NodeStillReady { last_heartbeat: Some(age) } => {
                 write!(formatter, "the node reports Ready=True, last heartbeat {}", Ago(*age))
             }

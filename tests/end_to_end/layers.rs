@@ -161,6 +161,9 @@ async fn the_policy_alone_denies_every_violation_that_it_can_see() {
     ] {
         assert_eq!(place("admin", annotations.clone(), ready).await.as_deref(), said, "{annotations} {ready}");
     }
+    let created = json!({"metadata": {"name": "new", "annotations": evidence()}, "spec": {"taints": taints}});
+    let created = plane.api("admin", Method::POST, "/api/v1/nodes", Some(created)).await;
+    assert_eq!(denied_by_policy(created).as_deref(), Some("CreatedOutOfService"));
     // alice is cluster-admin, so she has the verb `break-glass`, too.
     assert_eq!(place("alice", json!({"fencegate.dev/break-glass": "drill"}), "True").await, None);
     assert_eq!(

@@ -29,8 +29,12 @@ async fn every_way_to_place_the_taint_is_guarded() {
         .to_string()
     };
     for (n, has_evidence) in [false, true].into_iter().enumerate() {
-        let verdict =
-            |output: Output| if has_evidence { accepts(output) } else { rejects(output, &["EvidenceMissing"]) };
+        let verdict = |way: &str, output: Output| match (way, has_evidence) {
+            // kubectl deletes the Node and creates it again.
+            ("force", _) => rejects(output, &["CreatedOutOfService"]),
+            (_, true) => accepts(output),
+            (_, false) => rejects(output, &["EvidenceMissing"]),
+        };
         let ways: Vec<Way<'_>> = vec![
             ("taint", Box::new(|node| kubectl(&plane, &["taint", "node", node, PLACE]))),
             (
@@ -55,17 +59,23 @@ async fn every_way_to_place_the_taint_is_guarded() {
         for (way, write) in ways {
             let node = format!("{way}-{n}");
             lone_node(&plane, &node, has_evidence).await;
-            verdict(without_conflict(|| write(&node)));
-            let expected = has_evidence && way != "dry-run";
+            verdict(way, without_conflict(|| write(&node)));
+            let expected = has_evidence && !["dry-run", "force"].contains(&way);
             assert_eq!(is_tainted(&of_node(&plane, &node).await), expected, "{way}");
         }
     }
     let create = |object: &str| plane.kubectl("alice", &["apply", "--server-side", "-f", "-"], object);
-    rejects(create(&applied("created")), &["EvidenceMissing"]);
+    rejects(create(&applied("created")), &["CreatedOutOfService", "EvidenceMissing"]);
     let mut with_evidence: Value = serde_json::from_str(&applied("created")).unwrap();
     with_evidence["metadata"]["annotations"] = evidence();
-    accepts(create(&with_evidence.to_string()));
-    assert!(is_tainted(&of_node(&plane, "created").await));
+    rejects(create(&with_evidence.to_string()), &["CreatedOutOfService"]);
+
+    // A cut-off machine's Node, deleted and created again with taint and evidence.
+    lone_node(&plane, "again", false).await;
+    accepts(kubectl(&plane, &["delete", "node", "again"]));
+    with_evidence["metadata"]["name"] = json!("again");
+    rejects(create(&with_evidence.to_string()), &["CreatedOutOfService"]);
+    assert!(of_node(&plane, "again").await.is_null());
     assert!(gate.audit_log().iter().any(|line| line["dryRun"] == true));
 }
 

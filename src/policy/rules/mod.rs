@@ -12,6 +12,7 @@ use super::{
 };
 
 mod budget;
+mod created;
 mod effect;
 mod eviction;
 mod evidence_age;
@@ -41,6 +42,7 @@ pub(super) struct Rule {
 
 /// All checks, in the order in which a message lists them.
 pub(super) const RULES: &[Rule] = &[
+    created::RULE,
     ready::STILL_READY,
     lease::RULE,
     evidence_missing::RULE,

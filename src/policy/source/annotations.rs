@@ -1,5 +1,5 @@
-//! `annotations`: the person or program that fenced the node wrote complete evidence to it (contract
-//! section 2).
+//! `annotations`: the person or program that fenced the node wrote complete evidence to it
+//! (contract section 2).
 
 use super::{Answer, Row};
 use crate::policy::{evidence::Evidence, facts::Facts, request::Write};
