@@ -111,12 +111,13 @@ fn base_node() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": "n1", "uid": "3f0c", "labels": {"kubernetes.io/hostname": "n1"}},
+        "metadata": {"name": "n1", "uid": "3f0c", "creationTimestamp": "2026-03-02T08:00:00Z", "labels": {"kubernetes.io/hostname": "n1"}},
         "spec": {"podCIDR": "10.1.0.0/24"},
         "status": {
             "conditions": [
                 {"type": "MemoryPressure", "status": "Unknown"},
-                {"type": "Ready", "status": "Unknown", "lastHeartbeatTime": "2026-11-22T10:14:00Z"},
+                {"type": "Ready", "status": "Unknown", "lastHeartbeatTime": "2026-11-22T10:14:00Z",
+                    "lastTransitionTime": "2026-11-22T10:14:50Z"},
             ],
             "nodeInfo": {"bootID": "boot-1", "kubeletVersion": "v1.37.2"},
         },

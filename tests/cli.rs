@@ -16,6 +16,10 @@ use std::{
 use serde_json::Value;
 use support::{Client, bare_taint};
 
+/// A cluster whose only object is the Lease of a machine that has been silent for two minutes.
+const SILENT_WORKER: &str = "apiVersion: coordination.k8s.io/v1\nkind: Lease\n\
+    metadata: {name: worker-2, namespace: kube-node-lease}\nspec: {renewTime: \"2026-11-22T10:10:00.000000Z\"}\n";
+
 fn fencegate(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
     // There is no cluster, on any machine that runs the tests.
@@ -139,7 +143,7 @@ fn review_prints_the_stamps_that_the_mutating_webhook_would_write() {
     let mut review = support::bare_taint();
     review["request"]["object"]["metadata"]["annotations"] = annotations;
     let review = review.to_string();
-    fs::write(folder.path().join("cluster.yaml"), "kind: List\nitems: []\n").unwrap();
+    fs::write(folder.path().join("cluster.yaml"), SILENT_WORKER).unwrap();
     let common = ["review", "--cluster", "cluster.yaml", "--now", "2026-11-22T10:12:00Z"];
     let as_mutating = |more: &[&str]| {
         let arguments: Vec<&str> = common.iter().chain(["--webhook", "mutate"].iter()).chain(more).copied().collect();
@@ -177,7 +181,7 @@ fn the_demo_succeeds_and_prints_no_colour_into_a_pipe() {
 async fn serve_answers_writes_its_audit_log_and_exits_after_sigterm() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(code(&run(folder.path(), &["certs", "--out", "."], "")), 0);
-    fs::write(folder.path().join("cluster.yaml"), "kind: List\nitems: []\n").unwrap();
+    fs::write(folder.path().join("cluster.yaml"), SILENT_WORKER).unwrap();
     let mut child = fencegate(folder.path())
         .args(["serve", "--listen", "127.0.0.1:0", "--telemetry-listen", "127.0.0.1:0", "--drain", "0s"])
         .args(["--tls-cert", "tls.crt", "--tls-key", "tls.key", "--cluster", "cluster.yaml"])

@@ -20,7 +20,7 @@ use fencegate::{
     cluster::{Cluster, Live},
     policy::{
         decide,
-        facts::{CustomKind, Fact, FactQuery, Facts, Observed, Verb},
+        facts::{CustomKind, Fact, FactQuery, Facts, LeaseAnswer, Observed, Verb},
         object::node::Node,
         request::{Request, User, Write},
         settings::Settings,
@@ -29,9 +29,13 @@ use fencegate::{
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
+use jiff::SignedDuration;
 use kube::{Client, client::Body};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+/// The scripted API server's clock.
+const DATE: &str = "Sun, 22 Nov 2026 10:20:00 GMT";
 
 /// The requests to the API server: `GET /path?query`, or `POST /path body`.
 type Requests = Arc<Mutex<Vec<String>>>;
@@ -41,6 +45,8 @@ enum Scripted {
     Json(u16, Value),
     Text(u16, &'static str),
     Nothing,
+    /// Without the header `Date`.
+    Undated(Value),
 }
 
 fn status(code: u16, reason: &str) -> Scripted {
@@ -68,11 +74,14 @@ fn scripted(script: impl Fn(&str) -> Scripted + Send + Sync + 'static) -> (Clust
             let line = if body.is_empty() { line } else { format!("{line} {}", String::from_utf8_lossy(&body)) };
             log.lock().unwrap().push(line.clone());
             let (code, text) = match script(&line) {
+                Scripted::Undated(value) => {
+                    return Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(value.to_string()))));
+                }
                 Scripted::Json(code, value) => (code, value.to_string()),
                 Scripted::Text(code, text) => (code, text.to_owned()),
                 Scripted::Nothing => std::future::pending().await,
             };
-            let response = Response::builder().status(StatusCode::from_u16(code).unwrap());
+            let response = Response::builder().status(StatusCode::from_u16(code).unwrap()).header("date", DATE);
             Ok::<_, Infallible>(response.body(Full::new(Bytes::from(text))).unwrap())
         }
     });
@@ -106,8 +115,29 @@ fn why<T: std::fmt::Debug>(observed: Observed<T>) -> String {
 async fn a_lease_that_does_not_exist_is_known() {
     let (cluster, requests) = scripted(|_| status(404, "NotFound"));
     let facts = read(&cluster, &[Fact::Lease]).await;
-    assert_eq!(facts.lease.value(), Ok(&None));
+    let date = "2026-11-22T10:20:00Z".parse().unwrap();
+    assert_eq!(facts.lease.value(), Ok(&LeaseAnswer { date, lease: None }));
     assert_eq!(*requests.lock().unwrap(), ["GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1"]);
+}
+
+#[tokio::test]
+async fn the_time_of_a_lease_is_the_api_servers_and_never_the_gates() {
+    let (cluster, _) = scripted(|_| {
+        let entry =
+            json!({"manager": "kubelet", "time": "2026-11-22T10:19:50Z", "fieldsV1": {"f:spec": {"f:renewTime": {}}}});
+        Scripted::Json(
+            200,
+            json!({"metadata": {"name": "n1", "managedFields": [entry, {"manager": "kubectl-label"}]},
+            "spec": {"renewTime": "2026-11-22T09:19:50.000000Z", "leaseDurationSeconds": 40}}),
+        )
+    });
+    let facts = read(&cluster, &[Fact::Lease]).await;
+    let answer = facts.lease.value().unwrap();
+    assert_eq!(answer.date, "2026-11-22T10:20:00Z".parse().unwrap());
+    assert_eq!(answer.last_renewal(SignedDuration::ZERO), Some("2026-11-22T10:19:50Z".parse().unwrap()));
+
+    let (undated, _) = scripted(|_| Scripted::Undated(json!({"metadata": {"name": "n1"}, "spec": {}})));
+    assert_eq!(why(read(&undated, &[Fact::Lease]).await.lease), "the answer has no Date");
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 
 use std::{error::Error as _, time::Duration};
 
-use http::StatusCode;
+use http::{StatusCode, header::DATE};
+use http_body_util::BodyExt as _;
+use jiff::Timestamp;
 use k8s_openapi::{NamespaceResourceScope, Resource};
 use kube::{
     Client,
     core::{
-        ApiResource, DynamicObject, Request as UrlBuilder, Resource as _,
+        ApiResource, DynamicObject, Request as UrlBuilder, Resource as _, Status,
         params::{GetParams, ListParams, PostParams},
     },
 };
@@ -34,9 +36,12 @@ pub(super) enum ReadError {
     Request(#[from] kube::Error),
     #[error("the answer could not be understood: {0}")]
     Parse(#[from] serde_json::Error),
-    #[error("the list does not end")]
     /// The API server returned the same `continue` token twice.
+    #[error("the list does not end")]
     Endless,
+    /// Without the API server's time, its clock cannot be compared with the times that it stored.
+    #[error("the answer has no Date")]
+    NoDate,
 }
 
 /// Why an API server could not be reached.
@@ -122,17 +127,35 @@ impl Api {
 
     /// One object. `None` if it does not exist.
     pub async fn get<T: DeserializeOwned>(&self, builder: &UrlBuilder, name: &str) -> Result<Option<T>, ReadError> {
+        Ok(self.answer(builder, name).await?.object)
+    }
+
+    /// One object, with the time of the answer by the API server's own clock.
+    pub async fn get_dated<T: DeserializeOwned>(
+        &self,
+        builder: &UrlBuilder,
+        name: &str,
+    ) -> Result<(Timestamp, Option<T>), ReadError> {
+        let Answer { date, object } = self.answer(builder, name).await?;
+        Ok((date.ok_or(ReadError::NoDate)?, object))
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, builder: &UrlBuilder, name: &str) -> Result<Answer<T>, ReadError> {
         check_name(name)?;
         let request = builder.get(name, &GetParams::default()).map_err(kube::Error::BuildRequest)?;
-        match self.client.request_text(request).await {
-            Ok(text) => {
-                let Object(object) = serde_json::from_str(&text)?;
-                Ok(Some(object))
+        // `Client::request_text` would hide the headers.
+        let (head, body) = self.client.send(request.map(Into::into)).await?.into_parts();
+        let date = head.headers.get(DATE).and_then(|date| date.to_str().ok()).and_then(parse_date);
+        let body = body.collect().await?.to_bytes();
+        if head.status.is_success() {
+            let Object(object) = serde_json::from_slice(&body)?;
+            return Ok(Answer { date, object: Some(object) });
+        }
+        match failure(head.status, &body) {
+            status if status.code == StatusCode::NOT_FOUND && status.reason == "NotFound" => {
+                Ok(Answer { date, object: None })
             }
-            Err(kube::Error::Api(status)) if status.code == StatusCode::NOT_FOUND && status.reason == "NotFound" => {
-                Ok(None)
-            }
-            Err(error) => Err(error.into()),
+            status => Err(kube::Error::Api(Box::new(status)).into()),
         }
     }
 
@@ -176,6 +199,27 @@ impl Api {
             params = params.continue_token(&page.metadata.next);
         }
     }
+}
+
+/// The API server's answer to a GET.
+struct Answer<T> {
+    /// The answer's `Date`, if it has one.
+    date: Option<Timestamp>,
+    /// `None`: the object does not exist.
+    object: Option<T>,
+}
+
+/// The `Status` in an answer that is not a success. A proxy answers with text instead.
+fn failure(code: StatusCode, body: &[u8]) -> Status {
+    serde_json::from_slice(body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(body);
+        Status::failure(text.trim(), "Failed to parse error data").with_code(code.as_u16())
+    })
+}
+
+/// Parses the HTTP header `Date`, for example `Sun, 22 Nov 2026 10:20:00 GMT`.
+fn parse_date(date: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(date).ok()
 }
 
 /// The URL of a cluster-scoped kind, or of a namespaced kind in all namespaces.

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{VIRTUAL_GROUP, VIRTUAL_RESOURCE};
 use crate::policy::{
-    facts::{Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, NodeSummary, Observed},
+    facts::{Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary, Observed},
     json::{Object, null_is_default},
     object::{
         lease::Lease,
@@ -171,7 +171,7 @@ impl Objects {
     fn read(&self, request: &Request, query: &FactQuery, now: Timestamp) -> Facts {
         let mut facts = Facts::at(now);
         for fact in query {
-            facts.learn(now, self.fact(*fact, request));
+            facts.learn(now, self.fact(*fact, request, now));
         }
         let volumes = facts.volumes_to_read().into_iter().map(|name| {
             (name.to_owned(), Observed::Known { at: now, value: self.persistent_volumes.get(name).cloned() })
@@ -180,10 +180,10 @@ impl Objects {
         facts
     }
 
-    fn fact(&self, fact: Fact, request: &Request) -> FactValue {
+    fn fact(&self, fact: Fact, request: &Request, now: Timestamp) -> FactValue {
         let node = &request.node;
         match fact {
-            Fact::Lease => FactValue::Lease(self.leases.get(node).cloned()),
+            Fact::Lease => FactValue::Lease(LeaseAnswer { date: now, lease: self.leases.get(node).cloned() }),
             Fact::Pods => {
                 let bound = self.pods.iter().filter(|pod| pod.spec.node_name == *node);
                 FactValue::Pods(bound.cloned().collect())
@@ -239,7 +239,8 @@ impl Objects {
             }
             ("Node", _) => self.nodes.push(typed(&kind, &name, object)?),
             ("Lease", _) if namespace == "kube-node-lease" => {
-                self.leases.insert(name.clone(), typed(&kind, &name, object)?);
+                let lease: Lease = typed(&kind, &name, object)?;
+                self.leases.insert(name.clone(), lease.with_managed_fields());
             }
             ("Pod", _) => self.pods.push(typed(&kind, &name, object)?),
             ("VolumeAttachment", _) => self.volume_attachments.push(typed(&kind, &name, object)?),
@@ -361,8 +362,8 @@ mod tests {
     #[test]
     fn only_leases_in_kube_node_lease_count() {
         let lease = |namespace| format!("kind: Lease\nmetadata: {{name: n1, namespace: {namespace}}}\nspec: {{}}");
-        assert!(known(&read(&lease("kube-node-lease"), Fact::Lease).lease).is_some());
-        assert!(known(&read(&lease("default"), Fact::Lease).lease).is_none());
+        assert!(known(&read(&lease("kube-node-lease"), Fact::Lease).lease).lease.is_some());
+        assert!(known(&read(&lease("default"), Fact::Lease).lease).lease.is_none());
     }
 
     #[test]

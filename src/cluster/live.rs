@@ -23,10 +23,10 @@ use crate::{
     clock::Clock,
     policy::{
         facts::{
-            Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, NodeSummary, Observed, Reading, Timing,
-            Verb,
+            Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary, Observed,
+            Reading, Timing, Verb,
         },
-        object::{lease::Lease, node::Node, pod::Pod, volume::VolumeAttachment},
+        object::{node::Node, pod::Pod, volume::VolumeAttachment},
         request::{Request, User},
     },
 };
@@ -93,8 +93,9 @@ impl Live {
         })
     }
 
-    async fn lease(&self, node: &str) -> Result<Option<Lease>, ReadError> {
-        self.api.get(&namespaced::<coordination::Lease>(LEASE_NAMESPACE), node).await
+    async fn lease(&self, node: &str) -> Result<LeaseAnswer, ReadError> {
+        let (date, lease) = self.api.get_dated(&namespaced::<coordination::Lease>(LEASE_NAMESPACE), node).await?;
+        Ok(LeaseAnswer { date, lease })
     }
 
     async fn pods(&self, node: &str) -> Result<Vec<Pod>, ReadError> {

@@ -21,7 +21,7 @@
 //! ```
 //! use fencegate::policy::{
 //!     self,
-//!     facts::{Fact, FactQuery, FactValue, Facts},
+//!     facts::{Fact, FactQuery, FactValue, Facts, LeaseAnswer},
 //!     reason::Code,
 //!     request::{Request, User, Write},
 //!     settings::Settings,
@@ -42,7 +42,13 @@
 //!
 //! let now = "2026-11-22T10:20:00Z".parse().unwrap();
 //! let mut facts = Facts::at(now);
-//! facts.learn(now, FactValue::Lease(None));
+//! let lease = from_value(json!({
+//!     "metadata": {"managedFields": [
+//!         {"time": "2026-11-22T10:14:02Z", "fieldsV1": {"f:spec": {"f:renewTime": {}}}},
+//!     ]},
+//!     "spec": {"renewTime": "2026-11-22T10:14:02.000000Z", "leaseDurationSeconds": 40},
+//! }))?;
+//! facts.learn(now, FactValue::Lease(LeaseAnswer { date: now, lease: Some(lease) }));
 //!
 //! let decision = policy::decide(&request, &facts, &settings);
 //! assert!(!decision.allowed);

@@ -74,8 +74,8 @@ codes! {
     CreatedOutOfService = Enforce,
     /// The node's `Ready` condition is `True`.
     NodeStillReady = Enforce,
-    /// The node's Lease was renewed after the fence took effect (a source without a time: within
-    /// the Lease's own duration).
+    /// The node's Lease has not run out yet, or it was renewed after the fence took effect: the
+    /// machine runs.
     LeaseStillRenewed = Enforce,
     /// No accepted source vouches that the node was fenced.
     EvidenceMissing = Enforce,
@@ -135,32 +135,94 @@ impl fmt::Display for Code {
     }
 }
 
-/// A check that failed, and the values that were judged. `last_heartbeat`, `renewed` and `age` are
-/// the time from the event to now, negative if the event is ahead of the gate's clock. `ahead` is
-/// the opposite.
+/// A check that failed, and the values that were judged. `last_heartbeat` and `age` are the time
+/// from the event to now, negative if the event is ahead of the clock. `ahead` is the opposite.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     CreatedOutOfService,
-    NodeStillReady { last_heartbeat: Option<SignedDuration> },
-    LeaseStillRenewed { renewed: SignedDuration, fenced_at: Option<Timestamp> },
-    EvidenceMissing { unvouched: Vec<Unvouched> },
-    EvidenceMalformed { values: Vec<Malformed> },
-    EvidenceExpired { fenced_at: Timestamp, age: SignedDuration, max_age: SignedDuration },
-    EvidenceInFuture { fenced_at: Timestamp, ahead: SignedDuration, clock_skew: SignedDuration },
-    EvidenceForOtherBoot { fenced: String, current: Option<String> },
-    EffectUndocumented { effects: Vec<String> },
-    SelfAttested { user: String },
-    NotAuthorized { user: String, verb: Verb, node: String },
+    NodeStillReady {
+        last_heartbeat: Option<SignedDuration>,
+    },
+    /// `runs_out_after`: the silence that the Lease needs, if it has not run out. `fenced_at`: the
+    /// time of the fence, if the renewal is later.
+    LeaseStillRenewed {
+        renewal: Renewal,
+        runs_out_after: Option<SignedDuration>,
+        fenced_at: Option<Timestamp>,
+    },
+    EvidenceMissing {
+        unvouched: Vec<Unvouched>,
+    },
+    EvidenceMalformed {
+        values: Vec<Malformed>,
+    },
+    EvidenceExpired {
+        fenced_at: Timestamp,
+        age: SignedDuration,
+        max_age: SignedDuration,
+    },
+    EvidenceInFuture {
+        fenced_at: Timestamp,
+        ahead: SignedDuration,
+        clock_skew: SignedDuration,
+    },
+    EvidenceForOtherBoot {
+        fenced: String,
+        current: Option<String>,
+    },
+    EffectUndocumented {
+        effects: Vec<String>,
+    },
+    SelfAttested {
+        user: String,
+    },
+    NotAuthorized {
+        user: String,
+        verb: Verb,
+        node: String,
+    },
     PlacedWithoutEviction,
-    TooManyOutOfService { others: Vec<String>, total: usize, allowed: String },
-    PodsRemain { pods: Vec<String> },
-    VolumesAttached { volumes: Vec<String> },
-    NodeNotRecovered { ready: String },
-    NodeNotRebooted { boot_id: String },
-    EvidenceFrozen { keys: Vec<String> },
-    StampForged { stamps: Vec<Forgery> },
-    FactsUnavailable { unread: Vec<Unread> },
-    ReviewMalformed { why: String },
+    TooManyOutOfService {
+        others: Vec<String>,
+        total: usize,
+        allowed: String,
+    },
+    PodsRemain {
+        pods: Vec<String>,
+    },
+    VolumesAttached {
+        volumes: Vec<String>,
+    },
+    NodeNotRecovered {
+        ready: String,
+    },
+    NodeNotRebooted {
+        boot_id: String,
+    },
+    EvidenceFrozen {
+        keys: Vec<String>,
+    },
+    StampForged {
+        stamps: Vec<Forgery>,
+    },
+    FactsUnavailable {
+        unread: Vec<Unread>,
+    },
+    ReviewMalformed {
+        why: String,
+    },
+}
+
+/// The last renewal of a node's Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// When the API server stored it, by its own clock.
+    pub at: Timestamp,
+    /// From the renewal to the API server's answer about the Lease, by the same clock.
+    pub age: SignedDuration,
+    /// `spec.renewTime`, by the machine's clock, if that clock is wrong by more than
+    /// `evidence.clockSkew`.
+    pub by_machine: Option<Timestamp>,
 }
 
 /// A stamp that the write may not set to this value, or may not remove.
@@ -209,13 +271,15 @@ impl fmt::Display for Reason {
                 write!(formatter, "the node reports Ready=True, last heartbeat {}", Ago(*age))
             }
             Self::NodeStillReady { last_heartbeat: None } => formatter.write_str("the node reports Ready=True"),
-            Self::LeaseStillRenewed { renewed, fenced_at: Some(fenced_at) } => write!(
-                formatter,
-                "the node renewed its Lease {}, after the recorded fence at {fenced_at}",
-                Ago(*renewed)
-            ),
-            Self::LeaseStillRenewed { renewed, fenced_at: None } => {
-                write!(formatter, "the node renewed its Lease {}, it has not run out yet", Ago(*renewed))
+            Self::LeaseStillRenewed { renewal, runs_out_after, fenced_at } => {
+                write!(formatter, "{renewal}")?;
+                if let Some(fenced_at) = fenced_at {
+                    write!(formatter, ", after the recorded fence at {fenced_at}")?;
+                }
+                match runs_out_after {
+                    Some(silence) => write!(formatter, "; it runs out {} after the last renewal", Span(*silence)),
+                    None => Ok(()),
+                }
             }
             Self::EvidenceMissing { unvouched } => write_joined(formatter, unvouched, "; "),
             Self::EvidenceMalformed { values } => write_joined(formatter, values, "; "),
@@ -275,6 +339,16 @@ impl fmt::Display for Reason {
             Self::StampForged { stamps } => write_joined(formatter, stamps, "; "),
             Self::FactsUnavailable { unread } => write_joined(formatter, unread, "; "),
             Self::ReviewMalformed { why } => formatter.write_str(why),
+        }
+    }
+}
+
+impl fmt::Display for Renewal {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "the node renewed its Lease {} at {}", Ago(self.age), self.at)?;
+        match self.by_machine {
+            Some(wrong) => write!(formatter, " (its own wrong clock said {wrong})"),
+            None => Ok(()),
         }
     }
 }

@@ -8,7 +8,7 @@ use fencegate::{
     cluster::Snapshot,
     policy::{
         Decision,
-        annotation::METHOD,
+        annotation::EVIDENCE,
         decide,
         facts::{Fact, Facts},
         facts_needed,
@@ -152,7 +152,7 @@ proptest! {
         // The validating webhook does not see what the mutating one replaced: findings that it
         // waived, and evidence that it removed at a release or overwrote with another source's.
         let is_waived = first.findings.iter().any(|finding| finding.waived);
-        let is_replaced = first.stamps.contains_key(METHOD);
+        let is_replaced = EVIDENCE.iter().any(|key| first.stamps.contains_key(key));
         let about_evidence = [Code::EvidenceMalformed, Code::SelfAttested, Code::NotAuthorized];
         let codes = |decision: &Decision| -> Vec<Code> {
             decision.codes().into_iter().filter(|code| !is_replaced || !about_evidence.contains(code)).collect()

@@ -174,17 +174,20 @@ prop_compose! {
         finalizers in vec(Just("example.com/hold"), 0..2),
         host in select(vec!["metal3://metal3/host-1/machine", "aws:///us-east-1/i-0"]),
         address in any::<bool>(),
+        created in select(vec!["2026-03-02T08:00:00Z", "2026-11-22T10:18:00Z"]),
+        since in select(vec!["2026-11-22T10:14:50Z", "2026-11-22T10:19:50Z"]),
     ) -> Value {
         json!({
             "metadata": {
                 "name": "n1",
+                "creationTimestamp": created,
                 "annotations": annotations,
                 "finalizers": finalizers,
                 "deletionTimestamp": if deleting { json!(NOW) } else { Value::Null },
             },
             "spec": {"taints": taints, "providerID": host},
             "status": {
-                "conditions": [{"type": "Ready", "status": ready}],
+                "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": since}],
                 "nodeInfo": {"bootID": boot},
                 "addresses": if address { json!([{"type": "InternalIP", "address": "10.0.0.7"}]) } else { json!([]) },
             },
@@ -259,9 +262,11 @@ fn access_review() -> impl Strategy<Value = Value> {
 }
 
 fn objects() -> impl Strategy<Value = Vec<Value>> {
-    let lease = select(vec!["2026-11-22T10:14:00Z", "2026-11-22T10:19:59Z"]).prop_map(|time| {
-        json!({"kind": "Lease", "metadata": {"name": "n1", "namespace": "kube-node-lease"},
-            "spec": {"renewTime": time}})
+    let times = ["2026-11-22T10:14:00Z", "2026-11-22T10:19:59Z", "2026-11-23T10:14:00Z"];
+    let lease = (select(times.to_vec()), option::of(select(times.to_vec()))).prop_map(|(by_machine, stored)| {
+        let entry = |time| json!([{"time": time, "fieldsV1": {"f:spec": {"f:renewTime": {}}}}]);
+        json!({"kind": "Lease", "spec": {"renewTime": by_machine}, "metadata":
+            {"name": "n1", "namespace": "kube-node-lease", "managedFields": stored.map(entry)}})
     });
     let attachment = Just(json!({"kind": "VolumeAttachment", "metadata": {"name": "va"},
         "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv"}}}));

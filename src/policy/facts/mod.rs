@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -159,8 +159,7 @@ impl Observed<Infallible> {
 /// The value of a fact.
 #[derive(Clone, Debug, PartialEq)]
 pub enum FactValue {
-    /// `None`: the Lease does not exist.
-    Lease(Option<Lease>),
+    Lease(LeaseAnswer),
     Pods(Vec<Pod>),
     VolumeAttachments(Vec<VolumeAttachment>),
     Nodes(NodeSummary),
@@ -176,7 +175,7 @@ pub struct Facts {
     /// The time of the decision, by the gate's clock.
     pub now: Timestamp,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
-    pub lease: Observed<Option<Lease>>,
+    pub lease: Observed<LeaseAnswer>,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
     pub pods: Observed<Vec<Pod>>,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
@@ -259,17 +258,30 @@ impl Facts {
     }
 }
 
-/// A fact that could not be read, in words for people.
+/// A fact that is not known, in words for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unread {
     /// Names the fact, for example `Lease kube-node-lease/worker-2`.
     pub what: String,
+    /// The rest of the sentence: `could not be read: forbidden`.
     pub why: String,
+}
+
+impl Unread {
+    /// The fact could not be read, for this reason.
+    pub fn unreadable(what: String, why: &str) -> Self {
+        Self { what, why: format!("could not be read: {why}") }
+    }
+
+    /// The fact was read and says nothing, for this reason.
+    pub fn silent(what: String, why: &str) -> Self {
+        Self { what, why: format!("says nothing: {why}") }
+    }
 }
 
 impl fmt::Display for Unread {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} could not be read: {}", self.what, self.why)
+        write!(formatter, "{} {}", self.what, self.why)
     }
 }
 
@@ -288,6 +300,25 @@ pub struct Timing {
     /// Whether the fact is known now.
     pub known: bool,
     pub took: Duration,
+}
+
+/// The API server's answer about a node's Lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseAnswer {
+    /// When the API server answered, by its own clock: the answer's `Date`, in whole seconds. The
+    /// times in the Lease's managed fields are by the same clock.
+    pub date: Timestamp,
+    /// `None`: the Lease does not exist.
+    pub lease: Option<Lease>,
+}
+
+impl LeaseAnswer {
+    /// When the API server stored the last renewal. `None` if the Lease says nothing: it does not
+    /// exist, it does not tell, or it names a time later than the answer's own plus `clock_skew`.
+    pub fn last_renewal(&self, clock_skew: SignedDuration) -> Option<Timestamp> {
+        let renewed_at = self.lease.as_ref()?.renewed_at()?;
+        (renewed_at.duration_since(self.date) <= clock_skew).then_some(renewed_at)
+    }
 }
 
 /// The number of Nodes, and the names of those that are out of service.

@@ -43,6 +43,9 @@ pub struct Node {
 pub struct NodeMetadata {
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+    /// When the API server stored the Node. A value that cannot be parsed counts as missing.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
+    pub creation_timestamp: Option<Timestamp>,
     /// Set while the Node is being deleted and waits for its finalizers.
     pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "null_is_default")]
@@ -121,6 +124,9 @@ pub struct Condition {
     /// Shown in messages, never compared. A value that cannot be parsed counts as missing.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
     pub last_heartbeat_time: Option<Timestamp>,
+    /// Since when the condition has this status. A value that cannot be parsed counts as missing.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
+    pub last_transition_time: Option<Timestamp>,
 }
 
 impl Node {

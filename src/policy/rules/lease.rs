@@ -1,100 +1,244 @@
-//! `LeaseStillRenewed`: if the kubelet renewed the Lease after the recorded fence, that fence did
-//! not stop the node.
+//! `LeaseStillRenewed`: the machine must have been silent for a whole lease duration, and since the
+//! recorded fence.
+//!
+//! A machine that is dead loses nothing by the wait: pod GC also waits until the node is not ready.
+//! Without it, evidence that is timed "now" would always be later than the last renewal, and a live
+//! machine could be put out of service between two renewals.
+//!
+//! The suspect machine's own clock decides nothing, and neither does the gate's: both times are the
+//! API server's.
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule};
 use crate::policy::{
     assessment::{Assessment, FenceTime},
-    facts::Fact,
-    reason::{Code, Reason},
+    facts::{Fact, LeaseAnswer},
+    object::node::Node,
+    reason::{Code, Reason, Renewal},
+    text::Span,
     transition::Transition,
 };
 
-/// Seconds, for a Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
+/// For a Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
 const DEFAULT_DURATION: i32 = 40;
+/// The longest duration that counts. A kubelet may write any duration into its Lease, and nobody
+/// could put its node out of service for a day.
+const LONGEST_DURATION: i32 = 300;
+/// How old a Node must be before a Lease that says nothing counts as run out. A kubelet creates its
+/// Lease within seconds.
+const SETTLED: SignedDuration = SignedDuration::from_mins(5);
+/// How long `Ready` must have been `Unknown` before a Lease that says nothing counts as run out:
+/// the time after which the node controller gives up on a kubelet's default Lease.
+const UNKNOWN_FOR: SignedDuration = SignedDuration::from_secs(40);
 
 pub(super) const RULE: Rule = Rule {
     code: Code::LeaseStillRenewed,
     applies: |proposal| proposal.does(Transition::Place),
-    needs: |_| vec![Fact::Lease],
+    // On CREATE there is no machine whose Lease could tell something.
+    needs: |proposal| if proposal.request.write.before().is_some() { vec![Fact::Lease] } else { Vec::new() },
     check,
 };
 
 fn check(assessment: &Assessment<'_>) -> Outcome {
     let Assessment { proposal, facts, .. } = assessment;
-    let Some(fence_time) = assessment.fence_time() else { return Outcome::pass() };
-    let lease = match facts.lease.value() {
-        Ok(lease) => lease,
-        Err(why) => return Outcome::unknown(format!("Lease kube-node-lease/{}", proposal.request.node), why),
+    let what = format!("Lease kube-node-lease/{}", proposal.request.node);
+    let Some(stored) = proposal.request.write.before() else {
+        return Outcome::silent(what, "nothing is known about the machine of a Node that does not exist yet");
     };
-    let Some((spec, renew_time)) = lease.as_ref().and_then(|lease| Some((&lease.spec, lease.spec.renew_time?))) else {
+    let answer = match facts.lease.value() {
+        Ok(answer) => answer,
+        Err(why) => return Outcome::unknown(what, why),
+    };
+    match answer.last_renewal(proposal.settings.clock_skew) {
+        Some(renewed_at) => judge(assessment, answer, renewed_at),
+        None => match says_nothing(stored, answer) {
+            None => Outcome::pass(),
+            Some(why) => Outcome::silent(what, &why),
+        },
+    }
+}
+
+/// Whether the last renewal contradicts the fence.
+fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestamp) -> Outcome {
+    let clock_skew = assessment.proposal.settings.clock_skew;
+    let spec = answer.lease.as_ref().map(|lease| &lease.spec);
+    let duration =
+        spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION);
+    let silence = SignedDuration::from_secs(duration.into()).saturating_add(clock_skew);
+    let age = answer.date.duration_since(renewed_at);
+    let runs_out_after = (age < silence).then_some(silence);
+    let fenced_at = match assessment.fence_time() {
+        Some(FenceTime::At(at)) => Some(at).filter(|at| renewed_at.duration_since(*at) > clock_skew),
+        Some(FenceTime::Untimed) | None => None,
+    };
+    if runs_out_after.is_none() && fenced_at.is_none() {
         return Outcome::pass();
+    }
+    let by_machine = spec.and_then(|spec| spec.renew_time);
+    let by_machine = by_machine.filter(|time| time.duration_since(renewed_at).abs() > clock_skew);
+    let renewal = Renewal { at: renewed_at, age, by_machine };
+    Outcome::fail(Reason::LeaseStillRenewed { renewal, runs_out_after, fenced_at })
+}
+
+/// Why a Lease that says nothing does not count as run out yet, and what to wait for. A Lease can
+/// be deleted, and its absence must not clear the objection of a machine that runs.
+fn says_nothing(stored: &Node, answer: &LeaseAnswer) -> Option<String> {
+    let lacks = match &answer.lease {
+        None => "it does not exist".to_owned(),
+        Some(lease) => match lease.renewed_at() {
+            Some(at) => format!(
+                "it was renewed at {at}, {} ahead of the API server's clock",
+                Span(at.duration_since(answer.date))
+            ),
+            None => "it does not say when it was renewed".to_owned(),
+        },
     };
-    let renewed = facts.now.duration_since(renew_time);
-    let (contradicted, fenced_at) = if let FenceTime::At(at) = fence_time {
-        (renew_time.duration_since(at) > proposal.settings.clock_skew, Some(at))
-    } else {
-        let duration = spec.lease_duration_seconds.unwrap_or(DEFAULT_DURATION);
-        (renewed < SignedDuration::from_secs(duration.into()), None)
-    };
-    Outcome::fail_if(contradicted, || Reason::LeaseStillRenewed { renewed, fenced_at })
+    let since = |time: Option<Timestamp>| time.map(|time| answer.date.duration_since(time));
+    let is_settled = since(stored.metadata.creation_timestamp).is_some_and(|age| age > SETTLED);
+    let is_silent = stored.status.conditions.iter().all(|ready| {
+        ready.status == "Unknown" && since(ready.last_transition_time).is_some_and(|age| age > UNKNOWN_FOR)
+    });
+    (!is_settled || !is_silent).then(|| {
+        format!(
+            "{lacks}; without it, the node must be older than {} and Ready=Unknown for more than {}",
+            Span(SETTLED),
+            Span(UNKNOWN_FOR)
+        )
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::{
         super::testing::{evidence, facts, fails, node, placing, run, update},
         *,
     };
-    use crate::policy::facts::{Facts, Observed};
+    use crate::policy::{
+        facts::{Facts, Observed},
+        object::{
+            lease::Lease,
+            node::{CLOUD_SHUTDOWN, Taint},
+        },
+    };
 
-    fn lease(renew_time: &str) -> Facts {
-        let facts = facts();
-        let value =
-            serde_json::from_value(json!({"spec": {"renewTime": renew_time, "leaseDurationSeconds": 40}})).unwrap();
-        Facts { lease: Observed::Known { at: facts.now, value: Some(value) }, ..facts }
+    /// The API server's answer at 10:20:00 about a Lease with this duration, which it stored at
+    /// this time.
+    fn lease(stored_at: &str, duration: &Value) -> Facts {
+        let entry = json!({"time": stored_at, "fieldsV1": {"f:spec": {"f:renewTime": {}}}});
+        answered(Some(json!({"metadata": {"managedFields": [entry]},
+            "spec": {"renewTime": "2026-11-22T10:15:00Z", "leaseDurationSeconds": duration}})))
+    }
+
+    fn answered(lease: Option<Value>) -> Facts {
+        let lease = lease.map(|lease| serde_json::from_value::<Lease>(lease).unwrap());
+        let now = facts().now;
+        Facts { lease: Observed::Known { at: now, value: LeaseAnswer { date: now, lease } }, ..facts() }
+    }
+
+    /// The stored Node: created at this time, with these conditions.
+    fn stored(created: Option<&str>, conditions: &Value) -> Node {
+        let mut node = node(false, evidence());
+        node.metadata.creation_timestamp = created.map(|time| time.parse().unwrap());
+        node.status.conditions = serde_json::from_value(conditions.clone()).unwrap();
+        node
+    }
+
+    #[test]
+    fn a_lease_must_be_silent_for_its_duration_and_the_clock_skew() {
+        for (duration, stored_at, expected) in [
+            (json!(40), "2026-11-22T10:19:11Z", true),
+            (json!(40), "2026-11-22T10:19:10Z", false),
+            (Value::Null, "2026-11-22T10:19:11Z", true),
+            (Value::Null, "2026-11-22T10:19:10Z", false),
+            (json!(1), "2026-11-22T10:19:50Z", true),
+            (json!(1), "2026-11-22T10:19:49Z", false),
+            (json!(86_400), "2026-11-22T10:14:51Z", true),
+            (json!(86_400), "2026-11-22T10:14:50Z", false),
+        ] {
+            for annotations in [json!({}), evidence()] {
+                let mut annotations = annotations;
+                if annotations["fencegate.dev/fenced-at"].is_string() {
+                    annotations["fencegate.dev/fenced-at"] = json!("2026-11-22T10:20:00Z");
+                }
+                let facts = lease(stored_at, &duration);
+                assert_eq!(fails(&RULE, &placing(&annotations), &facts), expected, "{duration} {stored_at}");
+            }
+        }
     }
 
     #[test]
     fn a_renewal_after_the_fence_and_the_clock_skew_contradicts_the_fence() {
-        for (renew_time, expected) in [
+        for (stored_at, expected) in [
             ("2026-11-22T10:14:50Z", false),
             ("2026-11-22T10:15:10Z", false),
-            ("2026-11-22T10:15:10.000001Z", true),
-            ("2026-11-22T11:00:00Z", true),
+            ("2026-11-22T10:15:11Z", true),
+            ("2026-11-22T10:19:00Z", true),
         ] {
-            assert_eq!(fails(&RULE, &placing(&evidence()), &lease(renew_time)), expected, "{renew_time}");
+            assert_eq!(fails(&RULE, &placing(&evidence()), &lease(stored_at, &json!(40))), expected, "{stored_at}");
         }
     }
 
     #[test]
-    fn if_the_time_of_the_fence_is_unknown_the_lease_must_have_expired() {
+    fn for_a_source_without_a_time_the_lease_must_have_run_out() {
         let mut stopped = node(false, json!({}));
-        stopped.spec.taints.push(
-            serde_json::from_value(json!({"key": crate::policy::object::node::CLOUD_SHUTDOWN, "effect": "NoSchedule"}))
-                .unwrap(),
-        );
+        stopped.spec.taints.push(Taint { key: CLOUD_SHUTDOWN.into(), ..Taint::default() });
         let request = update(stopped, node(true, json!({})));
-        for (renew_time, expected) in
-            [("2026-11-22T10:19:20Z", false), ("2026-11-22T10:19:20.000001Z", true), ("2026-11-22T10:21:00Z", true)]
-        {
-            assert_eq!(fails(&RULE, &request, &lease(renew_time)), expected, "{renew_time}");
+        for (stored_at, expected) in [("2026-11-22T10:19:10Z", false), ("2026-11-22T10:19:11Z", true)] {
+            assert_eq!(fails(&RULE, &request, &lease(stored_at, &json!(40))), expected, "{stored_at}");
         }
     }
 
     #[test]
-    fn a_missing_lease_passes_and_an_unread_lease_is_unknown() {
-        let none = Facts { lease: Observed::Known { at: facts().now, value: None }, ..facts() };
-        assert_eq!(run(&RULE, &placing(&evidence()), &none), Some(Outcome::pass()));
+    fn a_lease_that_says_nothing_counts_as_run_out_only_for_an_old_node_that_is_silent() {
+        let silent = json!([{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-11-22T10:19:19Z"}]);
+        let young = json!([{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-11-22T10:19:20Z"}]);
+        let (old, new) = (Some("2026-11-22T10:14:59Z"), Some("2026-11-22T10:15:00Z"));
+        for (created, conditions, passes) in [
+            (old, silent.clone(), true),
+            (old, json!([]), true),
+            (new, silent.clone(), false),
+            (new, json!([]), false),
+            (None, silent, false),
+            (old, young, false),
+            (old, json!([{"type": "Ready", "status": "Unknown"}]), false),
+            (old, json!([{"type": "Ready", "status": "False", "lastTransitionTime": "2026-11-22T10:15:00Z"}]), false),
+        ] {
+            let request = update(stored(created, &conditions), node(true, evidence()));
+            let never = answered(Some(json!({"metadata": {"managedFields": []}, "spec": {}})));
+            for facts in [answered(None), never, lease("2026-11-22T10:20:11Z", &json!(40))] {
+                let outcome = run(&RULE, &request, &facts).unwrap();
+                assert_eq!(outcome.unread.is_empty(), passes, "{created:?} {conditions}: {outcome:?}");
+                assert_eq!(outcome.failed, None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_stored_within_the_clock_skew_ahead_is_young() {
+        assert!(fails(&RULE, &placing(&evidence()), &lease("2026-11-22T10:20:10Z", &json!(40))));
+    }
+
+    #[test]
+    fn a_lease_that_was_not_read_is_unknown() {
         let unread = run(&RULE, &placing(&evidence()), &facts()).unwrap().unread;
         assert_eq!(unread[0].to_string(), "Lease kube-node-lease/n1 could not be read: it was not read");
     }
 
     #[test]
-    fn without_a_claimed_fence_the_lease_is_not_judged() {
-        assert_eq!(run(&RULE, &placing(&json!({})), &facts()), Some(Outcome::pass()));
+    fn a_wrong_clock_of_the_machine_is_told_and_not_believed() {
+        let reason = |skewed| {
+            let mut facts = lease("2026-11-22T10:19:50Z", &json!(40));
+            if let Observed::Known { value: LeaseAnswer { lease: Some(lease), .. }, .. } = &mut facts.lease {
+                lease.spec.renew_time = Some(skewed);
+            }
+            run(&RULE, &placing(&json!({})), &facts).unwrap().failed.unwrap().to_string()
+        };
+        let right = reason("2026-11-22T10:19:50.5Z".parse().unwrap());
+        assert!(right.starts_with("the node renewed its Lease 10s ago at 2026-11-22T10:19:50Z;"), "{right}");
+        let slow = reason("2026-11-22T09:19:50Z".parse().unwrap());
+        assert!(slow.contains("its own wrong clock said 2026-11-22T09:19:50Z"), "{slow}");
     }
 }

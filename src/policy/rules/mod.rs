@@ -87,7 +87,12 @@ impl Outcome {
     }
 
     fn unknown(what: String, why: &str) -> Self {
-        Self { unread: vec![Unread { what, why: why.to_owned() }], ..Self::default() }
+        Self { unread: vec![Unread::unreadable(what, why)], ..Self::default() }
+    }
+
+    /// The fact that the check needs was read and says nothing.
+    fn silent(what: String, why: &str) -> Self {
+        Self { unread: vec![Unread::silent(what, why)], ..Self::default() }
     }
 }
 

@@ -14,7 +14,9 @@ pub(super) const RULE: Rule = Rule {
     applies: |proposal| proposal.does(Transition::Place),
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
-        let current = proposal.request.write.current().boot_id();
+        // On CREATE there is no stored boot to compare with.
+        let Some(stored) = proposal.request.write.before() else { return Outcome::pass() };
+        let current = stored.boot_id();
         match proposal.change(BOOT_ID).1 {
             Some(fenced) if current != Some(fenced) => Outcome::fail(Reason::EvidenceForOtherBoot {
                 fenced: fenced.to_owned(),

@@ -6,6 +6,7 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     assessment::Assessment,
+    object::node::Node,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -15,7 +16,7 @@ pub(super) const STILL_READY: Rule = Rule {
     code: Code::NodeStillReady,
     applies: |proposal| proposal.does(Transition::Place),
     needs: no_facts,
-    check: |Assessment { proposal, facts, .. }| match proposal.request.write.current().ready() {
+    check: |Assessment { proposal, facts, .. }| match proposal.request.write.before().and_then(Node::ready) {
         Some(ready) => Outcome::fail(Reason::NodeStillReady {
             last_heartbeat: ready.last_heartbeat_time.map(|at| facts.now.duration_since(at)),
         }),

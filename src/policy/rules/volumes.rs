@@ -51,15 +51,14 @@ fn may_stay_attached(assessment: &Assessment<'_>, attachment: &VolumeAttachment)
     let Some(name) = attachment.persistent_volume().filter(|_| !proposal.settings.count_tolerating) else {
         return Ok(false);
     };
-    let pods = facts.pods.value().map_err(|why| Unread { what: pod_list(proposal), why: why.to_owned() })?;
+    let pods = facts.pods.value().map_err(|why| Unread::unreadable(pod_list(proposal), why))?;
     let claims: BTreeSet<(&str, String)> =
         pods.iter().filter(|pod| may_stay(proposal, pod)).flat_map(claims_of).collect();
     if claims.is_empty() {
         return Ok(false);
     }
-    let volume = facts
-        .persistent_volume(name)
-        .map_err(|why| Unread { what: format!("PersistentVolume {name}"), why: why.to_owned() })?;
+    let volume =
+        facts.persistent_volume(name).map_err(|why| Unread::unreadable(format!("PersistentVolume {name}"), why))?;
     let claim = volume.and_then(|volume| volume.spec.claim_ref.as_ref());
     Ok(claim.is_some_and(|claim| claims.contains(&(claim.namespace.as_str(), claim.name.clone()))))
 }

@@ -186,7 +186,7 @@ fn consult_each<T: CustomResource>(read: &Observed<Installed<T>>, consult: impl 
         Ok(None) => return Err("not installed".to_owned().into()),
         Err(why) => {
             let what = format!("{}.{}", kind.plural, kind.group);
-            return Err(Doubt::Unread(Unread { what, why: why.to_owned() }));
+            return Err(Doubt::Unread(Unread::unreadable(what, why)));
         }
     };
     let answers: Vec<Answer> = objects.iter().map(consult).collect();
