@@ -11,7 +11,7 @@ use crate::{
     },
     world::{
         PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, is_tainted, kubectl, lone_node, of_node,
-        plane_with_alice, record_on, rejects, renew_lease, said,
+        plane_with_alice, record_on, rejects, renew, said,
     },
 };
 
@@ -89,7 +89,7 @@ async fn each_layer_alone_denies_and_the_webhooks_message_is_shown_if_there_is_o
     assert_eq!(allow_with_evidence(&plane, "no-mutating-honest").await, BARE);
     // The policy cannot see Leases. The validating webhook can.
     lone_node(&plane, "alive", true).await;
-    renew_lease(&plane, "alive", jiff::Timestamp::now() + jiff::SignedDuration::from_mins(1)).await;
+    renew(&plane, "alive", jiff::Timestamp::now()).await;
     rejects(kubectl(&plane, &["taint", "node", "alive", PLACE]), &["LeaseStillRenewed"]);
 
     delete_configuration(&plane, VALIDATING).await;

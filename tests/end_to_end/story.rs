@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     harness::gate::Gate,
-    world::{PLACE, REMOVE, World, accepts, is_tainted, kubectl, now, of_node, rejects},
+    world::{PLACE, REMOVE, World, accepts, is_tainted, kubectl, now, of_node, rejects, until_silent},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,6 +22,7 @@ async fn an_outage_from_the_dead_machine_to_its_return() {
     let fenced_at = format!("fencegate.dev/fenced-at={}", now());
     world.until_ready(false).await;
     rejects(taint(), &["EvidenceMissing"]);
+    until_silent(plane, node).await;
     let by = ["fencegate.dev/method=power-off", "fencegate.dev/fenced-by=alice"];
     accepts(kubectl(plane, &["annotate", "node", node, by[0], by[1], &fenced_at]));
     accepts(taint());

@@ -141,10 +141,12 @@ pub fn evidence() -> Value {
     json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-at": now(), "fencegate.dev/fenced-by": "alice"})
 }
 
-/// Creates a Node without a kubelet, with complete evidence or without any.
+/// Creates a Node whose kubelet fell silent three minutes ago, with complete evidence or without
+/// any.
 pub async fn lone_node(plane: &Plane, name: &str, has_evidence: bool) {
     let annotations = if has_evidence { evidence() } else { json!({}) };
     plane.create("/api/v1/nodes", json!({"metadata": {"name": name, "annotations": annotations}})).await;
+    renew_lease(plane, name, jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3)).await;
 }
 
 /// Creates the Node of a dead machine: its kubelet's last heartbeat was three minutes ago.
@@ -162,15 +164,52 @@ pub async fn dead_node(plane: &Plane, name: &str, more: Value) {
     renew_lease(plane, name, long_ago).await;
 }
 
-/// Sets the Lease of a Node: renewed at this time, with a duration of 4 s.
+const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+
+/// Sets the Lease of a Node, with a duration of 4 s, as if the API server had stored its renewal at
+/// this time. Whoever may write a Lease may also write the times of other clients' writes.
 pub async fn renew_lease(plane: &Plane, node: &str, at: jiff::Timestamp) {
-    let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-    let spec =
-        json!({"holderIdentity": node, "leaseDurationSeconds": 4, "renewTime": at.strftime("%FT%T.%6fZ").to_string()});
+    renew(plane, node, at).await;
+    let path = format!("{LEASES}/{node}");
+    plane
+        .until("the Lease has its time", async |plane| {
+            let mut lease = plane.get(&path).await.unwrap();
+            for entry in lease["metadata"]["managedFields"].as_array_mut().unwrap() {
+                entry["time"] = json!(at.strftime("%FT%TZ").to_string());
+            }
+            lease["metadata"]["labels"] = json!({"renewed": at.as_second().to_string()});
+            let put = format!("{path}?fieldManager=label");
+            plane.api("admin", Method::PUT, &put, Some(lease)).await.is_ok()
+        })
+        .await;
+}
+
+/// Renews the Lease of a Node as its kubelet does: with this time of the machine's own clock.
+pub async fn renew(plane: &Plane, node: &str, by_machine: jiff::Timestamp) {
+    let time = by_machine.strftime("%FT%T.%6fZ").to_string();
+    let spec = json!({"holderIdentity": node, "leaseDurationSeconds": 4, "renewTime": time});
     let lease = json!({"metadata": {"name": node}, "spec": spec});
-    if plane.api("admin", Method::POST, path, Some(lease.clone())).await.is_err() {
-        plane.api("admin", Method::PATCH, &format!("{path}/{node}"), Some(lease)).await.unwrap();
+    let path = format!("{LEASES}/{node}?fieldManager=kubelet");
+    if plane.api("admin", Method::PATCH, &path, Some(lease.clone())).await.is_err() {
+        plane.api("admin", Method::POST, &format!("{LEASES}?fieldManager=kubelet"), Some(lease)).await.unwrap();
     }
+}
+
+/// Waits until the Lease of a Node was not renewed for its duration and the gate's `clockSkew`,
+/// 10 s.
+pub async fn until_silent(plane: &Plane, node: &str) {
+    plane
+        .until("the Lease has run out", async |plane| {
+            let lease = plane.get(&format!("{LEASES}/{node}")).await.unwrap();
+            let owns = |entry: &&Value| !entry["fieldsV1"]["f:spec"]["f:renewTime"].is_null();
+            let entries = lease["metadata"]["managedFields"].as_array().unwrap();
+            let stored = entries.iter().filter(owns).filter_map(|entry| entry["time"].as_str());
+            let last: jiff::Timestamp = stored.max().unwrap().parse().unwrap();
+            let silence = lease["spec"]["leaseDurationSeconds"].as_i64().unwrap() + 10;
+            // Both clocks have whole seconds.
+            jiff::Timestamp::now().as_second() - last.as_second() > silence
+        })
+        .await;
 }
 
 /// The gate's annotations of a Node, without their prefix.

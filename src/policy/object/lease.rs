@@ -80,6 +80,7 @@ impl Lease {
 
     /// The Lease as an API server would return it. kubectl leaves out the managed fields: then
     /// `spec.renewTime` takes the place of the time at which the renewal was stored.
+    #[must_use]
     pub fn with_managed_fields(mut self) -> Self {
         let renewal = || ManagedFields {
             time: self.spec.renew_time,
