@@ -3,12 +3,12 @@
 use super::{
     annotation::{BREAK_GLASS, EVIDENCE, OVERRIDDEN, STAMPS},
     evidence,
-    object::node::Node,
+    object::node::{Node, Taint},
     reason::{Code, Mode},
     request::Request,
     settings::Settings,
     source::RecordOrigin,
-    transition::{Transition, Transitions},
+    transition::{Transition, Transitions, entries_beyond},
 };
 
 /// The input of a rule's `applies` and `needs`.
@@ -59,6 +59,26 @@ impl<'a> Proposal<'a> {
     pub fn stays_out_of_service(&self) -> bool {
         let write = &self.request.write;
         write.before().is_some_and(Node::is_out_of_service) && write.after().is_some_and(Node::is_out_of_service)
+    }
+
+    /// The entries of the taint, by value and effect, that the write adds: all of them on Place,
+    /// the new ones on Amend.
+    pub fn added_entries(&self) -> impl Iterator<Item = &'a Taint> {
+        let write = &self.request.write;
+        write.after().into_iter().flat_map(|node| entries_beyond(node, write.before()))
+    }
+
+    /// Whether the write adds an entry of the taint: on Place, and on some Amends.
+    pub fn adds_entry(&self) -> bool {
+        self.added_entries().next().is_some()
+    }
+
+    /// Whether an entry of the taint is gone after the write: on Release, on Delete, and on some
+    /// Amends.
+    pub fn removes_entry(&self) -> bool {
+        let write = &self.request.write;
+        let gone = write.before().into_iter().flat_map(|node| entries_beyond(node, write.after())).next().is_some();
+        gone || self.does(Transition::Delete)
     }
 
     /// Whether the mutating webhook replaces evidence that comes with the write: it writes out

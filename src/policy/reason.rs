@@ -87,8 +87,8 @@ codes! {
     EvidenceInFuture = Enforce,
     /// `boot-id` is given and is not the node's current boot.
     EvidenceForOtherBoot = Enforce,
-    /// The taint has an effect other than `NoExecute` and `NoSchedule`, the two that the
-    /// out-of-service procedure uses.
+    /// A new entry of the taint has an effect other than `NoExecute` and `NoSchedule`, the two that
+    /// the out-of-service procedure uses.
     EffectUndocumented = Enforce,
     /// The requester speaks from the node itself, or is a node that writes evidence.
     SelfAttested = Enforce,

@@ -3,7 +3,10 @@
 
 use std::fmt;
 
-use super::{object::node::Node, request::Write};
+use super::{
+    object::node::{Node, Taint},
+    request::Write,
+};
 
 /// One change that a write makes (contract section 3). The order is from the most to the least
 /// consequential: the first line of a denial names the first transition.
@@ -44,7 +47,9 @@ impl Transition {
         match (self, write) {
             (Self::Place, _) => !was && stays,
             (Self::Release, Write::Update { .. }) => was && !stays,
-            (Self::Amend, Write::Update { old, new }) => was && stays && entries(old) != entries(new),
+            (Self::Amend, Write::Update { old, new }) => {
+                was && stays && (entries_beyond(new, Some(old)).chain(entries_beyond(old, Some(new)))).next().is_some()
+            }
             (Self::Delete, Write::Delete { .. }) => was,
             (Self::Delete, Write::Update { old, new }) => was && removes_last_finalizer(old, new),
             (Self::Attest, Write::Create { new }) => new.gate_annotations().next().is_some(),
@@ -102,13 +107,12 @@ impl fmt::Display for Transitions {
     }
 }
 
-/// Value and effect of the guarded taints, in a fixed order. A change of `timeAdded` alone is not a
-/// transition.
-fn entries(node: &Node) -> Vec<(&str, &str)> {
-    let mut entries: Vec<(&str, &str)> =
-        node.out_of_service().map(|taint| (taint.effect.as_str(), taint.value.as_str())).collect();
-    entries.sort_unstable();
-    entries
+/// The entries of the taint on `node` that `other` does not have, by value and effect. A change of
+/// `timeAdded` alone changes no entry.
+pub(super) fn entries_beyond<'a>(node: &'a Node, other: Option<&'a Node>) -> impl Iterator<Item = &'a Taint> {
+    let same = |one: &Taint, other: &Taint| one.value == other.value && one.effect == other.effect;
+    node.out_of_service()
+        .filter(move |entry| !other.into_iter().flat_map(Node::out_of_service).any(|other| same(entry, other)))
 }
 
 /// Whether this update removes the last finalizer of a Node that is being deleted: the API server

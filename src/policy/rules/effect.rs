@@ -5,23 +5,17 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     assessment::Assessment,
-    object::node::Node,
     reason::{Code, Reason},
     text::quoted,
-    transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EffectUndocumented,
-    applies: |proposal| proposal.does(Transition::Place) || proposal.does(Transition::Amend),
+    applies: |proposal| proposal.adds_entry(),
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
         let effects: Vec<String> = proposal
-            .request
-            .write
-            .after()
-            .into_iter()
-            .flat_map(Node::out_of_service)
+            .added_entries()
             .map(|taint| taint.effect.as_str())
             .filter(|effect| !matches!(*effect, "NoExecute" | "NoSchedule"))
             .map(|effect| if effect == "PreferNoSchedule" { effect.to_owned() } else { quoted(effect) })
@@ -48,5 +42,17 @@ mod tests {
             let amended = update(node(true, evidence()), tainted);
             assert_eq!(fails(&RULE, &amended, &facts()), expected, "amended to {effect}");
         }
+    }
+
+    #[test]
+    fn an_entry_that_was_there_before_is_not_judged_again() {
+        let mut old = node(true, evidence());
+        old.spec.taints[0].effect = "PreferNoSchedule".into();
+        let mut new = old.clone();
+        new.spec.taints.push(node(true, evidence()).spec.taints.remove(0));
+        assert!(!fails(&RULE, &update(old.clone(), new.clone()), &facts()), "NoExecute is added");
+        new.spec.taints.remove(1);
+        new.spec.taints[0].value = "other".into();
+        assert!(fails(&RULE, &update(old, new), &facts()), "with another value it is another entry");
     }
 }

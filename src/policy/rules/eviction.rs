@@ -10,7 +10,7 @@ use crate::policy::{
 
 pub(super) const RULE: Rule = Rule {
     code: Code::PlacedWithoutEviction,
-    applies: |proposal| proposal.does(Transition::Place),
+    applies: |proposal| proposal.does(Transition::Place) || proposal.does(Transition::Amend),
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
         let only_no_schedule = proposal
@@ -40,5 +40,15 @@ mod tests {
             "a second taint with NoExecute evicts"
         );
         assert!(!fails(&RULE, &placing(&evidence()), &facts()));
+    }
+
+    #[test]
+    fn an_amendment_that_leaves_no_schedule_alone_fails_the_check() {
+        let no_execute = node(true, evidence());
+        let mut no_schedule = no_execute.clone();
+        no_schedule.spec.taints[0].effect = "NoSchedule".into();
+        assert!(fails(&RULE, &update(no_execute.clone(), no_schedule.clone()), &facts()));
+        assert!(!fails(&RULE, &update(no_schedule.clone(), no_execute), &facts()));
+        assert!(!fails(&RULE, &update(no_schedule.clone(), no_schedule), &facts()), "nothing is amended");
     }
 }

@@ -14,7 +14,7 @@ use crate::policy::{
 /// A node that reports Ready is running, even if there is evidence of a fence.
 pub(super) const STILL_READY: Rule = Rule {
     code: Code::NodeStillReady,
-    applies: |proposal| proposal.does(Transition::Place),
+    applies: |proposal| proposal.adds_entry(),
     needs: no_facts,
     check: |Assessment { proposal, facts, .. }| match proposal.request.write.before().and_then(Node::ready) {
         Some(ready) => Outcome::fail(Reason::NodeStillReady {
@@ -61,6 +61,18 @@ mod tests {
         let mut silent = node(false, json!({}));
         silent.status.conditions.clear();
         assert!(!fails(&STILL_READY, &update(silent, node(true, json!({}))), &facts()));
+    }
+
+    #[test]
+    fn a_node_that_is_ready_gets_no_second_entry_of_the_taint_but_may_lose_one() {
+        let one = with_ready("True", node(true, evidence()));
+        let mut two = one.clone();
+        two.spec.taints.push(one.spec.taints[0].clone());
+        two.spec.taints[1].effect = "NoSchedule".into();
+        assert!(fails(&STILL_READY, &update(one.clone(), two.clone()), &facts()));
+        assert!(!fails(&STILL_READY, &update(two.clone(), one.clone()), &facts()));
+        let silent = |tainted| with_ready("Unknown", tainted);
+        assert!(!fails(&STILL_READY, &update(silent(one), silent(two)), &facts()));
     }
 
     #[test]

@@ -2,19 +2,18 @@
 //! still has the credentials on it.
 //!
 //! A kubelet may change annotations of its own Node, because NodeRestriction does not check them.
-//! So no kubelet may write evidence. The taint may not be placed with credentials from the node
-//! itself: those of its kubelet or of a pod that runs on it.
+//! So no kubelet may write evidence. No entry of the taint may be added with credentials from the
+//! node itself: those of its kubelet or of a pod that runs on it.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     assessment::Assessment,
     reason::{Code, Reason},
-    transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::SelfAttested,
-    applies: |proposal| proposal.does(Transition::Place) || proposal.attests(),
+    applies: |proposal| proposal.adds_entry() || proposal.attests(),
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
         let user = &proposal.request.user;
@@ -44,6 +43,17 @@ mod tests {
         assert!(fails(&RULE, &from("system:node:n1", &["system:nodes"], placing(&evidence())), &facts()));
         assert!(!fails(&RULE, &from("system:node:n2", &["system:nodes"], placing(&evidence())), &facts()));
         assert!(!fails(&RULE, &placing(&evidence()), &facts()));
+    }
+
+    #[test]
+    fn a_node_cannot_add_a_second_entry_of_the_taint_to_itself() {
+        let one = node(true, evidence());
+        let mut two = one.clone();
+        two.spec.taints.push(one.spec.taints[0].clone());
+        two.spec.taints[1].effect = "NoSchedule".into();
+        assert!(fails(&RULE, &from("system:node:n1", &["system:nodes"], update(one.clone(), two.clone())), &facts()));
+        assert!(!fails(&RULE, &from("system:node:n2", &["system:nodes"], update(one.clone(), two.clone())), &facts()));
+        assert!(!fails(&RULE, &from("system:node:n1", &["system:nodes"], update(two, one)), &facts()));
     }
 
     #[test]
