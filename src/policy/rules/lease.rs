@@ -34,7 +34,7 @@ const UNKNOWN_FOR: SignedDuration = SignedDuration::from_secs(40);
 
 pub(super) const RULE: Rule = Rule {
     code: Code::LeaseStillRenewed,
-    applies: |proposal| proposal.does(Transition::Place),
+    applies: |proposal| proposal.adds_entry(),
     // On CREATE there is no machine whose Lease could tell something.
     needs: |proposal| if proposal.request.write.before().is_some() { vec![Fact::Lease] } else { Vec::new() },
     check,
@@ -68,7 +68,10 @@ fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestam
     let silence = SignedDuration::from_secs(duration.into()).saturating_add(clock_skew);
     let age = answer.date.duration_since(renewed_at);
     let runs_out_after = (age < silence).then_some(silence);
-    let fenced_at = match assessment.fence_time() {
+    // An entry that is added later needs silence alone: the fence was judged when the node was put
+    // out of service.
+    let fence_time = assessment.fence_time().filter(|_| assessment.proposal.does(Transition::Place));
+    let fenced_at = match fence_time {
         Some(FenceTime::At(at)) => Some(at).filter(|at| renewed_at.duration_since(*at) > clock_skew),
         Some(FenceTime::Untimed) | None => None,
     };
@@ -219,6 +222,17 @@ mod tests {
     #[test]
     fn a_lease_stored_within_the_clock_skew_ahead_is_young() {
         assert!(fails(&RULE, &placing(&evidence()), &lease("2026-11-22T10:20:10Z", &json!(40))));
+    }
+
+    #[test]
+    fn an_entry_that_is_added_later_needs_silence_alone() {
+        let one = node(true, evidence());
+        let mut two = one.clone();
+        two.spec.taints.push(Taint { effect: "NoSchedule".into(), ..one.spec.taints[0].clone() });
+        let amend = update(one.clone(), two.clone());
+        assert!(fails(&RULE, &amend, &lease("2026-11-22T10:19:11Z", &json!(40))));
+        assert!(!fails(&RULE, &amend, &lease("2026-11-22T10:19:10Z", &json!(40))), "though it is later than the fence");
+        assert_eq!(run(&RULE, &update(two, one), &facts()), None, "an entry that goes needs no silence");
     }
 
     #[test]
