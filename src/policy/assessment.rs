@@ -53,8 +53,11 @@ impl<'a> Assessment<'a> {
 
     /// The time of the fence: from the source that vouches, otherwise from `fenced-at`, even if the
     /// rest of the evidence is flawed. `None` if no fence is claimed and `EvidenceMissing` denies
-    /// the write for that.
+    /// the write for that, or if the write does not place the taint.
     pub fn fence_time(&self) -> Option<FenceTime> {
+        if !self.proposal.does(Transition::Place) {
+            return None;
+        }
         if let Some(Fence { at, .. }) = self.fence() {
             return Some(at.map_or(FenceTime::Untimed, FenceTime::At));
         }

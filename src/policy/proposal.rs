@@ -73,14 +73,6 @@ impl<'a> Proposal<'a> {
         self.added_entries().next().is_some()
     }
 
-    /// Whether an entry of the taint is gone after the write: on Release, on Delete, and on some
-    /// Amends.
-    pub fn removes_entry(&self) -> bool {
-        let write = &self.request.write;
-        let gone = write.before().into_iter().flat_map(|node| entries_beyond(node, write.after())).next().is_some();
-        gone || self.does(Transition::Delete)
-    }
-
     /// Whether the mutating webhook replaces evidence that comes with the write: it writes out
     /// another source's evidence, or removes all evidence at a release.
     pub fn replaces_evidence(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What a write does to the taint and to the gate's annotations. It is derived from the Node before
 //! and after the write, and from nothing else.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use super::{
     object::node::{Node, Taint},
@@ -47,9 +47,7 @@ impl Transition {
         match (self, write) {
             (Self::Place, _) => !was && stays,
             (Self::Release, Write::Update { .. }) => was && !stays,
-            (Self::Amend, Write::Update { old, new }) => {
-                was && stays && (entries_beyond(new, Some(old)).chain(entries_beyond(old, Some(new)))).next().is_some()
-            }
+            (Self::Amend, Write::Update { old, new }) => was && stays && entries(old) != entries(new),
             (Self::Delete, Write::Delete { .. }) => was,
             (Self::Delete, Write::Update { old, new }) => was && removes_last_finalizer(old, new),
             (Self::Attest, Write::Create { new }) => new.gate_annotations().next().is_some(),
@@ -107,12 +105,20 @@ impl fmt::Display for Transitions {
     }
 }
 
-/// The entries of the taint on `node` that `other` does not have, by value and effect. A change of
-/// `timeAdded` alone changes no entry.
+/// An entry of the guarded taint: its effect and value. A change of `timeAdded` alone changes no
+/// entry.
+fn entry(taint: &Taint) -> (&str, &str) {
+    (&taint.effect, &taint.value)
+}
+
+fn entries(node: &Node) -> BTreeSet<(&str, &str)> {
+    node.out_of_service().map(entry).collect()
+}
+
+/// The entries of the taint on `node` that `other` does not have.
 pub(super) fn entries_beyond<'a>(node: &'a Node, other: Option<&'a Node>) -> impl Iterator<Item = &'a Taint> {
-    let same = |one: &Taint, other: &Taint| one.value == other.value && one.effect == other.effect;
-    node.out_of_service()
-        .filter(move |entry| !other.into_iter().flat_map(Node::out_of_service).any(|other| same(entry, other)))
+    let known = other.map(entries).unwrap_or_default();
+    node.out_of_service().filter(move |taint| !known.contains(&entry(taint)))
 }
 
 /// Whether this update removes the last finalizer of a Node that is being deleted: the API server

@@ -303,7 +303,7 @@ pub struct Timing {
 }
 
 /// The API server's answer about a node's Lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseAnswer {
     /// When the API server answered, by its own clock: the answer's `Date`, in whole seconds. The
     /// times in the Lease's managed fields are by the same clock.

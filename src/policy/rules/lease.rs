@@ -17,7 +17,6 @@ use crate::policy::{
     object::node::Node,
     reason::{Code, Reason, Renewal},
     text::Span,
-    transition::Transition,
 };
 
 /// For a Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
@@ -68,10 +67,8 @@ fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestam
     let silence = SignedDuration::from_secs(duration.into()).saturating_add(clock_skew);
     let age = answer.date.duration_since(renewed_at);
     let runs_out_after = (age < silence).then_some(silence);
-    // An entry that is added later needs silence alone: the fence was judged when the node was put
-    // out of service.
-    let fence_time = assessment.fence_time().filter(|_| assessment.proposal.does(Transition::Place));
-    let fenced_at = match fence_time {
+    // An Amend has no time of the fence: silence alone is needed.
+    let fenced_at = match assessment.fence_time() {
         Some(FenceTime::At(at)) => Some(at).filter(|at| renewed_at.duration_since(*at) > clock_skew),
         Some(FenceTime::Untimed) | None => None,
     };
