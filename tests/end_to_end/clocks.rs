@@ -7,19 +7,10 @@ use serde_json::{Value, json};
 use crate::{
     harness::{gate::Gate, plane::Plane},
     world::{
-        PLACE, accepts, is_tainted, kubectl, lone_node, now, of_node, plane_with_alice, rejects, renew, until_silent,
+        LEASES, PLACE, accepts, is_tainted, kubectl, lone_node, now, of_node, plane_with_alice, rejects, renew, said,
+        stored_at, until_silent,
     },
 };
-
-const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-
-/// When the API server stored the last renewal: the newest time of an entry that owns
-/// `spec.renewTime`.
-fn stored_at(lease: &Value) -> Timestamp {
-    let entries = lease["metadata"]["managedFields"].as_array().unwrap();
-    let owning = entries.iter().filter(|entry| !entry["fieldsV1"]["f:spec"]["f:renewTime"].is_null());
-    owning.map(|entry| entry["time"].as_str().unwrap().parse().unwrap()).max().unwrap()
-}
 
 /// The field managers of the two clients. The API server would derive the same from their
 /// User-Agent.
@@ -134,6 +125,6 @@ async fn deleting_the_lease_does_not_clear_the_objection_of_a_live_machine() {
     lone_node(&plane, "n1", true).await;
     plane.api("admin", Method::DELETE, &format!("{LEASES}/n1"), None).await.unwrap();
     let denied = kubectl(&plane, &["taint", "node", "n1", PLACE]);
-    assert!(crate::world::said(&denied).contains("Lease kube-node-lease/n1 says nothing: it does not exist"));
+    assert!(said(&denied).contains("Lease kube-node-lease/n1 says nothing: it does not exist"));
     rejects(denied, &["FactsUnavailable"]);
 }

@@ -145,8 +145,8 @@ pub fn evidence() -> Value {
 /// any.
 pub async fn lone_node(plane: &Plane, name: &str, has_evidence: bool) {
     let annotations = if has_evidence { evidence() } else { json!({}) };
-    plane.create("/api/v1/nodes", json!({"metadata": {"name": name, "annotations": annotations}})).await;
     renew_lease(plane, name, jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3)).await;
+    plane.create("/api/v1/nodes", json!({"metadata": {"name": name, "annotations": annotations}})).await;
 }
 
 /// Creates the Node of a dead machine: its kubelet's last heartbeat was three minutes ago.
@@ -160,14 +160,18 @@ pub async fn dead_node(plane: &Plane, name: &str, more: Value) {
         "nodeInfo": {"bootID": "boot-7", "architecture": "", "containerRuntimeVersion": "", "kernelVersion": "",
             "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "", "systemUUID": ""}}});
     json_patch::merge(&mut node, &more);
-    plane.create("/api/v1/nodes", node).await;
     renew_lease(plane, name, long_ago).await;
+    plane.create("/api/v1/nodes", node).await;
 }
 
-const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+pub const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
 /// Sets the Lease of a Node, with a duration of 4 s, as if the API server had stored its renewal at
 /// this time. Whoever may write a Lease may also write the times of other clients' writes.
+///
+/// The Node must not exist yet. Since 1.37 (`NodeControllerLeaseCircuitBreaker`), the node
+/// controller never gives up on a node whose Lease it knows and that was written without a newer
+/// `renewTime` afterwards.
 pub async fn renew_lease(plane: &Plane, node: &str, at: jiff::Timestamp) {
     renew(plane, node, at).await;
     let path = format!("{LEASES}/{node}");
@@ -195,19 +199,23 @@ pub async fn renew(plane: &Plane, node: &str, by_machine: jiff::Timestamp) {
     }
 }
 
+/// When the API server stored the last renewal: the newest time of an entry that owns
+/// `spec.renewTime`.
+pub fn stored_at(lease: &Value) -> jiff::Timestamp {
+    let entries = lease["metadata"]["managedFields"].as_array().unwrap();
+    let owning = entries.iter().filter(|entry| !entry["fieldsV1"]["f:spec"]["f:renewTime"].is_null());
+    owning.map(|entry| entry["time"].as_str().unwrap().parse().unwrap()).max().unwrap()
+}
+
 /// Waits until the Lease of a Node was not renewed for its duration and the gate's `clockSkew`,
 /// 10 s.
 pub async fn until_silent(plane: &Plane, node: &str) {
     plane
         .until("the Lease has run out", async |plane| {
             let lease = plane.get(&format!("{LEASES}/{node}")).await.unwrap();
-            let owns = |entry: &&Value| !entry["fieldsV1"]["f:spec"]["f:renewTime"].is_null();
-            let entries = lease["metadata"]["managedFields"].as_array().unwrap();
-            let stored = entries.iter().filter(owns).filter_map(|entry| entry["time"].as_str());
-            let last: jiff::Timestamp = stored.max().unwrap().parse().unwrap();
             let silence = lease["spec"]["leaseDurationSeconds"].as_i64().unwrap() + 10;
             // Both clocks have whole seconds.
-            jiff::Timestamp::now().as_second() - last.as_second() > silence
+            jiff::Timestamp::now().as_second() - stored_at(&lease).as_second() > silence
         })
         .await;
 }
