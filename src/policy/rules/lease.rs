@@ -12,12 +12,11 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    assessment::{Assessment, FenceTime},
+    assessment::{Assessment, is_overtaken},
     facts::{Fact, LeaseAnswer},
     object::node::Node,
     reason::{Code, Reason, Renewal},
     text::Span,
-    transition::Transition,
 };
 
 /// For a Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
@@ -70,11 +69,7 @@ fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestam
     let runs_out_after = (age < silence).then_some(silence);
     // An entry that is added later needs silence alone: the fence was judged when the node was put
     // out of service.
-    let fence_time = assessment.fence_time().filter(|_| assessment.proposal.does(Transition::Place));
-    let fenced_at = match fence_time {
-        Some(FenceTime::At(at)) => Some(at).filter(|at| renewed_at.duration_since(*at) > clock_skew),
-        Some(FenceTime::Untimed) | None => None,
-    };
+    let fenced_at = assessment.fence_times().into_iter().find(|at| is_overtaken(*at, renewed_at, clock_skew));
     if runs_out_after.is_none() && fenced_at.is_none() {
         return Outcome::pass();
     }
