@@ -9,7 +9,7 @@ use super::outage::Outage;
 use crate::policy::{
     annotation::{
         APPLIED_BY, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PACEMAKER,
-        PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
+        PLACED_AT, PLACED_BY, PROOF, RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
     },
     assessment::Assessment,
     evidence::parse_time,
@@ -104,10 +104,8 @@ pub(in crate::policy) fn expected(
 /// gate's clock.
 fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Expected)> {
     let Some(method) = fence.source.method() else { return Vec::new() };
-    let boot_id = match proposal.change(BOOT_ID).1 {
-        None => proposal.request.write.current().boot_id(),
-        Some(_) => None,
-    };
+    let recorded = proposal.change(BOOT_ID).1;
+    let boot_id = proposal.request.write.current().boot_id().filter(|current| recorded != Some(current));
     [
         Some((METHOD, Expected::Text(method.name().to_owned()))),
         Some((FENCED_BY, Expected::Text(fence.source.name().to_owned()))),
@@ -129,8 +127,11 @@ pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, break_glass: Option
     let stamped = proposal.break_glass().filter(|reason| proposal.change(OVERRIDDEN).1 == Some(reason));
     let break_glass = break_glass.or(stamped);
     let expected = expected(assessment, break_glass);
+    // A proof that was there before is not about the fence that is written out.
+    let is_foreign_proof = expected.contains_key(METHOD) && !proposal.changes(PROOF);
     let removed = obsolete(proposal, break_glass.is_some())
         .into_iter()
+        .chain(is_foreign_proof.then_some(PROOF))
         .filter(|key| !expected.contains_key(key) && node.annotation(key).is_some())
         .map(|key| (key, None));
     let written = expected.iter().filter_map(|(key, expected)| {
