@@ -207,7 +207,7 @@ impl Case {
 fn make_unreadable(facts: &mut Facts, name: &str, attest: bool) {
     let (at, why) = (facts.now, "forbidden: no".to_owned());
     if name == "persistentVolumes" {
-        for volume in facts.persistent_volumes.values_mut() {
+        for volume in facts.persistent_volumes.values_mut().chain(facts.claimed_volumes.values_mut()) {
             *volume = Observed::Unknown { at, why: why.clone() };
         }
         return;
@@ -349,7 +349,11 @@ async fn both_webhooks_decide_alike_and_the_validating_one_accepts_the_stamps_of
         assert!(case.expect.allowed, "{}: a denied write gets no patch", case.name);
         let of_the_gate = |step: &Value| {
             let path = step["path"].as_str().unwrap();
-            path == "/metadata/annotations" || path.starts_with("/metadata/annotations/fencegate.dev~1")
+            let removes_the_mark =
+                step["op"] == "remove" && path == "/metadata/annotations/node.kubernetes.io~1out-of-service-applied-by";
+            path == "/metadata/annotations"
+                || path.starts_with("/metadata/annotations/fencegate.dev~1")
+                || removes_the_mark
         };
         assert!(steps.iter().all(of_the_gate), "{}: {steps:?}", case.name);
         let patch: json_patch::Patch = serde_json::from_value(json!(steps)).unwrap();

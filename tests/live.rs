@@ -259,6 +259,56 @@ async fn volumes_are_read_only_if_a_pod_may_keep_one() {
 }
 
 #[tokio::test]
+async fn the_volumes_of_claims_are_read_only_if_there_is_a_network_fence() {
+    let claiming = json!([{"metadata": {"namespace": "a", "name": "p"}, "spec": {"nodeName": "n1", "volumes": [
+        {"name": "d", "persistentVolumeClaim": {"claimName": "bound"}},
+        {"name": "e", "persistentVolumeClaim": {"claimName": "waits"}},
+        {"name": "f", "persistentVolumeClaim": {"claimName": "gone"}}]}}]);
+    let script = |fences: Value| {
+        let claiming = claiming.clone();
+        move |line: &str| match line {
+            line if line.contains("/networkfences") => list(fences.clone()),
+            line if line.contains("/pods") => list(claiming.clone()),
+            line if line.ends_with("/a/persistentvolumeclaims/bound") => {
+                Scripted::Json(200, json!({"spec": {"volumeName": "pv-1"}}))
+            }
+            line if line.ends_with("/a/persistentvolumeclaims/waits") => Scripted::Json(200, json!({"spec": {}})),
+            line if line.ends_with("/persistentvolumes/pv-1") => {
+                Scripted::Json(200, json!({"metadata": {"name": "pv-1"}, "spec": {"csi": {"driver": "san.test"}}}))
+            }
+            line if line.contains("/volumeattachments") => list(json!([{"metadata": {"name": "va"},
+                "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv-1"}}}])),
+            _ => status(404, "NotFound"),
+        }
+    };
+    let query = [Fact::Pods, Fact::VolumeAttachments, Fact::Custom(CustomKind::NetworkFence)];
+    let (cluster, requests) = scripted(script(json!([{"metadata": {"name": "rack-7"}}])));
+    let facts = read(&cluster, &query).await;
+    let volume = facts.claimed_volumes["a/bound"].value().unwrap().clone().unwrap();
+    assert_eq!(volume.spec.csi.unwrap().driver, "san.test");
+    assert_eq!(facts.claimed_volumes["a/waits"].value(), Ok(&None));
+    assert_eq!(facts.claimed_volumes["a/gone"].value(), Ok(&None));
+    assert!(facts.persistent_volumes.is_empty(), "an attachment names its driver");
+    assert_eq!(requests.lock().unwrap().len(), 7);
+
+    let (cluster, requests) = scripted(script(json!([])));
+    assert!(read(&cluster, &query).await.claimed_volumes.is_empty());
+    assert_eq!(requests.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_claim_that_cannot_be_read_is_unknown() {
+    let (cluster, _) = scripted(|line| match line {
+        line if line.contains("/networkfences") => list(json!([{"metadata": {"name": "rack-7"}}])),
+        line if line.contains("/pods") => list(json!([{"metadata": {"namespace": "a", "name": "p"}, "spec":
+            {"nodeName": "n1", "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}])),
+        _ => status(403, "Forbidden"),
+    });
+    let mut facts = read(&cluster, &[Fact::Pods, Fact::Custom(CustomKind::NetworkFence)]).await;
+    assert_eq!(why(facts.claimed_volumes.remove("a/c").unwrap()), "forbidden: scripted Forbidden");
+}
+
+#[tokio::test]
 async fn the_access_review_has_all_groups_and_extras_of_the_requester() {
     for (said, expected) in [
         (json!({"allowed": true}), true),
@@ -319,12 +369,16 @@ async fn a_kind_that_is_not_installed_is_a_known_fact() {
     assert_eq!(facts.custom.fence_agents_remediations.value(), Ok(&None));
     assert_eq!(facts.custom.self_node_remediations.value(), Ok(&None));
     assert_eq!(facts.custom.network_fences.value(), Ok(&None));
+    assert_eq!(facts.custom.network_fence_classes.value(), Ok(&None));
+    assert_eq!(facts.custom.csi_addons_nodes.value(), Ok(&None));
     assert_eq!(facts.custom.bare_metal_hosts.value(), Ok(&None));
     let mut requests = requests.lock().unwrap().clone();
     requests.sort();
     assert_eq!(
         requests,
         [
+            "GET /apis/csiaddons.openshift.io/v1alpha1/csiaddonsnodes?&limit=500",
+            "GET /apis/csiaddons.openshift.io/v1alpha1/networkfenceclasses?&limit=500",
             "GET /apis/csiaddons.openshift.io/v1alpha1/networkfences?&limit=500",
             "GET /apis/fence-agents-remediation.medik8s.io/v1alpha1/fenceagentsremediations?&limit=500",
             "GET /apis/metal3.io/v1alpha1/namespaces/infra/baremetalhosts?&fieldSelector=metadata.name%3Dhost-1&limit=500",
@@ -340,6 +394,8 @@ async fn a_kind_that_rbac_forbids_is_unknown() {
     assert_eq!(why(facts.custom.fence_agents_remediations), "forbidden: scripted Forbidden");
     assert_eq!(why(facts.custom.self_node_remediations), "forbidden: scripted Forbidden");
     assert_eq!(why(facts.custom.network_fences), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.custom.network_fence_classes), "forbidden: scripted Forbidden");
+    assert_eq!(why(facts.custom.csi_addons_nodes), "forbidden: scripted Forbidden");
     assert_eq!(why(facts.custom.bare_metal_hosts), "forbidden: scripted Forbidden");
 }
 
@@ -348,9 +404,10 @@ async fn only_objects_about_the_node_are_kept() {
     let (cluster, _) = scripted(|line| {
         let named = |name: &str| json!({"metadata": {"name": name, "namespace": "infra"}});
         list(match line {
-            line if line.contains("networkfences") => json!([
-                {"metadata": {"name": "about"}, "spec": {"cidrs": ["10.0.0.0/24"]}},
-                {"metadata": {"name": "other"}, "spec": {"cidrs": ["10.0.1.0/24"]}},
+            line if line.contains("networkfence") => json!([named("one"), named("two")]),
+            line if line.contains("csiaddonsnodes") => json!([
+                {"metadata": {"name": "about"}, "spec": {"driver": {"name": "san.test", "nodeID": "n1"}}},
+                {"metadata": {"name": "other"}, "spec": {"driver": {"name": "san.test", "nodeID": "n2"}}},
             ]),
             line if line.contains("baremetalhosts") => json!([named("host-1"), named("host-2")]),
             _ => json!([named("n1"), named("n2"),
@@ -363,7 +420,9 @@ async fn only_objects_about_the_node_are_kept() {
     let names: Vec<&str> = about.iter().map(|remediation| remediation.metadata.name.as_str()).collect();
     assert_eq!(names, ["n1", "x"]);
     assert_eq!(facts.custom.self_node_remediations.value().unwrap().as_ref().unwrap().len(), 2);
-    assert_eq!(facts.custom.network_fences.value().unwrap().as_ref().unwrap()[0].metadata.name, "about");
+    assert_eq!(facts.custom.network_fences.value().unwrap().as_ref().unwrap().len(), 2, "the storage may know others");
+    assert_eq!(facts.custom.csi_addons_nodes.value().unwrap().as_ref().unwrap().len(), 1);
+    assert_eq!(facts.custom.csi_addons_nodes.value().unwrap().as_ref().unwrap()[0].metadata.name, "about");
     assert_eq!(facts.custom.bare_metal_hosts.value().unwrap().as_ref().unwrap().len(), 1);
 }
 

@@ -134,9 +134,10 @@ fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
     assert_eq!(settings, fencegate::policy::settings::Settings::default(), "the manifests have the default settings");
 
     let medik8s = [CustomKind::FenceAgentsRemediation, CustomKind::SelfNodeRemediation];
+    let csi_addons = [CustomKind::NetworkFence, CustomKind::NetworkFenceClass, CustomKind::CsiAddonsNode];
     let overlays: [(&str, Vec<Source>, &[CustomKind]); 4] = [
         ("medik8s", vec![Source::FenceAgentsRemediation, Source::SelfNodeRemediation], &medik8s),
-        ("csi-addons", vec![Source::NetworkFence], &[CustomKind::NetworkFence]),
+        ("csi-addons", vec![Source::NetworkFence], &csi_addons),
         ("metal3", vec![Source::BareMetalHost], &[CustomKind::BareMetalHost]),
         ("two-node-fencing", vec![Source::Pacemaker], &[]),
     ];
@@ -145,10 +146,11 @@ fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
         let patch: Value = serde_saphyr::from_str(overlay["patches"][0]["patch"].as_str().unwrap()).unwrap();
         let settings = config::parse(patch["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
         assert_eq!(settings.sources, [default.to_vec(), sources].concat(), "{name}");
-        let needed: Vec<_> = kinds
-            .iter()
-            .map(|kind| (kind.kind().group.to_owned(), kind.kind().plural.to_owned(), vec!["list".to_owned()]))
-            .collect();
+        let right =
+            |group: &str, resource: &str, verb: &str| (group.to_owned(), resource.to_owned(), vec![verb.to_owned()]);
+        let kinds_to_list = kinds.iter().map(|kind| right(kind.kind().group, kind.kind().plural, "list"));
+        let claims = (name == "csi-addons").then(|| right("", "persistentvolumeclaims", "get"));
+        let needed: Vec<_> = kinds_to_list.chain(claims).collect();
         let rights = || shared(&format!("{name}/rbac.yaml"));
         let given = if kinds.is_empty() { Vec::new() } else { rules(&rights()[0]) };
         assert_eq!(given, needed, "{name}");

@@ -1,5 +1,5 @@
-//! The mutating webhook's patch: a JSON patch (RFC 6902) that changes the gate's annotations and
-//! nothing else.
+//! The mutating webhook's patch: a JSON patch (RFC 6902) that changes the gate's annotations,
+//! removes pacemaker's mark at a release, and does nothing else.
 
 use serde::Serialize;
 

@@ -19,7 +19,7 @@ use crate::policy::{
         lease::Lease,
         node::Node,
         pod::Pod,
-        volume::{PersistentVolume, VolumeAttachment},
+        volume::{ClaimRef, PersistentVolume, VolumeAttachment},
     },
     request::{Request, User},
 };
@@ -177,6 +177,10 @@ impl Objects {
             (name.to_owned(), Observed::Known { at: now, value: self.persistent_volumes.get(name).cloned() })
         });
         facts.persistent_volumes = volumes.collect();
+        let claims = facts.claims_to_read();
+        let volumes =
+            claims.iter().map(|claim| (claim.to_string(), Observed::Known { at: now, value: self.bound_to(claim) }));
+        facts.claimed_volumes = volumes.collect();
         facts
     }
 
@@ -196,6 +200,12 @@ impl Objects {
             Fact::Access(verb) => FactValue::Access(verb, self.access(&request.user, verb.name(), node)),
             Fact::Custom(kind) => FactValue::Custom(kind, self.custom(kind, request.write.current())),
         }
+    }
+
+    /// The PersistentVolume that is bound to a claim. It names the claim, so that a file without
+    /// PersistentVolumeClaims is enough.
+    fn bound_to(&self, claim: &ClaimRef) -> Option<PersistentVolume> {
+        self.persistent_volumes.values().find(|volume| volume.spec.claim_ref.as_ref() == Some(claim)).cloned()
     }
 
     /// The objects of a custom kind that are about the node.

@@ -26,7 +26,11 @@ use crate::{
             Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary, Observed,
             Reading, Timing, Verb,
         },
-        object::{node::Node, pod::Pod, volume::VolumeAttachment},
+        object::{
+            node::Node,
+            pod::Pod,
+            volume::{ClaimRef, PersistentVolume, PersistentVolumeClaim, VolumeAttachment},
+        },
         request::{Request, User},
     },
 };
@@ -49,7 +53,7 @@ impl Live {
     }
 
     /// Reads all facts in `query` concurrently, then the PersistentVolumes that these facts make
-    /// necessary ([`Facts::volumes_to_read`]).
+    /// necessary ([`Facts::volumes_to_read`] and [`Facts::claims_to_read`]).
     pub async fn read(&self, request: &Request, query: &FactQuery, clock: &Clock, deadline: Instant) -> Reading {
         let limit = Reads { clock, deadline };
         let mut facts = Facts::at(clock.now());
@@ -67,6 +71,12 @@ impl Live {
         let reads = volumes.iter().map(|name| limit.read("persistent_volumes", self.api.get(&builder, name)));
         for (name, Read { at, result, timing }) in volumes.iter().zip(join_all(reads).await) {
             facts.persistent_volumes.insert(name.clone(), Observed::new(at, result));
+            timings.push(timing);
+        }
+        let claims = facts.claims_to_read();
+        let reads = claims.iter().map(|claim| limit.read("persistent_volume_claims", self.claimed_volume(claim)));
+        for (claim, Read { at, result, timing }) in claims.iter().zip(join_all(reads).await) {
+            facts.claimed_volumes.insert(claim.to_string(), Observed::new(at, result));
             timings.push(timing);
         }
         facts.now = clock.now();
@@ -109,6 +119,18 @@ impl Live {
     async fn volume_attachments(&self, node: &str) -> Result<Vec<VolumeAttachment>, ReadError> {
         let of_node = |attachment: VolumeAttachment| (attachment.spec.node_name == node).then_some(attachment);
         self.api.list(&clustered::<storage::VolumeAttachment>(), None, of_node).await
+    }
+
+    /// The PersistentVolume that is bound to a claim. `None` if there is none.
+    async fn claimed_volume(&self, claim: &ClaimRef) -> Result<Option<PersistentVolume>, ReadError> {
+        let ClaimRef { namespace, name } = claim;
+        check_name(namespace)?;
+        let builder = namespaced::<core::PersistentVolumeClaim>(namespace);
+        let bound: Option<PersistentVolumeClaim> = self.api.get(&builder, name).await?;
+        match bound.map(|claim| claim.spec.volume_name).filter(|volume| !volume.is_empty()) {
+            Some(volume) => self.api.get(&clustered::<core::PersistentVolume>(), &volume).await,
+            None => Ok(None),
+        }
     }
 
     async fn nodes(&self, node: &str) -> Result<NodeSummary, ReadError> {

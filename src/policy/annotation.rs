@@ -33,9 +33,11 @@ pub const LAST_OUTAGE: &str = "fencegate.dev/last-outage";
 /// Break-glass: the reason why the gate must be overruled (contract section 7).
 pub const BREAK_GLASS: &str = "fencegate.dev/break-glass";
 
-/// Not an annotation of the gate: two-node fencing sets it to `pacemaker` when pacemaker fenced the
-/// node and placed the taint (section 6).
+/// Not an annotation of the gate: two-node fencing sets it to [`PACEMAKER`] when pacemaker fenced
+/// the node and placed the taint (section 6).
 pub const APPLIED_BY: &str = "node.kubernetes.io/out-of-service-applied-by";
+/// The value of pacemaker's mark.
+pub const PACEMAKER: &str = "pacemaker";
 
 /// The evidence that the source `annotations` requires, in the order in which messages list it.
 pub const REQUIRED_EVIDENCE: [&str; 3] = [METHOD, FENCED_AT, FENCED_BY];

@@ -1,14 +1,15 @@
 //! A proposal together with the facts: everything that a check judges by.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
     annotation::FENCED_AT,
     evidence,
     facts::Facts,
     proposal::Proposal,
-    reason::{Code, Mode},
-    source::{Fence, Unvouched, vouched},
+    reason::Code,
+    settings::Settings,
+    source::{Doubt, Fence, Inquiry, Refutation, Source, Unvouched, vouched},
     transition::Transition,
 };
 
@@ -21,20 +22,13 @@ pub struct Assessment<'a> {
     vouching: Option<Result<Fence, Vec<Unvouched>>>,
 }
 
-/// The time that the Lease and the limits of the evidence's age are compared with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FenceTime {
-    At(Timestamp),
-    /// The source does not know when the fence took effect, only that the node is fenced now.
-    Untimed,
-}
-
 impl<'a> Assessment<'a> {
     /// Consults the evidence sources, if the write places the taint.
     pub fn new(proposal: Proposal<'a>, facts: &'a Facts) -> Self {
         let Proposal { request, settings, origin, .. } = &proposal;
-        let vouching =
-            proposal.does(Transition::Place).then(|| vouched(&request.write, *origin, facts, &settings.sources));
+        let inquiry = Inquiry { write: &request.write, facts, clock_skew: settings.clock_skew };
+        let refute = |source, at| refutations(&proposal, facts, source, at);
+        let vouching = proposal.does(Transition::Place).then(|| vouched(&inquiry, *origin, &settings.sources, refute));
         Self { proposal, facts, vouching }
     }
 
@@ -51,20 +45,49 @@ impl<'a> Assessment<'a> {
         }
     }
 
-    /// The time of the fence: from the source that vouches, otherwise from `fenced-at`, even if the
-    /// rest of the evidence is flawed. `None` if no fence is claimed and `EvidenceMissing` denies
-    /// the write for that, or if the write does not place the taint.
-    pub fn fence_time(&self) -> Option<FenceTime> {
-        if !self.proposal.does(Transition::Place) {
-            return None;
-        }
-        if let Some(Fence { at, .. }) = self.fence() {
-            return Some(at.map_or(FenceTime::Untimed, FenceTime::At));
-        }
-        match self.proposal.change(FENCED_AT).1.and_then(evidence::parse_time) {
-            Some(at) => Some(FenceTime::At(at)),
-            None if self.proposal.mode(Code::EvidenceMissing) != Mode::Enforce => Some(FenceTime::Untimed),
-            None => None,
-        }
+    /// The times of the fence that the checks of the evidence judge: from the source that vouches,
+    /// if it is not a state that holds now. If none vouches, the times of all sources whose word
+    /// does not count, and `fenced-at`, even if the rest of the evidence is flawed. Empty if the
+    /// write does not place the taint: the fence was judged when it was placed.
+    pub fn fence_times(&self) -> Vec<Timestamp> {
+        let unvouched = match &self.vouching {
+            Some(Ok(fence)) => return fence.at.into_iter().collect(),
+            Some(Err(unvouched)) => unvouched,
+            None => return Vec::new(),
+        };
+        let refuted = unvouched.iter().filter_map(|unvouched| match unvouched.why {
+            Doubt::Refuted { at, .. } => Some(at),
+            Doubt::No(_) | Doubt::NotInstalled | Doubt::LeftOver | Doubt::Unread(_) => None,
+        });
+        refuted.chain(self.proposal.change(FENCED_AT).1.and_then(evidence::parse_time)).collect()
     }
+}
+
+/// How old a fence is: negative if it is in the future.
+pub fn age(facts: &Facts, at: Timestamp) -> SignedDuration {
+    facts.now.duration_since(at)
+}
+
+/// Whether the node showed a sign of life after a fence: it renewed its Lease.
+pub fn is_overtaken(at: Timestamp, renewed_at: Timestamp, clock_skew: SignedDuration) -> bool {
+    renewed_at.duration_since(at) > clock_skew
+}
+
+/// Why the word of a source about a fence at this time does not count. A check that is turned down
+/// refutes nothing.
+fn refutations(proposal: &Proposal<'_>, facts: &Facts, source: Source, at: Timestamp) -> Vec<Refutation> {
+    let Settings { max_age, clock_skew, .. } = proposal.settings;
+    let last_renewal = facts.lease.value().ok().and_then(|lease| lease.last_renewal(*clock_skew));
+    let is_of_other_boot = source == Source::Annotations && proposal.other_boot().is_some();
+    let all = [
+        (Code::EvidenceExpired, Refutation::Expired, age(facts, at) > *max_age),
+        (Code::EvidenceForOtherBoot, Refutation::OtherBoot, is_of_other_boot),
+        (
+            Code::LeaseStillRenewed,
+            Refutation::SignOfLife,
+            last_renewal.is_some_and(|renewed_at| is_overtaken(at, renewed_at, *clock_skew)),
+        ),
+    ];
+    let counts = |(code, _, is_so): &(Code, Refutation, bool)| *is_so && proposal.enforces(*code);
+    all.into_iter().filter(counts).map(|(_, refutation, _)| refutation).collect()
 }

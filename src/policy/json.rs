@@ -6,6 +6,7 @@
 
 use std::{fmt, marker::PhantomData};
 
+use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -27,6 +28,12 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value).unwrap_or_default())
+}
+
+/// Parses a time. A value that is not a time counts as missing: it must not make the whole list
+/// that it is in unreadable.
+pub fn readable_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.and_then(|time| time.parse().ok()))
 }
 
 /// Parses an object that the API server may not have validated. An object of another shape counts

@@ -4,11 +4,12 @@
 use std::collections::BTreeSet;
 
 use super::{
-    annotation::{FENCED_AT, FENCED_BY, METHOD},
+    annotation::{APPLIED_BY, FENCED_AT, FENCED_BY, METHOD},
     decision::{BreakGlass, Decision},
     object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Mode, Reason},
     request::Request,
+    source::Doubt,
     text::quoted,
     transition::Transition,
 };
@@ -112,6 +113,10 @@ impl Advice<'_> {
                 &[self.annotate(&[METHOD, FENCED_BY, FENCED_AT])],
             );
         }
+        if self.denied(&[Code::EvidenceMissing]) && self.is_marked_from_before() {
+            let remove = format!("kubectl annotate node {} {APPLIED_BY}-", self.node());
+            advise("remove pacemaker's mark, which is from an earlier outage", &[remove]);
+        }
         if self.denied(&[Code::EffectUndocumented]) {
             advise(
                 "use the effect that the procedure knows",
@@ -181,6 +186,14 @@ impl Advice<'_> {
                 );
             }
         }
+    }
+
+    /// Whether pacemaker does not vouch because its mark was there before the write.
+    fn is_marked_from_before(&self) -> bool {
+        self.decision.findings.iter().any(|finding| match &finding.reason {
+            Reason::EvidenceMissing { unvouched } => unvouched.iter().any(|source| source.why == Doubt::LeftOver),
+            _ => false,
+        })
     }
 
     fn denied(&self, codes: &[Code]) -> bool {

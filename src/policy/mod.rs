@@ -125,7 +125,8 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
     let proposal = Proposal::new(request, settings);
     let mut query: FactQuery = applicable(&proposal).flat_map(|(rule, _)| (rule.needs)(&proposal)).collect();
     if proposal.does(Transition::Place) {
-        query.extend(source::facts_needed(&request.write, proposal.origin, &settings.sources));
+        let may_be_refuted = |source| proposal.may_be_refuted(source);
+        query.extend(source::facts_needed(&request.write, proposal.origin, &settings.sources, may_be_refuted));
     }
     if !proposal.transitions.is_none() && proposal.break_glass().is_some() {
         query.insert(Fact::Access(Verb::BreakGlass));

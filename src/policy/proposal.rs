@@ -1,13 +1,13 @@
 //! A write together with the settings: everything that is known about it before any fact is read.
 
 use super::{
-    annotation::{BREAK_GLASS, EVIDENCE, OVERRIDDEN, STAMPS},
+    annotation::{BOOT_ID, BREAK_GLASS, EVIDENCE, OVERRIDDEN, STAMPS},
     evidence,
     object::node::{Node, Taint},
     reason::{Code, Mode},
     request::Request,
     settings::Settings,
-    source::RecordOrigin,
+    source::{RecordOrigin, Source},
     transition::{Transition, Transitions, entries_beyond},
 };
 
@@ -36,6 +36,30 @@ impl<'a> Proposal<'a> {
     /// The mode in which a check is applied.
     pub fn mode(&self, code: Code) -> Mode {
         self.settings.mode(code)
+    }
+
+    /// Whether the check denies the write if it fails.
+    pub fn enforces(&self, code: Code) -> bool {
+        self.mode(code) == Mode::Enforce
+    }
+
+    /// Whether a fact can refute the word of a source about a fence that has a time: it may be too
+    /// old, or the node may have renewed its Lease since. For the word of the annotations about
+    /// another boot, the write is enough.
+    pub fn may_be_refuted(&self, source: Source) -> bool {
+        let is_of_other_boot = source == Source::Annotations && self.other_boot().is_some();
+        self.enforces(Code::EvidenceExpired)
+            || self.enforces(Code::LeaseStillRenewed)
+            || (is_of_other_boot && self.enforces(Code::EvidenceForOtherBoot))
+    }
+
+    /// The boot that was fenced and the current one, if the annotations name a boot and the node is
+    /// not known to be in it.
+    pub fn other_boot(&self) -> Option<(&'a str, Option<&'a str>)> {
+        // On CREATE there is no stored boot to compare with.
+        let current = self.request.write.before()?.boot_id();
+        let fenced = self.change(BOOT_ID).1?;
+        (current != Some(fenced)).then_some((fenced, current))
     }
 
     /// The value of an annotation before and after the write.

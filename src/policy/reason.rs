@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     evidence::Malformed,
     facts::{Unread, Verb},
-    source::Unvouched,
+    source::{Unvouched, Unvouching},
     text::{Ago, FirstFive, Span, quoted, write_joined},
 };
 
@@ -281,7 +281,7 @@ impl fmt::Display for Reason {
                     None => Ok(()),
                 }
             }
-            Self::EvidenceMissing { unvouched } => write_joined(formatter, unvouched, "; "),
+            Self::EvidenceMissing { unvouched } => write!(formatter, "{}", Unvouching(unvouched)),
             Self::EvidenceMalformed { values } => write_joined(formatter, values, "; "),
             Self::EvidenceExpired { fenced_at, age, max_age } => write!(
                 formatter,

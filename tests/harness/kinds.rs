@@ -43,6 +43,20 @@ pub const NETWORK_FENCE: Kind = Kind {
     name: "NetworkFence",
     namespaced: false,
 };
+pub const NETWORK_FENCE_CLASS: Kind = Kind {
+    group: "csiaddons.openshift.io",
+    version: "v1alpha1",
+    plural: "networkfenceclasses",
+    name: "NetworkFenceClass",
+    namespaced: false,
+};
+pub const CSI_ADDONS_NODE: Kind = Kind {
+    group: "csiaddons.openshift.io",
+    version: "v1alpha1",
+    plural: "csiaddonsnodes",
+    name: "CSIAddonsNode",
+    namespaced: true,
+};
 pub const BARE_METAL_HOST: Kind =
     Kind { group: "metal3.io", version: "v1alpha1", plural: "baremetalhosts", name: "BareMetalHost", namespaced: true };
 

@@ -172,7 +172,12 @@ prop_compose! {
         boot in select(vec!["boot-1", "boot-2"]),
         deleting in any::<bool>(),
         finalizers in vec(Just("example.com/hold"), 0..2),
-        host in select(vec!["metal3://metal3/host-1/machine", "aws:///us-east-1/i-0"]),
+        host in select(vec![
+            "metal3://metal3/host-1/machine",
+            "metal3://8f3a",
+            "baremetalhost:///metal3/host-1/8f3a",
+            "aws:///us-east-1/i-0",
+        ]),
         address in any::<bool>(),
         created in select(vec!["2026-03-02T08:00:00Z", "2026-11-22T10:18:00Z"]),
         since in select(vec!["2026-11-22T10:14:50Z", "2026-11-22T10:19:50Z"]),
@@ -233,25 +238,52 @@ fn fence_times() -> impl Strategy<Value = Value> {
 
 /// A custom resource of another project about the node.
 fn custom_resource() -> impl Strategy<Value = Value> {
+    // Before and after the renewals of the Lease.
+    let created = || select(vec![json!("2026-11-22T10:14:30Z"), json!("2026-11-22T10:13:30Z"), Value::Null]);
     let status = select(vec!["True", "False"]);
-    let far = (status, fence_times()).prop_map(|(status, at)| {
-        json!({"kind": "FenceAgentsRemediation", "metadata": {"namespace": "fencing", "name": "n1"}, "status":
+    let action = select(vec![json!({}), json!({"--action": "off"}), json!({"--action": "reboot"})]);
+    let far = (status, fence_times(), action, created()).prop_map(|(status, at, action, created)| {
+        json!({"kind": "FenceAgentsRemediation",
+            "metadata": {"namespace": "fencing", "name": "n1", "creationTimestamp": created},
+            "spec": {"sharedparameters": action}, "status":
             {"conditions": [{"type": "FenceAgentActionSucceeded", "status": status, "lastTransitionTime": at}]}})
     });
-    let snr = (select(vec!["Reboot-Completed", "Pre-Reboot-Completed"]), fence_times()).prop_map(|(phase, at)| {
-        json!({"kind": "SelfNodeRemediation", "metadata": {"namespace": "fencing", "name": "n1"},
+    let phase = select(vec!["Reboot-Completed", "Pre-Reboot-Completed"]);
+    let snr = (phase, fence_times(), created()).prop_map(|(phase, at, created)| {
+        json!({"kind": "SelfNodeRemediation",
+            "metadata": {"namespace": "fencing", "name": "n1", "creationTimestamp": created},
             "status": {"phase": phase, "timeAssumedRebooted": at}})
     });
-    let fence =
-        (select(vec!["10.0.0.7/32", "10.0.0.8/32"]), select(vec!["Succeeded", "Failed"])).prop_map(|(cidr, result)| {
-            json!({"kind": "NetworkFence", "metadata": {"name": "rack-7"},
-                "spec": {"fenceState": "Fenced", "cidrs": [cidr]}, "status": {"result": result}})
-        });
-    let host = (any::<bool>(), fence_times()).prop_map(|(on, at)| {
-        json!({"kind": "BareMetalHost", "metadata": {"namespace": "metal3", "name": "host-1"},
-            "status": {"poweredOn": on, "operationalStatus": "OK", "lastUpdated": at}})
+    let host = (any::<bool>(), any::<bool>(), select(vec!["reboot.metal3.io", "reboot.metal3.io/capm3"]));
+    let host = host.prop_map(|(on, online, annotation)| {
+        json!({"kind": "BareMetalHost",
+            "metadata": {"namespace": "metal3", "name": "host-1", "uid": "8f3a", "annotations": {annotation: ""}},
+            "spec": {"online": online}, "status": {"poweredOn": on, "operationalStatus": "OK"}})
     });
-    prop_oneof![far, snr, fence, host]
+    prop_oneof![far, snr, host, network_fence()]
+}
+
+/// A NetworkFence, the class that it may name, or what a driver tells about the node.
+fn network_fence() -> impl Strategy<Value = Value> {
+    let spec = select(vec![json!({"driver": "san.test"}), json!({"networkFenceClassName": "san"}), json!({})]);
+    let cidrs = select(vec!["10.0.0.7/32", "10.0.0.8/32", "100.64.0.0/16"]);
+    let message = select(vec!["fencing operation successful", "unfencing operation successful"]);
+    let fence = (spec, cidrs, message, any::<bool>()).prop_map(|(mut spec, cidr, message, leaving)| {
+        spec["fenceState"] = json!("Fenced");
+        spec["cidrs"] = json!([cidr]);
+        json!({"kind": "NetworkFence",
+            "metadata": {"name": "rack-7", "deletionTimestamp": if leaving { json!(NOW) } else { Value::Null }},
+            "spec": spec, "status": {"result": "Succeeded", "message": message}})
+    });
+    let class = select(vec!["san.test", "other.test"]).prop_map(
+        |driver| json!({"kind": "NetworkFenceClass", "metadata": {"name": "san"}, "spec": {"provisioner": driver}}),
+    );
+    let clients = vec(Just(json!({"id": "c", "cidrs": ["100.64.0.5/32"]})), 0..2).prop_map(|clients| {
+        json!({"kind": "CSIAddonsNode", "metadata": {"namespace": "san", "name": "n1-san"},
+            "spec": {"driver": {"name": "san.test", "nodeID": "n1"}},
+            "status": {"networkFenceClientStatus": [{"networkFenceClassName": "san", "ClientDetails": clients}]}})
+    });
+    prop_oneof![3 => fence, 1 => class, 1 => clients]
 }
 
 fn access_review() -> impl Strategy<Value = Value> {
@@ -269,9 +301,11 @@ fn objects() -> impl Strategy<Value = Vec<Value>> {
             {"name": "n1", "namespace": "kube-node-lease", "managedFields": stored.map(entry)}})
     });
     let attachment = Just(json!({"kind": "VolumeAttachment", "metadata": {"name": "va"},
-        "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv"}}}));
-    let volume = Just(json!({"kind": "PersistentVolume", "metadata": {"name": "pv"},
-        "spec": {"claimRef": {"namespace": "prod", "name": "c"}}}));
+        "spec": {"attacher": "san.test", "nodeName": "n1", "source": {"persistentVolumeName": "pv"}}}));
+    let volume = select(vec![json!({"driver": "san.test"}), Value::Null]).prop_map(|csi| {
+        json!({"kind": "PersistentVolume", "metadata": {"name": "pv"},
+            "spec": {"claimRef": {"namespace": "prod", "name": "c"}, "csi": csi}})
+    });
     let other = any::<bool>().prop_map(|is_out| {
         let taints = if is_out { json!([{"key": "node.kubernetes.io/out-of-service"}]) } else { json!([]) };
         json!({"kind": "Node", "metadata": {"name": "n2"}, "spec": {"taints": taints}})

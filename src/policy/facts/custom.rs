@@ -13,7 +13,7 @@ use crate::policy::{
         bare_metal_host::BareMetalHost,
         custom::{CustomResource, Kind, Scope},
         fence_agents_remediation::FenceAgentsRemediation,
-        network_fence::NetworkFence,
+        network_fence::{CsiAddonsNode, NetworkFence, NetworkFenceClass},
         node::Node,
         self_node_remediation::SelfNodeRemediation,
     },
@@ -90,8 +90,12 @@ custom_kinds! {
     fence_agents_remediations: FenceAgentsRemediation,
     /// SelfNodeRemediations about the node.
     self_node_remediations: SelfNodeRemediation,
-    /// NetworkFences that cover an address of the node.
+    /// All NetworkFences.
     network_fences: NetworkFence,
+    /// All NetworkFenceClasses.
+    network_fence_classes: NetworkFenceClass,
+    /// What the node's CSI drivers tell about it.
+    csi_addons_nodes: CsiAddonsNode,
     /// The BareMetalHost that the node names.
     bare_metal_hosts: BareMetalHost,
 }

@@ -21,7 +21,7 @@ use super::object::{
     lease::Lease,
     node::Node,
     pod::Pod,
-    volume::{PersistentVolume, VolumeAttachment},
+    volume::{ClaimRef, PersistentVolume, VolumeAttachment},
 };
 
 mod custom;
@@ -183,6 +183,10 @@ pub struct Facts {
     /// By name. `None`: the PersistentVolume does not exist.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub persistent_volumes: BTreeMap<String, Observed<Option<PersistentVolume>>>,
+    /// By claim, as `namespace/name`. `None`: the claim is bound to no PersistentVolume that
+    /// exists.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claimed_volumes: BTreeMap<String, Observed<Option<PersistentVolume>>>,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
     pub nodes: Observed<NodeSummary>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -241,10 +245,27 @@ impl Facts {
         let (Ok(pods), Ok(attachments)) = (self.pods.value(), self.volume_attachments.value()) else {
             return BTreeSet::new();
         };
-        if !pods.iter().any(|pod| !pod.is_terminating() && pod.claims().next().is_some()) {
+        // With the NetworkFences they were read for a placement: an attachment names its driver
+        // itself.
+        let is_placement = !self.custom.network_fences.is_not_read();
+        if is_placement || !pods.iter().any(|pod| !pod.is_terminating() && pod.claims().next().is_some()) {
             return BTreeSet::new();
         }
         attachments.iter().filter_map(VolumeAttachment::persistent_volume).collect()
+    }
+
+    /// The claims whose PersistentVolumes must be read, too: those of the node's pods, if there is
+    /// a NetworkFence that may vouch.
+    pub fn claims_to_read(&self) -> BTreeSet<ClaimRef> {
+        match (self.custom.network_fences.value(), self.pods.value()) {
+            (Ok(Some(fences)), Ok(pods)) if !fences.is_empty() => pods.iter().flat_map(Pod::claimed).collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// The PersistentVolume that is bound to this claim. `None` if there is none.
+    pub(super) fn claimed_volume(&self, claim: &ClaimRef) -> Result<Option<&PersistentVolume>, &str> {
+        self.claimed_volumes.get(&claim.to_string()).unwrap_or(&Observed::NotRead).value().map(Option::as_ref)
     }
 
     /// The PersistentVolume with this name. `None` if it does not exist.

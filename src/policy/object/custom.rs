@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use super::node::Node;
-use crate::policy::json::null_is_default;
+use crate::policy::json::{null_is_default, readable_time};
 
 /// Where the API server serves a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +27,8 @@ pub trait CustomResource: Clone + DeserializeOwned + Serialize {
     /// Where the API server serves the kind.
     const KIND: Kind;
 
-    /// Whether the object is about this node.
+    /// Whether the object may tell something about this node. The others are dropped when a list is
+    /// read.
     fn is_about(&self, node: &Node) -> bool;
 
     /// The smallest list that contains all objects about a node. By default, the objects of all
@@ -52,22 +54,33 @@ pub const NODE_NAME: &str = "remediation.medik8s.io/node-name";
 pub const PAUSED: &str = "baremetalhost.metal3.io/paused";
 /// The annotation that makes the bare metal operator stop managing a BareMetalHost.
 pub const DETACHED: &str = "baremetalhost.metal3.io/detached";
+/// The prefix of the annotations that hold a BareMetalHost off, each until its owner removes it.
+/// The bare `reboot.metal3.io` is a reboot: the operator removes it as soon as the host is off.
+pub const HELD_OFF: &str = "reboot.metal3.io/";
 
 /// `metadata` of a custom resource, with the annotations that a source reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 pub struct ObjectMeta {
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub namespace: String,
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub uid: String,
+    /// By the API server's clock, in whole seconds.
+    #[serde(deserialize_with = "readable_time", skip_serializing_if = "Option::is_none")]
+    pub creation_timestamp: Option<Timestamp>,
+    /// Set while the object is being deleted and waits for its finalizers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "only_read_annotations", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
 
 fn only_read_annotations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     let mut annotations: BTreeMap<String, String> = null_is_default(deserializer)?;
-    annotations.retain(|key, _| [NODE_NAME, PAUSED, DETACHED].contains(&key.as_str()));
+    annotations.retain(|key, _| [NODE_NAME, PAUSED, DETACHED].contains(&key.as_str()) || key.starts_with(HELD_OFF));
     Ok(annotations)
 }
 

@@ -15,7 +15,7 @@ use serde::{
 
 use crate::policy::{
     annotation,
-    json::{null_is_default, object_or_null, objects_or_null},
+    json::{null_is_default, object_or_null, objects_or_null, readable_time},
 };
 
 /// The key of the taint that the gate guards. Pod GC and the attach/detach controller check only
@@ -98,9 +98,10 @@ pub struct NodeInfo {
     pub boot_id: String,
 }
 
-/// One entry of `spec.taints`.
+/// One entry of `spec.taints`. Its `timeAdded` is not read: whoever writes the taint may write any
+/// time.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
+#[serde(default)]
 pub struct Taint {
     #[serde(deserialize_with = "null_is_default")]
     pub key: String,
@@ -108,9 +109,6 @@ pub struct Taint {
     pub value: String,
     #[serde(deserialize_with = "null_is_default")]
     pub effect: String,
-    /// When the taint was added. Controllers set it for some taints only.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub time_added: Option<Timestamp>,
 }
 
 /// One entry of `status.conditions`.
@@ -140,9 +138,9 @@ impl Node {
         self.out_of_service().next().is_some()
     }
 
-    /// The cloud's taint for a stopped instance.
-    pub fn cloud_shutdown(&self) -> Option<&Taint> {
-        self.spec.taints.iter().find(|taint| taint.key == CLOUD_SHUTDOWN)
+    /// Whether the node has the cloud's taint for a stopped instance.
+    pub fn is_shut_down(&self) -> bool {
+        self.spec.taints.iter().any(|taint| taint.key == CLOUD_SHUTDOWN)
     }
 
     /// The value of an annotation that the gate reads.
@@ -175,10 +173,6 @@ impl Node {
     pub fn boot_id(&self) -> Option<&str> {
         Some(self.status.node_info.boot_id.as_str()).filter(|id| !id.is_empty())
     }
-}
-
-fn readable_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.and_then(|time| time.parse().ok()))
 }
 
 fn only_judged_taints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Taint>, D::Error> {

@@ -1,9 +1,14 @@
 //! The fields of a Pod that the gate judges: its owner, whether it is terminating, its tolerations
 //! and its PersistentVolumeClaims.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::node::{OUT_OF_SERVICE, Taint};
+use super::{
+    node::{OUT_OF_SERVICE, Taint},
+    volume::ClaimRef,
+};
 use crate::policy::json::{null_is_default, object_or_null, objects_or_null};
 
 /// A Pod, with the fields that the gate judges.
@@ -60,8 +65,8 @@ pub struct PodSpec {
     /// Only tolerations that could match the guarded key.
     #[serde(deserialize_with = "only_judged_tolerations", skip_serializing_if = "Vec::is_empty")]
     pub tolerations: Vec<Toleration>,
-    /// Only volumes that are backed by a claim.
-    #[serde(deserialize_with = "only_claimed_volumes", skip_serializing_if = "Vec::is_empty")]
+    /// Only volumes that are not of the machine itself.
+    #[serde(deserialize_with = "only_volumes_elsewhere", skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Volume>,
 }
 
@@ -101,7 +106,7 @@ impl Toleration {
     }
 }
 
-/// One entry of `spec.volumes` that is backed by a PersistentVolumeClaim.
+/// One entry of `spec.volumes` whose data is not on the machine itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Volume {
@@ -111,7 +116,14 @@ pub struct Volume {
     pub persistent_volume_claim: Option<ClaimSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<Ephemeral>,
+    /// The sources of a volume without a claim, for example `nfs`.
+    #[serde(flatten)]
+    pub inline: BTreeMap<String, Option<Present>>,
 }
+
+/// An object that is there, whatever it has.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Present {}
 
 /// `persistentVolumeClaim` of a volume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +160,20 @@ impl Pod {
             && taints.all(|taint| self.spec.tolerations.iter().any(|toleration| toleration.tolerates(taint)))
     }
 
+    /// The PersistentVolumeClaims that the pod uses.
+    pub fn claimed(&self) -> impl Iterator<Item = ClaimRef> + '_ {
+        self.claims().map(|name| ClaimRef { namespace: self.metadata.namespace.clone(), name })
+    }
+
+    /// The volumes that the pod uses without a claim and that are not of the machine itself: the
+    /// name of each, with its source.
+    pub fn inline_volumes(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.spec
+            .volumes
+            .iter()
+            .flat_map(|volume| volume.inline.keys().map(|source| (volume.name.as_str(), source.as_str())))
+    }
+
     /// The names of the PersistentVolumeClaims that the pod uses. They are in the pod's namespace.
     pub fn claims(&self) -> impl Iterator<Item = String> + '_ {
         self.spec.volumes.iter().filter_map(|volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
@@ -164,9 +190,18 @@ fn only_judged_tolerations<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(tolerations)
 }
 
-fn only_claimed_volumes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Volume>, D::Error> {
+/// The sources of volumes that nobody else can write to: what is on the machine itself, what the
+/// kubelet writes, and `csi`, whose inline volumes live and die with their pod
+/// (`k8s.io/api/core/v1`: `VolumeSource`, `CSIVolumeSource`).
+const OF_THE_MACHINE: [&str; 9] =
+    ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected", "image", "gitRepo", "csi"];
+
+fn only_volumes_elsewhere<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Volume>, D::Error> {
     let mut volumes: Vec<Volume> = objects_or_null(deserializer)?;
-    volumes.retain(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+    volumes.retain_mut(|volume| {
+        volume.inline.retain(|source, value| value.is_some() && !OF_THE_MACHINE.contains(&source.as_str()));
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || !volume.inline.is_empty()
+    });
     Ok(volumes)
 }
 
@@ -175,7 +210,7 @@ mod tests {
     use super::*;
 
     fn taint() -> Taint {
-        Taint { key: OUT_OF_SERVICE.into(), value: "nodeshutdown".into(), effect: "NoExecute".into(), time_added: None }
+        Taint { key: OUT_OF_SERVICE.into(), value: "nodeshutdown".into(), effect: "NoExecute".into() }
     }
 
     #[test]
@@ -209,7 +244,23 @@ mod tests {
         )
         .unwrap();
         assert_eq!(pod.claims().collect::<Vec<_>>(), ["data-p", "p-scratch"]);
-        assert_eq!(pod.spec.volumes.len(), 2, "a volume without a claim is not kept");
+        assert_eq!(pod.spec.volumes.len(), 2, "a volume of the machine itself is not kept");
+    }
+
+    #[test]
+    fn volumes_elsewhere_without_a_claim_are_kept_by_their_source() {
+        let pod = r#"{"spec":{"volumes":[{"name":"home","nfs":{"server":"10.0.0.1","path":"/home"}},
+            {"name":"tmp","emptyDir":{}},{"name":"tls","csi":{"driver":"secrets-store.csi.k8s.io"}},
+            {"name":"odd","iscsi":null,"aNewSource":{"x":[1]}}]}}"#;
+        let pod: Pod = serde_json::from_str(pod).unwrap();
+        assert_eq!(pod.inline_volumes().collect::<Vec<_>>(), [("home", "nfs"), ("odd", "aNewSource")]);
+        let kept = serde_json::to_string(&pod.spec.volumes).unwrap();
+        assert_eq!(kept, r#"[{"name":"home","nfs":{}},{"name":"odd","aNewSource":{}}]"#);
+        assert_eq!(
+            serde_json::from_str::<Vec<Volume>>(&kept).unwrap(),
+            pod.spec.volumes,
+            "the audit line is read back"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     custom::{CustomResource, Kind, ObjectMeta},
     node::Node,
 };
-use crate::policy::json::{null_is_default, object_or_nothing, object_or_null};
+use crate::policy::json::{null_is_default, object_or_nothing, object_or_null, readable_time};
 
 /// A SelfNodeRemediation.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub struct SelfNodeRemediation {
 pub struct Status {
     #[serde(deserialize_with = "null_is_default")]
     pub phase: String,
+    /// The latest time at which the node's watchdog fires: minutes after the remediation began.
+    #[serde(deserialize_with = "readable_time")]
     pub time_assumed_rebooted: Option<Timestamp>,
 }
 

@@ -1,4 +1,6 @@
-//! VolumeAttachments and the PersistentVolumes behind them.
+//! VolumeAttachments, PersistentVolumes, and the claims that they are bound to.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +20,9 @@ pub struct VolumeAttachment {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct VolumeAttachmentSpec {
+    /// The name of the CSI driver.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub attacher: String,
     #[serde(deserialize_with = "null_is_default")]
     pub node_name: String,
     #[serde(deserialize_with = "object_or_null")]
@@ -43,6 +48,8 @@ impl VolumeAttachment {
 #[serde(default)]
 pub struct PersistentVolume {
     #[serde(deserialize_with = "object_or_null")]
+    pub metadata: ObjectName,
+    #[serde(deserialize_with = "object_or_null")]
     pub spec: PersistentVolumeSpec,
 }
 
@@ -51,16 +58,51 @@ pub struct PersistentVolume {
 #[serde(default, rename_all = "camelCase")]
 pub struct PersistentVolumeSpec {
     pub claim_ref: Option<ClaimRef>,
+    /// `None`: the volume is not a CSI driver's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub csi: Option<CsiVolume>,
 }
 
-/// `spec.claimRef` of a PersistentVolume.
+/// `spec.csi` of a PersistentVolume.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CsiVolume {
+    #[serde(deserialize_with = "null_is_default")]
+    pub driver: String,
+}
+
+/// `spec.claimRef` of a PersistentVolume, and how a pod names a claim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ClaimRef {
     #[serde(deserialize_with = "null_is_default")]
     pub namespace: String,
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+}
+
+impl fmt::Display for ClaimRef {
+    /// `namespace/name`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A PersistentVolumeClaim, with the volume that it is bound to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PersistentVolumeClaim {
+    #[serde(deserialize_with = "object_or_null")]
+    pub spec: PersistentVolumeClaimSpec,
+}
+
+/// `spec` of a PersistentVolumeClaim.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PersistentVolumeClaimSpec {
+    /// The name of the PersistentVolume. Empty if the claim is not bound.
+    #[serde(deserialize_with = "null_is_default")]
+    pub volume_name: String,
 }
 
 /// `metadata` of an object, with the name only.

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use super::outage::Outage;
 use crate::policy::{
     annotation::{
-        BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY,
-        RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
+        APPLIED_BY, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PACEMAKER,
+        PLACED_AT, PLACED_BY, PROOF, RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
     },
     assessment::Assessment,
     evidence::parse_time,
@@ -24,7 +24,8 @@ use crate::policy::{
 /// call.
 const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 
-/// Annotations to set, by key; `None` removes the annotation. All keys are the gate's.
+/// Annotations to set, by key; `None` removes the annotation. All keys are the gate's, but for
+/// pacemaker's mark, which a release removes.
 pub type Stamps = BTreeMap<&'static str, Option<String>>;
 
 /// The value that the gate writes for a key.
@@ -103,10 +104,8 @@ pub(in crate::policy) fn expected(
 /// gate's clock.
 fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Expected)> {
     let Some(method) = fence.source.method() else { return Vec::new() };
-    let boot_id = match proposal.change(BOOT_ID).1 {
-        None => proposal.request.write.current().boot_id(),
-        Some(_) => None,
-    };
+    let recorded = proposal.change(BOOT_ID).1;
+    let boot_id = proposal.request.write.current().boot_id().filter(|current| recorded != Some(current));
     [
         Some((METHOD, Expected::Text(method.name().to_owned()))),
         Some((FENCED_BY, Expected::Text(fence.source.name().to_owned()))),
@@ -128,8 +127,11 @@ pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, break_glass: Option
     let stamped = proposal.break_glass().filter(|reason| proposal.change(OVERRIDDEN).1 == Some(reason));
     let break_glass = break_glass.or(stamped);
     let expected = expected(assessment, break_glass);
+    // A proof that was there before is not about the fence that is written out.
+    let is_foreign_proof = expected.contains_key(METHOD) && !proposal.changes(PROOF);
     let removed = obsolete(proposal, break_glass.is_some())
         .into_iter()
+        .chain(is_foreign_proof.then_some(PROOF))
         .filter(|key| !expected.contains_key(key) && node.annotation(key).is_some())
         .map(|key| (key, None));
     let written = expected.iter().filter_map(|(key, expected)| {
@@ -143,16 +145,20 @@ pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, break_glass: Option
 }
 
 /// The annotations that this write makes obsolete. If a release used a break-glass, the annotation
-/// stays together with its stamp `overridden`, so that the reason cannot be used again.
+/// stays together with its stamp `overridden`, so that the reason cannot be used again. Pacemaker's
+/// mark goes with a release, whoever left it there: it is about this outage, and a later one must
+/// not find it.
 fn obsolete(proposal: &Proposal<'_>, break_glass_used: bool) -> Vec<&'static str> {
     let has_evidence = |node: &Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
     let write = &proposal.request.write;
     if proposal.does(Transition::Release) {
         let used = [OVERRIDDEN, BREAK_GLASS];
+        let is_marked = write.after().is_some_and(|node| node.annotation(APPLIED_BY) == Some(PACEMAKER));
         return EVIDENCE
             .into_iter()
             .chain(STAMPS)
             .chain([BREAK_GLASS])
+            .chain(is_marked.then_some(APPLIED_BY))
             .filter(|key| *key != LAST_OUTAGE && !(break_glass_used && used.contains(key)))
             .collect();
     }

@@ -5,7 +5,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    assessment::{Assessment, FenceTime},
+    assessment::{Assessment, age},
     proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
@@ -39,11 +39,9 @@ fn applies(proposal: &Proposal<'_>) -> bool {
     proposal.does(Transition::Place)
 }
 
-fn judge(assessment: &Assessment<'_>, verdict: impl FnOnce(Timestamp, SignedDuration) -> Option<Reason>) -> Outcome {
-    let failed = match assessment.fence_time() {
-        Some(FenceTime::At(at)) => verdict(at, assessment.facts.now.duration_since(at)),
-        Some(FenceTime::Untimed) | None => None,
-    };
+fn judge(assessment: &Assessment<'_>, verdict: impl Fn(Timestamp, SignedDuration) -> Option<Reason>) -> Outcome {
+    let times = assessment.fence_times();
+    let failed = times.into_iter().find_map(|at| verdict(at, age(assessment.facts, at)));
     Outcome { failed, ..Outcome::default() }
 }
 

@@ -21,7 +21,7 @@ pub(super) const RULE: Rule = Rule {
         };
         let unread = unvouched.iter().filter_map(|source| match &source.why {
             Doubt::Unread(unread) => Some(unread.clone()),
-            Doubt::No(_) => None,
+            Doubt::No(_) | Doubt::NotInstalled | Doubt::LeftOver | Doubt::Refuted { .. } => None,
         });
         let unread = unread.collect();
         let failed = (!unvouched.is_empty()).then_some(Reason::EvidenceMissing { unvouched });

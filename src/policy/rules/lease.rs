@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    assessment::{Assessment, FenceTime},
+    assessment::{Assessment, is_overtaken},
     facts::{Fact, LeaseAnswer},
     object::node::Node,
     reason::{Code, Reason, Renewal},
@@ -67,11 +67,9 @@ fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestam
     let silence = SignedDuration::from_secs(duration.into()).saturating_add(clock_skew);
     let age = answer.date.duration_since(renewed_at);
     let runs_out_after = (age < silence).then_some(silence);
-    // An Amend has no time of the fence: silence alone is needed.
-    let fenced_at = match assessment.fence_time() {
-        Some(FenceTime::At(at)) => Some(at).filter(|at| renewed_at.duration_since(*at) > clock_skew),
-        Some(FenceTime::Untimed) | None => None,
-    };
+    // An entry that is added later needs silence alone: the fence was judged when the node was put
+    // out of service.
+    let fenced_at = assessment.fence_times().into_iter().find(|at| is_overtaken(*at, renewed_at, clock_skew));
     if runs_out_after.is_none() && fenced_at.is_none() {
         return Outcome::pass();
     }

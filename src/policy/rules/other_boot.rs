@@ -3,9 +3,8 @@
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    annotation::BOOT_ID,
-    assessment::Assessment,
     reason::{Code, Reason},
+    source::Source,
     transition::Transition,
 };
 
@@ -13,16 +12,15 @@ pub(super) const RULE: Rule = Rule {
     code: Code::EvidenceForOtherBoot,
     applies: |proposal| proposal.does(Transition::Place),
     needs: no_facts,
-    check: |Assessment { proposal, .. }| {
-        // On CREATE there is no stored boot to compare with.
-        let Some(stored) = proposal.request.write.before() else { return Outcome::pass() };
-        let current = stored.boot_id();
-        match proposal.change(BOOT_ID).1 {
-            Some(fenced) if current != Some(fenced) => Outcome::fail(Reason::EvidenceForOtherBoot {
+    check: |assessment| {
+        // Another source does not say which boot it fenced: the current one.
+        let judges = assessment.fence().is_none_or(|fence| fence.source == Source::Annotations);
+        match assessment.proposal.other_boot().filter(|_| judges) {
+            Some((fenced, current)) => Outcome::fail(Reason::EvidenceForOtherBoot {
                 fenced: fenced.to_owned(),
                 current: current.map(str::to_owned),
             }),
-            _ => Outcome::pass(),
+            None => Outcome::pass(),
         }
     },
 };
@@ -33,6 +31,7 @@ mod tests {
         super::testing::{evidence, facts, fails, node, placing, update},
         *,
     };
+    use crate::policy::annotation::BOOT_ID;
 
     #[test]
     fn a_given_boot_id_must_be_the_current_one() {

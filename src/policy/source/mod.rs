@@ -1,16 +1,21 @@
 //! The evidence sources: who vouches that a node was fenced (contract section 6). A source gets the
 //! write and the facts, and returns the time of the fence or why it does not vouch. Each source is
 //! one file and one row.
+//!
+//! Some sources report a state that holds now. They have no time of the fence, and their word does
+//! not grow old.
 
 use std::fmt;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::{
+    annotation::{APPLIED_BY, PACEMAKER},
     evidence::Method,
     facts::{Fact, Facts, Installed, Observed, Unread},
     object::custom::CustomResource,
     request::Write,
+    text::write_joined,
 };
 
 mod annotations;
@@ -20,6 +25,7 @@ mod fence_agents_remediation;
 mod network_fence;
 mod origin;
 mod pacemaker;
+mod reboot;
 mod self_node_remediation;
 
 pub use origin::RecordOrigin;
@@ -31,10 +37,19 @@ struct Row {
     /// The `method` that the gate writes to the Node as this source's evidence. `None` for the
     /// annotations, which have a `method` of their own.
     method: Option<Method>,
-    /// The fact that is needed to consult the source. `None` if the write itself is enough.
-    needs: fn(&Write) -> Option<Fact>,
+    /// The facts that are needed to consult the source. Empty if the write itself is enough.
+    needs: fn(&Write) -> Vec<Fact>,
     /// Whether the source vouches for the fence.
-    consult: fn(&Write, &Facts) -> Answer,
+    consult: fn(&Inquiry<'_>) -> Answer,
+}
+
+/// What a source is asked with.
+#[derive(Clone, Copy, Debug)]
+pub struct Inquiry<'a> {
+    pub write: &'a Write,
+    pub facts: &'a Facts,
+    /// The maximum difference between two clocks.
+    pub clock_skew: SignedDuration,
 }
 
 macro_rules! sources {
@@ -94,7 +109,7 @@ impl Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence {
     pub source: Source,
-    /// When the fence took effect, if the source knows.
+    /// When the fence took effect. `None`: the source reports a state that holds now.
     pub at: Option<Timestamp>,
 }
 
@@ -110,11 +125,28 @@ pub struct Unvouched {
 pub enum Doubt {
     /// The source knows of no fence, for this reason.
     No(String),
-    /// The fact that the source needs could not be read.
+    /// The cluster does not have the source's kind.
+    NotInstalled,
+    /// The mark of pacemaker was on the Node before the write.
+    LeftOver,
+    /// The source knows of a fence at this time, but its word does not count, for these reasons.
+    Refuted { at: Timestamp, by: Vec<Refutation> },
+    /// A fact that the source needs could not be read.
     Unread(Unread),
 }
 
-/// The time of the fence, if the source knows it; or why the source does not vouch.
+/// Why the word of a source does not count any more. Each has a check that tells the details.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refutation {
+    /// The fence is too old.
+    Expired,
+    /// The annotations name another boot than the node's current one.
+    OtherBoot,
+    /// The node renewed its Lease after the fence.
+    SignOfLife,
+}
+
+/// The time of the fence, `None` for a state that holds now; or why the source does not vouch.
 type Answer = Result<Option<Timestamp>, Doubt>;
 
 impl From<String> for Doubt {
@@ -123,32 +155,72 @@ impl From<String> for Doubt {
     }
 }
 
-impl fmt::Display for Unvouched {
+impl fmt::Display for Doubt {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = match &self.why {
-            Doubt::No(why) => why,
-            Doubt::Unread(_) => "could not be read",
-        };
-        write!(formatter, "{}: {why}", self.source.name())
+        match self {
+            Self::No(why) => formatter.write_str(why),
+            Self::NotInstalled => formatter.write_str("not installed"),
+            Self::LeftOver => {
+                write!(formatter, "{APPLIED_BY}={PACEMAKER} was there before this write and says nothing about it")
+            }
+            Self::Refuted { at, by } => {
+                write!(formatter, "the fence at {at} ")?;
+                write_joined(formatter, by, " and ")
+            }
+            Self::Unread(_) => formatter.write_str("could not be read"),
+        }
     }
 }
 
-/// The fence of the first accepted source that vouches, in the order of the configuration.
+impl fmt::Display for Refutation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Expired => "is too old",
+            Self::OtherBoot => "is of another boot",
+            Self::SignOfLife => "is older than the node's last sign of life",
+        })
+    }
+}
+
+/// Why no source vouches: one clause for each source, and one for all sources whose kinds are not
+/// installed.
+pub struct Unvouching<'a>(pub &'a [Unvouched]);
+
+impl fmt::Display for Unvouching<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (missing, asked): (Vec<_>, Vec<_>) = self.0.iter().partition(|source| source.why == Doubt::NotInstalled);
+        let mut clauses: Vec<String> =
+            asked.iter().map(|Unvouched { source, why }| format!("{}: {why}", source.name())).collect();
+        let missing: Vec<&str> = missing.iter().map(|unvouched| unvouched.source.name()).collect();
+        if !missing.is_empty() {
+            clauses.push(format!("{}: {}", missing.join(", "), Doubt::NotInstalled));
+        }
+        write_joined(formatter, &clauses, "; ")
+    }
+}
+
+/// The fence of the first accepted source that vouches, in the order of the configuration. `refute`
+/// says why the word of a source about a fence at that time does not count: then the next source is
+/// consulted.
 ///
 /// # Errors
 /// Why each source does not vouch, in the order of [`Source::ALL`].
 pub fn vouched(
-    write: &Write,
+    inquiry: &Inquiry<'_>,
     origin: RecordOrigin,
-    facts: &Facts,
     accepted: &[Source],
+    refute: impl Fn(Source, Timestamp) -> Vec<Refutation>,
 ) -> Result<Fence, Vec<Unvouched>> {
     let mut unvouched = Vec::new();
     for source in accepted {
         let answer = match origin.named() {
             Some(other) if other != *source => Err(format!("the record names {} as its source", other.name()).into()),
-            _ => (source.row().consult)(write, facts),
+            _ => (source.row().consult)(inquiry),
         };
+        let answer = answer.and_then(|at| match at.map(|at| (at, refute(*source, at))) {
+            Some((at, by)) if !by.is_empty() => Err(Doubt::Refuted { at, by }),
+            _ => Ok(at),
+        });
         match answer {
             Ok(at) => return Ok(Fence { source: *source, at }),
             Err(why) => unvouched.push(Unvouched { source: *source, why }),
@@ -159,43 +231,46 @@ pub fn vouched(
 }
 
 /// The facts that are needed to know whether a source vouches. If the write itself is enough for a
-/// source to vouch, the sources after it are not read.
-pub fn facts_needed(write: &Write, origin: RecordOrigin, accepted: &[Source]) -> Vec<Fact> {
-    let no_facts = Facts::default();
+/// source to vouch, and no fact can refute it, the sources after it are not read. `may_be_refuted`
+/// says whether a fact can refute the word of a source about a fence that has a time.
+pub fn facts_needed(
+    write: &Write,
+    origin: RecordOrigin,
+    accepted: &[Source],
+    may_be_refuted: impl Fn(Source) -> bool,
+) -> Vec<Fact> {
+    let inquiry = Inquiry { write, facts: &Facts::default(), clock_skew: SignedDuration::ZERO };
     let mut needed = Vec::new();
-    for source in accepted {
-        if !origin.permits(*source) {
-            continue;
+    for source in accepted.iter().filter(|source| origin.permits(**source)) {
+        let facts = (source.row().needs)(write);
+        let answer = facts.is_empty().then(|| (source.row().consult)(&inquiry));
+        if answer.is_some_and(|answer| answer.is_ok_and(|at| at.is_none() || !may_be_refuted(*source))) {
+            break;
         }
-        match (source.row().needs)(write) {
-            Some(fact) => needed.push(fact),
-            None if (source.row().consult)(write, &no_facts).is_ok() => break,
-            None => {}
-        }
+        needed.extend(facts);
     }
     needed
 }
 
-/// Consults every object about the node. Returns the latest fence that an object vouches for; a
-/// fence without a time counts as the earliest. If no object vouches, returns the answer of the
-/// first one.
+/// Consults every object about the node. Returns the latest fence that an object vouches for. If no
+/// object vouches, returns the answer of the first one.
 fn consult_each<T: CustomResource>(read: &Observed<Installed<T>>, consult: impl Fn(&T) -> Answer) -> Answer {
-    let kind = T::KIND;
-    let objects = match read.value() {
-        Ok(Some(objects)) => objects,
-        Ok(None) => return Err("not installed".to_owned().into()),
-        Err(why) => {
-            let what = format!("{}.{}", kind.plural, kind.group);
-            return Err(Doubt::Unread(Unread::unreadable(what, why)));
-        }
-    };
+    let objects = installed(read)?.ok_or(Doubt::NotInstalled)?;
     let answers: Vec<Answer> = objects.iter().map(consult).collect();
     match answers.iter().filter_map(|answer| answer.as_ref().ok()).max() {
         Some(latest) => Ok(*latest),
-        None => {
-            answers.into_iter().next().unwrap_or_else(|| Err(format!("there is no {} for the node", kind.name).into()))
-        }
+        None => answers
+            .into_iter()
+            .next()
+            .unwrap_or_else(|| Err(format!("there is no {} for the node", T::KIND.name).into())),
     }
+}
+
+/// The objects of a custom kind. `None` if the cluster does not have the kind.
+fn installed<T: CustomResource>(read: &Observed<Installed<T>>) -> Result<Option<&[T]>, Doubt> {
+    let what = || format!("{}.{}", T::KIND.plural, T::KIND.group);
+    let objects = read.value().map_err(|why| Doubt::Unread(Unread::unreadable(what(), why)))?;
+    Ok(objects.as_deref())
 }
 
 #[cfg(test)]
@@ -204,6 +279,7 @@ mod tests {
 
     use super::*;
     use crate::policy::{
+        annotation::{FENCED_AT, FENCED_BY, METHOD},
         facts::CustomKind,
         object::node::{Node, OUT_OF_SERVICE},
     };
@@ -220,14 +296,46 @@ mod tests {
         let (annotations, far, cloud) = (Source::Annotations, Source::FenceAgentsRemediation, Source::CloudShutdown);
         let stopped = placing(json!({"spec": {"taints": [{"key": "node.cloudprovider.kubernetes.io/shutdown"}]}}));
         let running = placing(json!({}));
-        let needed = |write: &Write, accepted: &[Source]| facts_needed(write, RecordOrigin::of(write), accepted);
+        let needed = |write: &Write, accepted: &[Source]| {
+            facts_needed(write, RecordOrigin::of(write), accepted, |source| source == annotations)
+        };
         let accepted = [annotations, far, cloud, Source::NetworkFence];
         let remediations = Fact::Custom(CustomKind::FenceAgentsRemediation);
         let fences = Fact::Custom(CustomKind::NetworkFence);
-        assert_eq!(needed(&running, &accepted), [remediations, fences]);
-        assert_eq!(needed(&stopped, &accepted), [remediations]);
+        assert!(needed(&running, &accepted).starts_with(&[remediations, Fact::Lease, fences]));
+        assert_eq!(needed(&stopped, &accepted), [remediations, Fact::Lease]);
         assert!(needed(&stopped, &[cloud, far]).is_empty());
         assert!(needed(&running, &[Source::BareMetalHost]).is_empty(), "the node names no host");
+    }
+
+    #[test]
+    fn sources_after_one_that_a_fact_can_refute_are_read() {
+        let recorded = json!({"metadata": {"annotations": {METHOD: "power-off", FENCED_BY: "alice",
+            FENCED_AT: "2026-11-22T10:15:00Z"}}});
+        let write = placing(recorded);
+        let accepted = [Source::Annotations, Source::SelfNodeRemediation];
+        for (may_be_refuted, needed) in
+            [(true, vec![Fact::Custom(CustomKind::SelfNodeRemediation), Fact::Lease]), (false, vec![])]
+        {
+            assert_eq!(facts_needed(&write, RecordOrigin::of(&write), &accepted, |_| may_be_refuted), needed);
+        }
+    }
+
+    #[test]
+    fn sources_that_are_not_installed_share_one_clause() {
+        let unvouched = |source, why| Unvouched { source, why };
+        let all = [
+            unvouched(Source::Annotations, Doubt::No("not set".into())),
+            unvouched(Source::FenceAgentsRemediation, Doubt::NotInstalled),
+            unvouched(Source::SelfNodeRemediation, Doubt::NotInstalled),
+            unvouched(Source::BareMetalHost, Doubt::No("is powered on".into())),
+        ];
+        assert_eq!(
+            Unvouching(&all).to_string(),
+            "annotations: not set; bare-metal-host: is powered on; \
+             fence-agents-remediation, self-node-remediation: not installed"
+        );
+        assert_eq!(Unvouching(&all[1..2]).to_string(), "fence-agents-remediation: not installed");
     }
 
     #[test]

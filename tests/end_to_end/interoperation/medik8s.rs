@@ -84,7 +84,7 @@ async fn fence_agents_remediation_passes_unmodified_with_its_overlay() {
     let far = Far::start(&plane).await;
     gate.apply_overlay(&plane, "medik8s").await;
     let too_early = denied(far.place().await);
-    assert!(too_early.contains("fence-agents-remediation/n7 has FenceAgentActionSucceeded=Unknown"), "{too_early}");
+    assert!(too_early.contains("fence-agents-remediation/n7 has FenceAgentActionSucceeded=\"Unknown\""), "{too_early}");
     gate.apply_overlay(&plane, "default").await;
     let fenced = far.succeeds().await;
     for _ in 0..3 {
