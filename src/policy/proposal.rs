@@ -1,7 +1,7 @@
 //! A write together with the settings: everything that is known about it before any fact is read.
 
 use super::{
-    annotation::{BREAK_GLASS, EVIDENCE, OVERRIDDEN, STAMPS},
+    annotation::{BOOT_ID, BREAK_GLASS, EVIDENCE, OVERRIDDEN, STAMPS},
     evidence,
     object::node::{Node, Taint},
     reason::{Code, Mode},
@@ -35,7 +35,12 @@ impl<'a> Proposal<'a> {
 
     /// The mode in which a check is applied.
     pub fn mode(&self, code: Code) -> Mode {
-        self.settings.mode(code)
+        let no_boot_is_recorded = self.change(BOOT_ID).0.is_none();
+        match code {
+            // No reboot could ever satisfy the check.
+            Code::NodeNotRebooted if no_boot_is_recorded && !self.settings.modes.contains_key(&code) => Mode::Warn,
+            _ => self.settings.mode(code),
+        }
     }
 
     /// The value of an annotation before and after the write.

@@ -120,13 +120,15 @@ pub(super) fn write_joined<T: fmt::Display>(
     Ok(())
 }
 
-/// Shows the first five names, then the number of the others: `a, b, c, d, e and 2 more`.
-pub struct FirstFive<'a>(pub &'a [String]);
+/// How many pods, volumes or other objects a message names (contract section 9): more would hide
+/// the other reasons of a denial.
+pub const NAMED: usize = 5;
 
-impl fmt::Display for FirstFive<'_> {
+/// Shows the first five items, then the number of the others: `a, b, c, d, e and 2 more`.
+pub struct FirstFive<'a, T>(pub &'a [T]);
+
+impl<T: fmt::Display> fmt::Display for FirstFive<'_, T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// The contract's number (section 9): more would hide the other reasons of a denial.
-        const NAMED: usize = 5;
         let named = self.0.get(..NAMED).unwrap_or(self.0);
         if named.is_empty() {
             return formatter.write_str("none");
