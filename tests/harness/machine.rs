@@ -106,6 +106,11 @@ impl Machine {
         lock(&self.state).reaches_api = false;
     }
 
+    /// Ends [`Machine::cut_off`]. The machine is still in the same boot.
+    pub fn reconnect(&self) {
+        lock(&self.state).reaches_api = true;
+    }
+
     /// From now on, every unmount hangs.
     pub fn hang_unmounts(&self) {
         lock(&self.state).unmounts = false;
