@@ -61,6 +61,7 @@ struct EvidenceSection {
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct ReleaseSection {
     guarded_owners: Option<Vec<Owner>>,
+    guard_claims: Option<bool>,
     count_tolerating: Option<bool>,
 }
 
@@ -118,6 +119,7 @@ impl File {
             settings.guarded_owners =
                 owners.into_iter().map(|Owner { group, kind }| OwnerKind { group, kind }).collect();
         }
+        settings.guard_claims = self.release.guard_claims.unwrap_or(settings.guard_claims);
         settings.count_tolerating = self.release.count_tolerating.unwrap_or(settings.count_tolerating);
         settings.max_nodes = self.place.max_nodes;
         settings.attest_needs_rbac = match self.authorization.attest.as_deref() {
@@ -200,24 +202,20 @@ fn count_or_percentage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
 mod tests {
     use super::*;
 
-    /// The configuration in the contract. It is the default, except for one mode that has its
-    /// default value.
+    /// The configuration in the contract. It is the default.
     const CONTRACT: &str = "
 apiVersion: fencegate.dev/v1
 kind: GateConfig
 evidence: { maxAge: 24h, clockSkew: 10s, sources: [annotations, cloud-shutdown] }
-checks: { NodeNotRebooted: warn }          # any reason of section 4 with a mode; the rest keep their default
-release: { guardedOwners: [{ group: apps, kind: StatefulSet }], countTolerating: false }
+checks: {}                                 # any reason with a mode; has the last word
+release: { guardedOwners: [{ group: apps, kind: StatefulSet }], guardClaims: true, countTolerating: false }
 place: { maxNodes: null }
 authorization: { attest: anyone }          # or rbac
 ";
 
     #[test]
     fn the_configuration_in_the_contract_is_the_default() {
-        let settings = parse(CONTRACT.as_bytes()).unwrap();
-        let modes = BTreeMap::from([(Code::NodeNotRebooted, Mode::Warn)]);
-        assert_eq!(settings, Settings { modes, ..Settings::default() });
-        for empty in ["# nothing\n", "{}", "evidence:\nchecks:\n"] {
+        for empty in [CONTRACT, "# nothing\n", "{}", "evidence:\nchecks:\n"] {
             assert_eq!(parse(empty.as_bytes()).unwrap(), Settings::default(), "{empty:?}");
         }
     }
@@ -227,7 +225,7 @@ authorization: { attest: anyone }          # or rbac
         let settings = parse(
             b"evidence: {maxAge: 1h30m, clockSkew: 0s, sources: [cloud-shutdown]}
 checks: {NodeStillReady: off, PodsRemain: warn, NodeNotRecovered: enforce, StampForged: enforce}
-release: {guardedOwners: [{kind: ReplicationController}], countTolerating: true}
+release: {guardedOwners: [{kind: ReplicationController}], guardClaims: false, countTolerating: true}
 place: {maxNodes: 30%}
 authorization: {attest: rbac}",
         )
@@ -238,7 +236,7 @@ authorization: {attest: rbac}",
         assert_eq!(settings.mode(Code::PodsRemain), Mode::Warn);
         assert_eq!(settings.guarded_owners, [OwnerKind { group: String::new(), kind: "ReplicationController".into() }]);
         assert_eq!(settings.max_nodes, Some(MaxNodes::Percent(30)));
-        assert!(settings.attest_needs_rbac && settings.count_tolerating);
+        assert!(settings.attest_needs_rbac && settings.count_tolerating && !settings.guard_claims);
         assert_eq!(parse(b"place: {maxNodes: 2}").unwrap().max_nodes, Some(MaxNodes::Count(2)));
         assert_eq!(parse(b"place: {maxNodes: \"100%\"}").unwrap().max_nodes, Some(MaxNodes::Percent(100)));
     }
@@ -260,6 +258,7 @@ authorization: {attest: rbac}",
             ("checks: {FactsUnavailable: off}", "checks.FactsUnavailable"),
             ("checks: {ReviewMalformed: off}", "checks.ReviewMalformed"),
             ("release: {guardedOwners: [{group: apps}]}", "kind"),
+            ("release: {guardClaims: 1}", "guardClaims"),
             ("place: {maxNodes: many}", "maxNodes"),
             ("place: {maxNodes: 101%}", "maxNodes"),
             ("place: {maxNodes: -1}", "maxNodes"),

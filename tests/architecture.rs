@@ -25,7 +25,7 @@ const POLICY_LAYERS: Layers = &[
     &["annotation", "json", "text"],
     &["evidence", "object"],
     &["request"],
-    &["facts", "review", "transition"],
+    &["blocker", "facts", "review", "transition"],
     &["source"],
     &["reason"],
     &["settings"],

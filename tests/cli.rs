@@ -169,7 +169,7 @@ fn the_demo_succeeds_and_prints_no_colour_into_a_pipe() {
     let output = run(folder.path(), &["demo"], "");
     let printed = stdout(&output);
     assert_eq!(code(&output), 0, "{printed}{}", stderr(&output));
-    assert!(printed.contains("PodsRemain: still bound to the node: prod/db-0 (terminating)"));
+    assert!(printed.contains("PodsRemain: still bound to the node: prod/db-0 (terminating for "));
     assert!(printed.contains("node/worker-2 untainted") && printed.contains(r#""placedBy":"alice""#));
     assert!(!printed.contains('\u{1b}'));
     assert_eq!(stdout(&run(folder.path(), &["demo"], "")), printed, "the output is the same every time");

@@ -236,26 +236,46 @@ async fn pods_are_listed_by_their_node() {
 }
 
 #[tokio::test]
-async fn volumes_are_read_only_if_a_pod_may_keep_one() {
-    let staying = json!([{"metadata": {"namespace": "a", "name": "p"}, "spec": {"nodeName": "n1",
-        "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}]);
+async fn all_volumes_are_read_if_a_pod_may_keep_one_and_otherwise_only_those_that_a_message_names() {
+    let pod = |tolerations: Value| {
+        json!([{"metadata": {"namespace": "a", "name": "p"}, "spec": {"nodeName": "n1", "tolerations": tolerations,
+            "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]}}])
+    };
+    let attachment = |number: usize| {
+        json!({"metadata": {"name": format!("va-{number}")},
+            "spec": {"nodeName": "n1", "source": {"persistentVolumeName": format!("pv-{number}")}}})
+    };
+    let attachments: Vec<Value> = (0..8).rev().map(attachment).collect();
     let script = |pods: Value| {
+        let attachments = json!(attachments);
         move |line: &str| match line {
             line if line.contains("/pods") => list(pods.clone()),
-            line if line.contains("/volumeattachments") => list(json!([{"metadata": {"name": "va"},
-                "spec": {"nodeName": "n1", "source": {"persistentVolumeName": "pv-1"}}}])),
+            line if line.contains("/volumeattachments") => list(attachments.clone()),
             _ => Scripted::Json(200, json!({"spec": {"claimRef": {"namespace": "a", "name": "c"}}})),
         }
     };
-    let (cluster, requests) = scripted(script(staying));
-    let facts = read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await;
-    let volume = facts.persistent_volumes["pv-1"].value().unwrap().clone().unwrap();
-    assert_eq!(volume.spec.claim_ref.unwrap().name, "c");
-    assert_eq!(requests.lock().unwrap().last().unwrap(), "GET /api/v1/persistentvolumes/pv-1");
+    let volumes = async |pods: Value, query: &[Fact], request: &Request| -> Vec<String> {
+        let (cluster, requests) = scripted(script(pods));
+        let deadline = Instant::now() + Duration::from_secs(4);
+        let query: FactQuery = query.iter().copied().collect();
+        let facts = cluster.read(request, &query, &Clock::System, deadline).await.facts;
+        let reads = requests.lock().unwrap().iter().filter(|line| line.contains("/persistentvolumes/")).count();
+        assert_eq!(reads, facts.persistent_volumes.len());
+        facts.persistent_volumes.into_keys().collect()
+    };
+    let first_five: Vec<String> = (0..5).map(|number| format!("pv-{number}")).collect();
+    let both = [Fact::Pods, Fact::VolumeAttachments];
+    let tolerant = || pod(json!([{"operator": "Exists"}]));
 
-    let (cluster, requests) = scripted(script(json!([])));
-    assert!(read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await.persistent_volumes.is_empty());
-    assert_eq!(requests.lock().unwrap().len(), 2);
+    assert_eq!(volumes(tolerant(), &both, &release()).await.len(), 8);
+    assert_eq!(volumes(pod(json!([])), &both, &release()).await, first_five, "the pod must leave");
+    assert_eq!(volumes(json!([]), &both, &release()).await, first_five);
+    let Request { write: Write::Update { old, new }, .. } = release() else { unreachable!() };
+    let deletion = Request { write: Write::Delete { old: old.clone() }, ..release() };
+    assert_eq!(volumes(tolerant(), &both, &deletion).await, first_five, "nothing is excused");
+    let placement = Request { write: Write::Update { old: new, new: old }, ..release() };
+    assert!(volumes(tolerant(), &both, &placement).await.is_empty(), "a placement judges no volume");
+    assert!(volumes(tolerant(), &[Fact::Pods], &release()).await.is_empty());
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ mod serve;
 /// Guards the Kubernetes taint node.kubernetes.io/out-of-service.
 ///
 /// The taint is allowed only with evidence that the node was fenced. Its removal is allowed only
-/// when no StatefulSet pod is bound to the node and no volume is attached to it.
+/// when no pod that the outage displaced is bound to the node and no volume is attached to it.
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -173,7 +173,7 @@ impl Objects {
         for fact in query {
             facts.learn(now, self.fact(*fact, request, now));
         }
-        let volumes = facts.volumes_to_read().into_iter().map(|name| {
+        let volumes = facts.volumes_to_read(&request.write).into_iter().map(|name| {
             (name.to_owned(), Observed::Known { at: now, value: self.persistent_volumes.get(name).cloned() })
         });
         facts.persistent_volumes = volumes.collect();

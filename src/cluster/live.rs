@@ -66,7 +66,7 @@ impl Live {
             }
             timings.push(timing);
         }
-        let volumes: Vec<String> = facts.volumes_to_read().into_iter().map(str::to_owned).collect();
+        let volumes: Vec<String> = facts.volumes_to_read(&request.write).into_iter().map(str::to_owned).collect();
         let builder = clustered::<core::PersistentVolume>();
         let reads = volumes.iter().map(|name| limit.read("persistent_volumes", self.api.get(&builder, name)));
         for (name, Read { at, result, timing }) in volumes.iter().zip(join_all(reads).await) {

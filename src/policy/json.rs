@@ -4,12 +4,12 @@
 //! serde would also parse a struct from an array, field by field in the order of declaration. No
 //! API server sends that.
 
-use std::{fmt, marker::PhantomData};
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
 /// Parses `null` as the type's default.
@@ -56,6 +56,46 @@ where
 {
     let objects: Vec<Object<T>> = null_is_default(deserializer)?;
     Ok(objects.into_iter().map(|Object(value)| value).collect())
+}
+
+/// Parses a map of texts: only the entries with a key that `keep` accepts. All others are skipped
+/// without parsing their values. `null` is `None`. A duplicate key is an error: another reader
+/// might use the other value.
+pub fn kept_entries<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    keep: fn(&str) -> bool,
+) -> Result<Option<BTreeMap<String, String>>, D::Error> {
+    struct Entries(fn(&str) -> bool);
+
+    impl<'de> Visitor<'de> for Entries {
+        type Value = Option<BTreeMap<String, String>>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a map of texts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let Self(keep) = self;
+            let mut kept = BTreeMap::new();
+            while let Some(key) = map.next_key::<String>()? {
+                if !keep(&key) {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+                let value = map.next_value::<Option<String>>()?.unwrap_or_default();
+                if kept.insert(key.clone(), value).is_some() {
+                    return Err(A::Error::custom(format_args!("{key:?} is there twice")));
+                }
+            }
+            Ok(Some(kept))
+        }
+    }
+
+    deserializer.deserialize_any(Entries(keep))
 }
 
 /// A struct that is parsed from a JSON object, and never from an array.

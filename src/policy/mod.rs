@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! mod, message → decision → rules → record → assessment → proposal → settings → reason → source
-//!     → facts, review, transition → request → evidence, object → annotation, json, text
+//!     → blocker, facts, review, transition → request → evidence, object → annotation, json, text
 //! ```
 //!
 //! # Example
@@ -60,6 +60,7 @@
 
 pub mod annotation;
 pub mod assessment;
+pub mod blocker;
 pub mod decision;
 pub mod evidence;
 pub mod facts;

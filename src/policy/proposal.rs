@@ -35,7 +35,12 @@ impl<'a> Proposal<'a> {
 
     /// The mode in which a check is applied.
     pub fn mode(&self, code: Code) -> Mode {
-        self.settings.mode(code)
+        let no_boot_is_recorded = self.change(BOOT_ID).0.is_none();
+        match code {
+            // No reboot could ever satisfy the check.
+            Code::NodeNotRebooted if no_boot_is_recorded && !self.settings.modes.contains_key(&code) => Mode::Warn,
+            _ => self.settings.mode(code),
+        }
     }
 
     /// Whether the check denies the write if it fails.
@@ -95,6 +100,14 @@ impl<'a> Proposal<'a> {
     /// Whether the write adds an entry of the taint: on Place, and on some Amends.
     pub fn adds_entry(&self) -> bool {
         self.added_entries().next().is_some()
+    }
+
+    /// Whether an entry of the taint is gone after the write: on Release, on Delete, and on some
+    /// Amends.
+    pub fn removes_entry(&self) -> bool {
+        let write = &self.request.write;
+        let gone = write.before().into_iter().flat_map(|node| entries_beyond(node, write.after())).next().is_some();
+        gone || self.does(Transition::Delete)
     }
 
     /// Whether the mutating webhook replaces evidence that comes with the write: it writes out

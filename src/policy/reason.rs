@@ -9,10 +9,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    evidence::Malformed,
+    blocker::{BlockingPod, BlockingVolume, NotRebooted},
+    evidence::{Malformed, Method},
     facts::{Unread, Verb},
     source::{Unvouched, Unvouching},
-    text::{Ago, FirstFive, Span, quoted, write_joined},
+    text::{Ago, FirstFive, Foreign, Span, quoted, write_joined},
 };
 
 /// What a failed check does to the write.
@@ -99,14 +100,21 @@ codes! {
     PlacedWithoutEviction = Warn,
     /// More nodes would be out of service than `place.maxNodes` allows.
     TooManyOutOfService = Off,
-    /// Pods of a guarded owner are still bound to the node.
+    /// A pod that the outage displaced is still bound to the node: one of a guarded owner or of a
+    /// StatefulSet, or one that mounts a PersistentVolumeClaim.
     PodsRemain = Enforce,
-    /// Volumes are still attached to the node.
+    /// A volume still belongs to the node: a VolumeAttachment names it, or the Node's status lists
+    /// a volume of a plugin that has no VolumeAttachments.
     VolumesAttached = Enforce,
     /// The node's `Ready` condition is not `True`.
     NodeNotRecovered = Warn,
-    /// The node is `Ready` in the very boot that was fenced: the machine never power-cycled.
-    NodeNotRebooted = Warn,
+    /// The fence only isolated the machine, and the node is not `Ready` in another boot: mounts
+    /// from before the fence may still exist. Without a `boot-id` in the record, the default is
+    /// `warn`.
+    NodeNotRebooted = Enforce,
+    /// The fence stopped the machine, but the node is `Ready` in the boot that was fenced: the
+    /// record was false, or nodes share a boot ID (containers as nodes).
+    BootUnchanged = Warn,
     /// Evidence or a stamp changes while the taint is on.
     EvidenceFrozen = Enforce,
     /// A stamp is not what the gate would write.
@@ -188,16 +196,21 @@ pub enum Reason {
         allowed: String,
     },
     PodsRemain {
-        pods: Vec<String>,
+        pods: Vec<BlockingPod>,
     },
     VolumesAttached {
-        volumes: Vec<String>,
+        volumes: Vec<BlockingVolume>,
     },
     NodeNotRecovered {
         ready: String,
     },
     NodeNotRebooted {
-        boot_id: String,
+        method: Method,
+        why: NotRebooted,
+    },
+    BootUnchanged {
+        method: Method,
+        boot_id: Foreign,
     },
     EvidenceFrozen {
         keys: Vec<String>,
@@ -253,6 +266,7 @@ impl Reason {
             Self::VolumesAttached { .. } => Code::VolumesAttached,
             Self::NodeNotRecovered { .. } => Code::NodeNotRecovered,
             Self::NodeNotRebooted { .. } => Code::NodeNotRebooted,
+            Self::BootUnchanged { .. } => Code::BootUnchanged,
             Self::EvidenceFrozen { .. } => Code::EvidenceFrozen,
             Self::StampForged { .. } => Code::StampForged,
             Self::FactsUnavailable { .. } => Code::FactsUnavailable,
@@ -323,15 +337,14 @@ impl fmt::Display for Reason {
                 )
             }
             Self::PodsRemain { pods } => write!(formatter, "still bound to the node: {}", FirstFive(pods)),
-            Self::VolumesAttached { volumes } => {
-                write!(formatter, "still attached to the node: {}", FirstFive(volumes))
-            }
+            Self::VolumesAttached { volumes } => write!(formatter, "still on the node: {}", FirstFive(volumes)),
             Self::NodeNotRecovered { ready } => write!(formatter, "the node reports Ready={ready}"),
-            Self::NodeNotRebooted { boot_id } => write!(
-                formatter,
-                "the node is Ready in the boot that was fenced, {}: it never power-cycled, stale mounts may live",
-                quoted(boot_id)
-            ),
+            Self::NodeNotRebooted { method, why } => {
+                write!(formatter, "{why}; {} does not end what runs on the machine", method.name())
+            }
+            Self::BootUnchanged { boot_id, .. } => {
+                write!(formatter, "Ready in the fenced boot {boot_id}: the record is false or boot IDs are shared")
+            }
             Self::EvidenceFrozen { keys } => {
                 write_joined(formatter, keys, ", ")?;
                 formatter.write_str(" cannot change while the node is out of service")

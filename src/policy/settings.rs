@@ -23,7 +23,10 @@ pub struct Settings {
     pub modes: BTreeMap<Code, Mode>,
     /// Before a release, pods with a controller of one of these kinds must be gone from the node.
     pub guarded_owners: Vec<OwnerKind>,
-    /// Whether pods that tolerate the taint must be gone, too.
+    /// Whether pods that mount a PersistentVolumeClaim must be gone, too, whoever owns them.
+    pub guard_claims: bool,
+    /// Whether pods that could stay must be gone, too: those that tolerate the taint, and those
+    /// that `NoSchedule` did not evict.
     pub count_tolerating: bool,
     /// How many nodes may be out of service at once. `None`: no limit.
     pub max_nodes: Option<MaxNodes>,
@@ -40,6 +43,7 @@ impl Default for Settings {
             sources: vec![Source::Annotations, Source::CloudShutdown],
             modes: BTreeMap::new(),
             guarded_owners: vec![OwnerKind { group: "apps".to_owned(), kind: "StatefulSet".to_owned() }],
+            guard_claims: true,
             count_tolerating: false,
             max_nodes: None,
             attest_needs_rbac: false,

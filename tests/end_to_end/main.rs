@@ -19,6 +19,7 @@ mod support;
 mod certificates;
 mod clocks;
 mod everything_else;
+mod held;
 mod install;
 mod interoperation;
 mod layers;

@@ -91,19 +91,28 @@ impl World {
     }
 }
 
+/// Creates the volume `pv-<claim>`, which only this claim can use.
+pub async fn volume(plane: &Plane, claim: &str) {
+    let volume = json!({"metadata": {"name": format!("pv-{claim}")}, "spec": {
+        "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "san",
+        "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"namespace": "default", "name": claim},
+        "csi": {"driver": "san.test", "volumeHandle": claim}}});
+    plane.create("/api/v1/persistentvolumes", volume).await;
+}
+
+/// A PersistentVolumeClaim with this name.
+pub fn claim(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "san",
+        "resources": {"requests": {"storage": "1Gi"}}}})
+}
+
 pub async fn database(plane: &Plane) {
     let driver = json!({"metadata": {"name": "san.test"}, "spec": {"attachRequired": true}});
     plane.create("/apis/storage.k8s.io/v1/csidrivers", driver).await;
     let class = json!({"metadata": {"name": "san"}, "provisioner": "kubernetes.io/no-provisioner"});
     plane.create("/apis/storage.k8s.io/v1/storageclasses", class).await;
-    let storage = json!({"storage": "1Gi"});
-    let volume = json!({"metadata": {"name": "pv-data-db-0"}, "spec": {
-        "capacity": storage, "accessModes": ["ReadWriteOnce"], "storageClassName": "san",
-        "persistentVolumeReclaimPolicy": "Retain", "claimRef": {"namespace": "default", "name": "data-db-0"},
-        "csi": {"driver": "san.test", "volumeHandle": "data-db-0"}}});
-    plane.create("/api/v1/persistentvolumes", volume).await;
-    let claim = json!({"metadata": {"name": "data"}, "spec": {
-        "accessModes": ["ReadWriteOnce"], "storageClassName": "san", "resources": {"requests": storage}}});
+    volume(plane, "data-db-0").await;
+    let claim = claim("data");
     let container = json!({"name": "c", "image": "i", "volumeMounts": [{"name": "data", "mountPath": "/d"}]});
     let pod = json!({"metadata": {"labels": {"app": "db"}}, "spec": {
         "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false, "containers": [container]}});

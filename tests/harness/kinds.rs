@@ -59,6 +59,22 @@ pub const CSI_ADDONS_NODE: Kind = Kind {
 };
 pub const BARE_METAL_HOST: Kind =
     Kind { group: "metal3.io", version: "v1alpha1", plural: "baremetalhosts", name: "BareMetalHost", namespaced: true };
+/// Kafka brokers: the operator owns their pods itself.
+pub const STRIMZI_POD_SET: Kind = Kind {
+    group: "core.strimzi.io",
+    version: "v1beta2",
+    plural: "strimzipodsets",
+    name: "StrimziPodSet",
+    namespaced: true,
+};
+/// A virtual machine: it runs in a pod.
+pub const VIRTUAL_MACHINE_INSTANCE: Kind = Kind {
+    group: "kubevirt.io",
+    version: "v1",
+    plural: "virtualmachineinstances",
+    name: "VirtualMachineInstance",
+    namespaced: true,
+};
 
 impl Kind {
     /// Creates the CustomResourceDefinition, and waits until the API server serves the kind.
@@ -85,6 +101,13 @@ impl Kind {
         let name = object["metadata"]["name"].as_str().unwrap().to_owned();
         plane.create(&self.path(namespace), object).await;
         self.report(plane, namespace, &name, status).await;
+    }
+
+    /// The reference with which this object owns another one and controls it.
+    pub async fn controller(&self, plane: &Plane, namespace: &str, name: &str) -> Value {
+        let owner = plane.get(&format!("{}/{name}", self.path(namespace))).await.unwrap();
+        json!({"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": name, "uid": owner["metadata"]["uid"],
+            "controller": true, "blockOwnerDeletion": true})
     }
 
     /// Writes the status of an object, as the kind's controller does.

@@ -106,7 +106,7 @@ impl Machine {
         lock(&self.state).reaches_api = false;
     }
 
-    /// Connects the machine with the API server again.
+    /// Ends [`Machine::cut_off`]. The machine is still in the same boot.
     pub fn reconnect(&self) {
         lock(&self.state).reaches_api = true;
     }

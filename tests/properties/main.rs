@@ -12,6 +12,7 @@ use fencegate::{
         decide,
         facts::{Fact, Facts},
         facts_needed,
+        object::node::OUT_OF_SERVICE,
         reason::{Code, Mode},
         review::Webhook,
         transition::Transition,
@@ -49,7 +50,7 @@ proptest! {
     }
 
     #[test]
-    fn a_contradiction_never_turns_a_denial_into_an_allowed_write(world in world(), which in 0..6_u8) {
+    fn a_contradiction_never_turns_a_denial_into_an_allowed_write(world in world(), which in 0..7_u8) {
         prop_assume!(!world.stamps_a_break_glass());
         // A node that is Ready contradicts a fence, but for a release it is required.
         prop_assume!(which != 0 || !world.decide().transitions.contains(Transition::Release));
@@ -68,10 +69,34 @@ proptest! {
                 "spec": {"nodeName": "n1"}})),
             3 => contradicted.cluster.push(json!({"kind": "VolumeAttachment", "metadata": {"name": "late"},
                 "spec": {"nodeName": "n1", "source": {"inlineVolumeSpec": {}}}})),
-            4 => contradicted.user = json!({"username": "system:node:n1", "groups": ["system:nodes"]}),
+            4 => contradicted.old["status"]["volumesAttached"] = json!([{"name": "kubernetes.io/fc/50060e801049cfd1"}]),
+            5 => contradicted.user = json!({"username": "system:node:n1", "groups": ["system:nodes"]}),
             _ => contradicted.cluster.retain(|object| object["kind"] != "SubjectAccessReview"),
         }
         prop_assert!(world.decide().allowed || !contradicted.decide().allowed);
+    }
+
+    #[test]
+    fn exactly_what_the_outage_displaced_holds_the_taint(world in world(), effect in select(vec!["NoExecute", "NoSchedule"]), way in 0..4_u8) {
+        let mut leaving = World { operation: if way == 0 { "DELETE" } else { "UPDATE" }, subresource: "", ..world };
+        leaving.old["spec"]["taints"].as_array_mut().unwrap().push(json!({"key": OUT_OF_SERVICE, "effect": effect}));
+        leaving.new = leaving.old.clone();
+        let taints = leaving.new["spec"]["taints"].as_array_mut().unwrap();
+        match way {
+            0 => {}
+            1 => *taints = json!([{"key": OUT_OF_SERVICE, "value": "amended", "effect": "NoExecute"}]).as_array().unwrap().clone(),
+            _ => taints.clear(),
+        }
+        let excuses = way > 1 && !leaving.settings.count_tolerating;
+        let pods_hold = leaving.of_kind("Pod").any(|pod| leaving.holds_the_taint(pod) && !(excuses && leaving.may_stay(pod)));
+        let attached = leaving.of_kind("VolumeAttachment").next().is_some();
+        let volumes_hold = (attached && !(excuses && leaving.excuses_the_volume()))
+            || (leaving.has_volumes_without_attachments() && !(excuses && leaving.nothing_was_evicted()));
+        let codes = leaving.decide().codes();
+        for (code, holds) in [(Code::PodsRemain, pods_hold), (Code::VolumesAttached, volumes_hold)] {
+            let expected = holds && leaving.settings.mode(code) != Mode::Off;
+            prop_assert_eq!(codes.contains(&code), expected, "{} {:?}", code, leaving);
+        }
     }
 
     #[test]

@@ -82,6 +82,67 @@ impl World {
     }
 }
 
+/// What the contract says about holding the taint, from the objects themselves.
+impl World {
+    pub fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {
+        self.cluster.iter().filter(move |object| object["kind"] == kind)
+    }
+
+    fn entries(node: &Value) -> Vec<&Value> {
+        let taints = node["spec"]["taints"].as_array().unwrap();
+        taints.iter().filter(|taint| taint["key"] == "node.kubernetes.io/out-of-service").collect()
+    }
+
+    fn is_finished(pod: &Value) -> bool {
+        pod["status"]["phase"] == "Succeeded" || pod["status"]["phase"] == "Failed"
+    }
+
+    fn is_ready(&self) -> bool {
+        self.old["status"]["conditions"][0]["status"] == "True"
+    }
+
+    pub fn nothing_was_evicted(&self) -> bool {
+        self.is_ready() && Self::entries(&self.old).iter().all(|entry| entry["effect"] == "NoSchedule")
+    }
+
+    pub fn has_volumes_without_attachments(&self) -> bool {
+        let volumes = self.old["status"]["volumesAttached"].as_array().unwrap();
+        volumes.iter().any(|volume| !volume["name"].as_str().unwrap().starts_with("kubernetes.io/csi/"))
+    }
+
+    pub fn holds_the_taint(&self, pod: &Value) -> bool {
+        let owners = &self.settings.guarded_owners;
+        let has_guarded_owner = owners.iter().any(|owner| pod["metadata"]["ownerReferences"][0]["kind"] == owner.kind);
+        let is_orphan = !pod["metadata"]["labels"].is_null();
+        let volume = &pod["spec"]["volumes"][0];
+        let has_claim = !volume["persistentVolumeClaim"].is_null() || !volume["ephemeral"].is_null();
+        has_guarded_owner || (!Self::is_finished(pod) && (is_orphan || (self.settings.guard_claims && has_claim)))
+    }
+
+    pub fn may_stay(&self, pod: &Value) -> bool {
+        let toleration = &pod["spec"]["tolerations"][0];
+        let tolerates = |entry: &&Value| {
+            toleration["operator"] == "Exists"
+                && (toleration["effect"].is_null() || toleration["effect"] == entry["effect"])
+        };
+        pod["metadata"]["deletionTimestamp"].is_null()
+            && !Self::is_finished(pod)
+            && (Self::entries(&self.old).iter().all(tolerates) || self.nothing_was_evicted())
+    }
+
+    /// Whether a pod excuses that the volume `pv` of the claim `prod/c` is attached.
+    pub fn excuses_the_volume(&self) -> bool {
+        let placed_at = &self.old["metadata"]["annotations"]["fencegate.dev/placed-at"];
+        self.of_kind("PersistentVolume").next().is_some()
+            && self.of_kind("Pod").any(|pod| {
+                let created_at = pod["metadata"]["creationTimestamp"].as_str().unwrap();
+                let was_there = placed_at.as_str().is_none_or(|placed_at| created_at < placed_at);
+                let claims = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"] == "c";
+                self.may_stay(pod) && claims && (was_there || (self.is_ready() && pod["status"]["phase"] == "Running"))
+            })
+    }
+}
+
 /// The default configuration, or one with other values.
 fn settings() -> impl Strategy<Value = Settings> {
     let names: Vec<&str> = Source::ALL.iter().map(|source| source.name()).collect();
@@ -103,17 +164,18 @@ fn settings() -> impl Strategy<Value = Settings> {
         sources,
         checks,
         owners,
-        any::<bool>(),
+        (any::<bool>(), any::<bool>()),
         limits,
         select(vec!["anyone", "rbac"]),
         select(vec!["24h", "4m", "0s"]),
         select(vec!["10s", "0s", "1h"]),
     )
-        .prop_map(|(sources, checks, owners, count_tolerating, max_nodes, attest, max_age, clock_skew)| {
+        .prop_map(|(sources, checks, owners, release, max_nodes, attest, max_age, clock_skew)| {
+            let (guard_claims, count_tolerating) = release;
             json!({
                 "evidence": {"sources": sources, "maxAge": max_age, "clockSkew": clock_skew},
                 "checks": checks,
-                "release": {"guardedOwners": owners, "countTolerating": count_tolerating},
+                "release": {"guardedOwners": owners, "guardClaims": guard_claims, "countTolerating": count_tolerating},
                 "place": {"maxNodes": max_nodes},
                 "authorization": {"attest": attest},
             })
@@ -125,6 +187,7 @@ fn annotations() -> impl Strategy<Value = Value> {
     let pairs = [
         ("fencegate.dev/method", "power-off"),
         ("fencegate.dev/method", "unplugged"),
+        ("fencegate.dev/method", "storage-isolation"),
         ("fencegate.dev/fenced-at", "2026-11-22T10:15:00Z"),
         ("fencegate.dev/fenced-at", "2026-11-20T10:15:00Z"),
         ("fencegate.dev/fenced-by", "alice"),
@@ -133,6 +196,7 @@ fn annotations() -> impl Strategy<Value = Value> {
         ("fencegate.dev/boot-id", "boot-0"),
         ("fencegate.dev/recorded-by", "alice"),
         ("fencegate.dev/placed-at", "2026-11-22T10:19:45Z"),
+        ("fencegate.dev/placed-at", "2026-11-22T10:16:00Z"),
         ("fencegate.dev/source", "annotations"),
         ("fencegate.dev/source", "cloud-shutdown"),
         ("fencegate.dev/source", "network-fence"),
@@ -181,7 +245,9 @@ prop_compose! {
         address in any::<bool>(),
         created in select(vec!["2026-03-02T08:00:00Z", "2026-11-22T10:18:00Z"]),
         since in select(vec!["2026-11-22T10:14:50Z", "2026-11-22T10:19:50Z"]),
+        attached in prop_oneof![3 => Just(vec![]), 1 => vec(select(vec!["kubernetes.io/csi/d^v", "kubernetes.io/iscsi/a"]), 1..3)],
     ) -> Value {
+        let attached: Vec<Value> = attached.into_iter().map(|name| json!({"name": name, "devicePath": ""})).collect();
         json!({
             "metadata": {
                 "name": "n1",
@@ -194,6 +260,7 @@ prop_compose! {
             "status": {
                 "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": since}],
                 "nodeInfo": {"bootID": boot},
+                "volumesAttached": attached,
                 "addresses": if address { json!([{"type": "InternalIP", "address": "10.0.0.7"}]) } else { json!([]) },
             },
         })
@@ -203,25 +270,34 @@ prop_compose! {
 prop_compose! {
     fn pod()(
         number in 0..20_u8,
-        kind in select(vec!["StatefulSet", "DaemonSet"]),
-        tolerates in any::<bool>(),
+        kind in select(vec![Value::Null, json!("StatefulSet"), json!("DaemonSet"), json!("StrimziPodSet")]),
+        labelled in any::<bool>(),
+        created in select(vec!["2026-11-22T10:00:00Z", "2026-11-22T10:16:00Z", "2026-11-22T10:19:50Z"]),
+        phase in select(vec![Value::Null, json!("Pending"), json!("Running"), json!("Succeeded"), json!("Failed")]),
+        tolerates in select(vec![json!([]), json!([{"operator": "Exists"}]), json!([{"operator": "Exists", "effect": "NoExecute"}])]),
         leaving in any::<bool>(),
-        claims in any::<bool>(),
+        finalizers in vec(Just("example.com/hold"), 0..2),
+        volumes in select(vec![
+            json!([]),
+            json!([{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]),
+            json!([{"name": "d", "ephemeral": {}}]),
+            json!([{"name": "d", "emptyDir": {}}]),
+        ]),
     ) -> Value {
-        let claim = json!([{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]);
+        let owner = json!([{"apiVersion": "apps/v1", "kind": kind, "name": "db", "controller": true}]);
         json!({
             "kind": "Pod",
             "metadata": {
                 "namespace": "prod",
                 "name": format!("db-{number}"),
+                "creationTimestamp": created,
                 "deletionTimestamp": if leaving { json!(NOW) } else { Value::Null },
-                "ownerReferences": [{"apiVersion": "apps/v1", "kind": kind, "name": "db", "controller": true}],
+                "finalizers": finalizers,
+                "labels": if labelled { json!({"statefulset.kubernetes.io/pod-name": "db-0"}) } else { Value::Null },
+                "ownerReferences": if kind.is_null() { Value::Null } else { owner },
             },
-            "spec": {
-                "nodeName": "n1",
-                "tolerations": if tolerates { json!([{"operator": "Exists"}]) } else { json!([]) },
-                "volumes": if claims { claim } else { json!([]) },
-            },
+            "spec": {"nodeName": "n1", "tolerations": tolerates, "volumes": volumes},
+            "status": {"phase": phase},
         })
     }
 }
@@ -300,8 +376,13 @@ fn objects() -> impl Strategy<Value = Vec<Value>> {
         json!({"kind": "Lease", "spec": {"renewTime": by_machine}, "metadata":
             {"name": "n1", "namespace": "kube-node-lease", "managedFields": stored.map(entry)}})
     });
-    let attachment = Just(json!({"kind": "VolumeAttachment", "metadata": {"name": "va"},
-        "spec": {"attacher": "san.test", "nodeName": "n1", "source": {"persistentVolumeName": "pv"}}}));
+    let error = select(vec![Value::Null, json!({"message": "rpc error:\n\u{202e}no", "time": "2026-11-22T10:18:00Z"})]);
+    let attachment =
+        (any::<bool>(), select(vec![Value::Null, json!(NOW)]), error).prop_map(|(is_attached, deleted, error)| {
+            json!({"kind": "VolumeAttachment", "metadata": {"name": "va", "deletionTimestamp": deleted},
+            "spec": {"nodeName": "n1", "attacher": "san.test", "source": {"persistentVolumeName": "pv"}},
+            "status": {"attached": is_attached, "detachError": error}})
+        });
     let volume = select(vec![json!({"driver": "san.test"}), Value::Null]).prop_map(|csi| {
         json!({"kind": "PersistentVolume", "metadata": {"name": "pv"},
             "spec": {"claimRef": {"namespace": "prod", "name": "c"}, "csi": csi}})

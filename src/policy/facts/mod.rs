@@ -17,11 +17,15 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::object::{
-    lease::Lease,
-    node::Node,
-    pod::Pod,
-    volume::{ClaimRef, PersistentVolume, VolumeAttachment},
+use super::{
+    object::{
+        lease::Lease,
+        node::Node,
+        pod::Pod,
+        volume::{ClaimRef, PersistentVolume, VolumeAttachment},
+    },
+    request::Write,
+    text::NAMED,
 };
 
 mod custom;
@@ -238,20 +242,20 @@ impl Facts {
         }
     }
 
-    /// The names of the PersistentVolumes that must be read, too: the attached ones, if a pod may
-    /// stay on the node and keep a volume. Empty if no pod can keep a volume, so that these reads
-    /// are not made without need.
-    pub fn volumes_to_read(&self) -> BTreeSet<&str> {
-        let (Ok(pods), Ok(attachments)) = (self.pods.value(), self.volume_attachments.value()) else {
-            return BTreeSet::new();
-        };
-        // With the NetworkFences they were read for a placement: an attachment names its driver
-        // itself.
-        let is_placement = !self.custom.network_fences.is_not_read();
-        if is_placement || !pods.iter().any(|pod| !pod.is_terminating() && pod.claims().next().is_some()) {
-            return BTreeSet::new();
-        }
-        attachments.iter().filter_map(VolumeAttachment::persistent_volume).collect()
+    /// The names of the PersistentVolumes to read, too, if the taint is on the stored Node: they
+    /// say which claims are attached. All attached ones, if the write returns the node to service
+    /// and a pod may keep its volumes there. Otherwise they cannot change the verdict, and only
+    /// those that a denial names are read.
+    pub fn volumes_to_read(&self, write: &Write) -> BTreeSet<&str> {
+        let stored = write.before().filter(|node| node.is_out_of_service());
+        let (Some(node), Ok(attachments)) = (stored, self.volume_attachments.value()) else { return BTreeSet::new() };
+        let returns = write.after().is_some_and(|node| !node.is_out_of_service());
+        let keeps_volumes = |pod: &Pod| pod.may_keep_volumes(node) && pod.claimed().next().is_some();
+        let may_be_kept = returns && self.pods.value().is_ok_and(|pods| pods.iter().any(keeps_volumes));
+        let mut in_message_order: Vec<&VolumeAttachment> = attachments.iter().collect();
+        in_message_order.sort_unstable_by_key(|attachment| attachment.place_in_message());
+        let read = if may_be_kept { attachments.len() } else { NAMED };
+        in_message_order.into_iter().take(read).filter_map(VolumeAttachment::persistent_volume).collect()
     }
 
     /// The claims whose PersistentVolumes must be read, too: those of the node's pods, if there is

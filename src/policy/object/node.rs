@@ -5,17 +5,14 @@
 //! in a `kubectl get` file and in an audit line. A missing field, `null` and the field's zero value
 //! mean the same.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error as _, IgnoredAny, MapAccess, Visitor},
-};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::policy::{
     annotation,
-    json::{null_is_default, object_or_null, objects_or_null, readable_time},
+    json::{kept_entries, null_is_default, object_or_null, objects_or_null, readable_time},
 };
 
 /// The key of the taint that the gate guards. Pod GC and the attach/detach controller check only
@@ -24,6 +21,9 @@ pub const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 /// The key of the taint that a cloud's node lifecycle controller places when the instance behind
 /// the node is stopped.
 pub const CLOUD_SHUTDOWN: &str = "node.cloudprovider.kubernetes.io/shutdown";
+/// How the names of attached volumes start if a CSI driver attaches them
+/// (`k8s.io/kubernetes/pkg/volume/util`: `GetUniqueVolumeName`). These have VolumeAttachments.
+const CSI_VOLUME: &str = "kubernetes.io/csi/";
 
 /// A Node, with the fields that the gate judges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,8 @@ pub struct NodeSpec {
     pub provider_id: String,
 }
 
-/// `status` of a Node: only the `Ready` condition, the internal addresses and the boot ID are kept.
+/// `status` of a Node: only the `Ready` condition, the internal addresses, the boot ID and the
+/// volumes that no VolumeAttachment tells of are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeStatus {
@@ -77,6 +78,19 @@ pub struct NodeStatus {
     pub addresses: Vec<NodeAddress>,
     #[serde(deserialize_with = "object_or_null")]
     pub node_info: NodeInfo,
+    /// Only volumes of plugins that have no VolumeAttachments, such as in-tree iSCSI and Fibre
+    /// Channel, and FlexVolume.
+    #[serde(deserialize_with = "only_volumes_without_attachments", skip_serializing_if = "Vec::is_empty")]
+    pub volumes_attached: Vec<AttachedVolume>,
+}
+
+/// One entry of `status.volumesAttached`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AttachedVolume {
+    /// `<plugin>/<what the plugin names the volume>`.
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
 }
 
 /// One entry of `status.addresses`.
@@ -143,6 +157,17 @@ impl Node {
         self.spec.taints.iter().any(|taint| taint.key == CLOUD_SHUTDOWN)
     }
 
+    /// Whether the out-of-service taint is there and evicts no pod: every entry has the effect
+    /// `NoSchedule`.
+    pub fn evicts_nothing(&self) -> bool {
+        self.is_out_of_service() && self.out_of_service().all(|taint| taint.effect == "NoSchedule")
+    }
+
+    /// Whether the out-of-service taint evicted no pod, and the node is back.
+    pub fn evicted_nothing(&self) -> bool {
+        self.evicts_nothing() && self.ready().is_some()
+    }
+
     /// The value of an annotation that the gate reads.
     pub fn annotation(&self, key: &str) -> Option<&str> {
         self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
@@ -193,41 +218,18 @@ fn only_internal_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     Ok(addresses)
 }
 
-/// Keeps the annotations that the gate reads, and skips all others without parsing their values. A
-/// duplicate key is an error: another reader might use the other value.
 fn only_read_annotations<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {
-    struct ReadAnnotations;
+    kept_entries(deserializer, |key| key.starts_with(annotation::PREFIX) || key == annotation::APPLIED_BY)
+}
 
-    impl<'de> Visitor<'de> for ReadAnnotations {
-        type Value = Option<BTreeMap<String, String>>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a map of annotations")
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(None)
-        }
-
-        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let mut kept = BTreeMap::new();
-            while let Some(key) = map.next_key::<String>()? {
-                if !key.starts_with(annotation::PREFIX) && key != annotation::APPLIED_BY {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-                let value = map.next_value::<Option<String>>()?.unwrap_or_default();
-                if kept.insert(key.clone(), value).is_some() {
-                    return Err(A::Error::custom(format_args!("annotation {key:?} is there twice")));
-                }
-            }
-            Ok(Some(kept))
-        }
-    }
-
-    deserializer.deserialize_any(ReadAnnotations)
+fn only_volumes_without_attachments<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<AttachedVolume>, D::Error> {
+    let mut volumes: Vec<AttachedVolume> = objects_or_null(deserializer)?;
+    volumes.retain(|volume| !volume.name.starts_with(CSI_VOLUME));
+    Ok(volumes)
 }
 
 #[cfg(test)]
@@ -240,19 +242,21 @@ mod tests {
             r#"{"metadata":{"name":"n","managedFields":[{"manager":"x"}],
                 "annotations":{"other/key":{"not":"even a string"},"fencegate.dev/proof":"p"}},
                 "spec":{"podCIDR":"10.0.0.0/24","taints":[{"key":"other"},{"key":"node.kubernetes.io/out-of-service"}]},
-                "status":{"images":[{"names":["a"]}],"conditions":[{"type":"DiskPressure","status":"True"}]}}"#,
+                "status":{"images":[{"names":["a"]}],"conditions":[{"type":"DiskPressure","status":"True"}],
+                    "volumesAttached":[{"name":"kubernetes.io/csi/d^v"},{"name":"kubernetes.io/iscsi/a","devicePath":""}]}}"#,
         )
         .unwrap();
         assert_eq!(node.gate_annotations().collect::<Vec<_>>(), [("fencegate.dev/proof", "p")]);
         assert_eq!(node.metadata.annotations.as_ref().unwrap().len(), 1);
         assert_eq!(node.spec.taints.len(), 1);
         assert!(node.ready().is_none());
+        assert_eq!(node.status.volumes_attached, [AttachedVolume { name: "kubernetes.io/iscsi/a".into() }]);
     }
 
     #[test]
     fn null_and_missing_are_the_same() {
         let nulls = r#"{"metadata":{"name":"n","annotations":null,"finalizers":null,"deletionTimestamp":null},
-            "spec":{"taints":null},"status":{"conditions":null,"nodeInfo":null}}"#;
+            "spec":{"taints":null},"status":{"conditions":null,"nodeInfo":null,"volumesAttached":null}}"#;
         let missing = r#"{"metadata":{"name":"n"}}"#;
         let (nulls, missing): (Node, Node) =
             (serde_json::from_str(nulls).unwrap(), serde_json::from_str(missing).unwrap());

@@ -1,15 +1,24 @@
-//! The fields of a Pod that the gate judges: its owner, whether it is terminating, its tolerations
-//! and its PersistentVolumeClaims.
+//! The fields of a Pod that the gate judges or tells: its owner, its phase, whether it is
+//! terminating and what it waits for, its tolerations and its PersistentVolumeClaims.
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
-    node::{OUT_OF_SERVICE, Taint},
+    node::{Node, OUT_OF_SERVICE, Taint},
     volume::ClaimRef,
 };
-use crate::policy::json::{null_is_default, object_or_null, objects_or_null};
+use crate::policy::{
+    annotation::PLACED_AT,
+    json::{kept_entries, null_is_default, object_or_null, objects_or_null, readable_time},
+};
+
+/// The label that the StatefulSet controller puts on its pods
+/// (`k8s.io/api/apps/v1`: `StatefulSetPodNameLabel`). It stays if the StatefulSet is deleted with
+/// `--cascade=orphan`.
+const STATEFUL_SET_POD: &str = "statefulset.kubernetes.io/pod-name";
 
 /// A Pod, with the fields that the gate judges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +28,8 @@ pub struct Pod {
     pub metadata: PodMetadata,
     #[serde(deserialize_with = "object_or_null")]
     pub spec: PodSpec,
+    #[serde(deserialize_with = "object_or_null")]
+    pub status: PodStatus,
 }
 
 /// `metadata` of a Pod.
@@ -29,10 +40,31 @@ pub struct PodMetadata {
     pub namespace: String,
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+    /// When the API server stored the Pod. A value that cannot be parsed counts as missing.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
+    pub creation_timestamp: Option<Timestamp>,
+    /// Set while the Pod is being deleted: when its grace period ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion_grace_period_seconds: Option<i64>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub finalizers: Vec<String>,
+    /// Only the label that every pod of a StatefulSet has.
+    #[serde(deserialize_with = "only_judged_label", skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "objects_or_null", skip_serializing_if = "Vec::is_empty")]
     pub owner_references: Vec<OwnerReference>,
+}
+
+/// `status` of a Pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PodStatus {
+    /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub phase: String,
 }
 
 /// One entry of `metadata.ownerReferences`.
@@ -148,16 +180,53 @@ impl Pod {
         self.metadata.deletion_timestamp.is_some()
     }
 
+    /// Since when the pod is being deleted. `None` if it is not, or if the time cannot be read.
+    pub fn terminating_since(&self) -> Option<Timestamp> {
+        let end: Timestamp = self.metadata.deletion_timestamp.as_deref()?.parse().ok()?;
+        let grace = SignedDuration::from_secs(self.metadata.deletion_grace_period_seconds.unwrap_or(0));
+        end.checked_sub(grace).ok()
+    }
+
+    /// Whether all containers have ended for good: the kubelet has unmounted the pod's volumes, or
+    /// never mounts them again. A pod with any other phase, or without one, may run.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Whether the pod was made by a StatefulSet, even if that is gone.
+    pub fn is_of_a_stateful_set(&self) -> bool {
+        self.metadata.labels.contains_key(STATEFUL_SET_POD)
+    }
+
     /// The owner with `controller: true`. The API server allows at most one.
     pub fn controller(&self) -> Option<&OwnerReference> {
         self.metadata.owner_references.iter().find(|owner| owner.controller)
     }
 
-    /// Whether the pod may stay on the node: it is not terminating, and it tolerates all of
-    /// `taints` without a time limit.
-    pub fn may_stay<'a>(&self, mut taints: impl Iterator<Item = &'a Taint>) -> bool {
-        !self.is_terminating()
-            && taints.all(|taint| self.spec.tolerations.iter().any(|toleration| toleration.tolerates(taint)))
+    /// Whether the pod tolerates every entry of the node's out-of-service taint, without a time
+    /// limit.
+    pub fn tolerates(&self, node: &Node) -> bool {
+        let tolerates = |taint| self.spec.tolerations.iter().any(|toleration| toleration.tolerates(taint));
+        node.out_of_service().all(tolerates)
+    }
+
+    /// Whether the pod may stay on `node` when its out-of-service taint is removed: nothing makes
+    /// it leave. It is neither terminating nor finished, and either it tolerates the taint, or the
+    /// taint evicted nothing and the node is back.
+    pub fn may_stay(&self, node: &Node) -> bool {
+        !self.is_terminating() && !self.is_finished() && (self.tolerates(node) || node.evicted_nothing())
+    }
+
+    /// Whether the volumes that the pod claims may stay attached with it: it may stay on `node`,
+    /// and it is not a pod that was made later only to name the claim. It was there when the taint
+    /// was placed, or the node is back and runs it.
+    pub fn may_keep_volumes(&self, node: &Node) -> bool {
+        let was_there = node.annotation(PLACED_AT).is_none_or(|placed_at| {
+            let created_at = self.metadata.creation_timestamp;
+            created_at.zip(placed_at.parse().ok()).is_some_and(|(created, placed): (_, Timestamp)| created < placed)
+        });
+        let runs = self.status.phase == "Running" && node.ready().is_some();
+        self.may_stay(node) && (was_there || runs)
     }
 
     /// The PersistentVolumeClaims that the pod uses.
@@ -182,6 +251,10 @@ impl Pod {
             (None, None) => None,
         })
     }
+}
+
+fn only_judged_label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(kept_entries(deserializer, |key| key == STATEFUL_SET_POD)?.unwrap_or_default())
 }
 
 fn only_judged_tolerations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Toleration>, D::Error> {
@@ -232,6 +305,30 @@ mod tests {
             let toleration: Toleration = serde_json::from_str(toleration).unwrap();
             assert_eq!(toleration.tolerates(&taint()), expected, "{toleration:?}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_terminating_since_the_deletion_and_not_since_the_end_of_its_grace_period() {
+        let since = |metadata: &str| {
+            let pod: Pod = serde_json::from_str(&format!(r#"{{"metadata":{metadata}}}"#)).unwrap();
+            (pod.is_terminating(), pod.terminating_since().map(|at| at.to_string()))
+        };
+        let graceful = r#"{"deletionTimestamp":"2026-11-22T10:17:00Z","deletionGracePeriodSeconds":30}"#;
+        assert_eq!(since(graceful), (true, Some("2026-11-22T10:16:30Z".to_owned())));
+        assert_eq!(since(r#"{"deletionTimestamp":"yesterday"}"#), (true, None));
+        assert_eq!(since("{}"), (false, None));
+    }
+
+    #[test]
+    fn only_the_label_that_counts_is_kept() {
+        let pod: Pod = serde_json::from_str(
+            r#"{"metadata":{"labels":{"app":"db","statefulset.kubernetes.io/pod-name":"db-0"}},"status":{"phase":"Running"}}"#,
+        )
+        .unwrap();
+        assert!(pod.is_of_a_stateful_set());
+        assert_eq!(pod.metadata.labels.len(), 1);
+        let kept = serde_json::to_string(&pod).unwrap();
+        assert_eq!(serde_json::from_str::<Pod>(&kept).unwrap(), pod, "the audit line is read back");
     }
 
     #[test]

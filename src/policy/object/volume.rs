@@ -2,18 +2,62 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::policy::json::{null_is_default, object_or_null};
+use crate::policy::{
+    json::{null_is_default, object_or_null, readable_time},
+    text::Foreign,
+};
 
 /// A VolumeAttachment: while the object exists, the volume counts as attached.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VolumeAttachment {
     #[serde(deserialize_with = "object_or_null")]
-    pub metadata: ObjectName,
+    pub metadata: AttachmentMetadata,
     #[serde(deserialize_with = "object_or_null")]
     pub spec: VolumeAttachmentSpec,
+    /// Told, never judged.
+    #[serde(deserialize_with = "object_or_null")]
+    pub status: VolumeAttachmentStatus,
+}
+
+/// `metadata` of a VolumeAttachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct AttachmentMetadata {
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    /// Since when the volume is to be detached. Told, never judged.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
+    pub deletion_timestamp: Option<Timestamp>,
+    /// Told, never judged.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub finalizers: Vec<String>,
+}
+
+/// `status` of a VolumeAttachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct VolumeAttachmentStatus {
+    #[serde(deserialize_with = "null_is_default")]
+    pub attached: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attach_error: Option<VolumeError>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detach_error: Option<VolumeError>,
+}
+
+/// What the driver said when it last failed to attach or detach a volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeError {
+    /// Only its start: a driver's whole error can be very long.
+    #[serde(deserialize_with = "start_of_text")]
+    pub message: String,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
+    pub time: Option<Timestamp>,
 }
 
 /// `spec` of a VolumeAttachment.
@@ -34,12 +78,49 @@ pub struct VolumeAttachmentSpec {
 #[serde(default, rename_all = "camelCase")]
 pub struct VolumeAttachmentSource {
     pub persistent_volume_name: Option<String>,
+    /// Told, never judged.
+    #[serde(deserialize_with = "object_or_null", skip_serializing_if = "InlineVolume::is_unknown")]
+    pub inline_volume_spec: InlineVolume,
+}
+
+/// `spec.source.inlineVolumeSpec` of a VolumeAttachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct InlineVolume {
+    #[serde(deserialize_with = "object_or_null")]
+    pub csi: CsiHandle,
+}
+
+/// The `csi` part of a volume's source: how the driver calls the volume.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct CsiHandle {
+    #[serde(deserialize_with = "start_of_text")]
+    pub volume_handle: String,
+}
+
+impl InlineVolume {
+    fn is_unknown(&self) -> bool {
+        self.csi.volume_handle.is_empty()
+    }
 }
 
 impl VolumeAttachment {
     /// The name of the attached PersistentVolume. `None` for an inline volume.
     pub fn persistent_volume(&self) -> Option<&str> {
         self.spec.source.persistent_volume_name.as_deref().filter(|name| !name.is_empty())
+    }
+
+    /// Why the volume is not detached, or not even attached, as the driver last said.
+    pub fn error(&self) -> Option<&VolumeError> {
+        let VolumeAttachmentStatus { attached, attach_error, detach_error } = &self.status;
+        detach_error.as_ref().or(attach_error.as_ref().filter(|_| !attached))
+    }
+
+    /// The order in which messages name attachments: those that do not go away by themselves come
+    /// first, then by name.
+    pub fn place_in_message(&self) -> (bool, &str) {
+        (self.error().is_none(), &self.metadata.name)
     }
 }
 
@@ -111,4 +192,10 @@ pub struct PersistentVolumeClaimSpec {
 pub struct ObjectName {
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+}
+
+/// Parses as much of a text as a message can show, and one character more.
+fn start_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text: String = null_is_default(deserializer)?;
+    Ok(Foreign::from(text).raw().to_owned())
 }

@@ -4,6 +4,7 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     assessment::Assessment,
+    object::node::Node,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -13,12 +14,8 @@ pub(super) const RULE: Rule = Rule {
     applies: |proposal| proposal.does(Transition::Place) || proposal.does(Transition::Amend),
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
-        let only_no_schedule = proposal
-            .request
-            .write
-            .after()
-            .is_some_and(|node| node.out_of_service().all(|taint| taint.effect == "NoSchedule"));
-        Outcome::fail_if(only_no_schedule, || Reason::PlacedWithoutEviction)
+        let evicts_nothing = proposal.request.write.after().is_some_and(Node::evicts_nothing);
+        Outcome::fail_if(evicts_nothing, || Reason::PlacedWithoutEviction)
     },
 };
 

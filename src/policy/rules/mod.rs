@@ -58,7 +58,8 @@ pub(super) const RULES: &[Rule] = &[
     pods::RULE,
     volumes::RULE,
     ready::NOT_RECOVERED,
-    rebooted::RULE,
+    rebooted::NOT_REBOOTED,
+    rebooted::BOOT_UNCHANGED,
     frozen::RULE,
     stamps::RULE,
 ];

@@ -68,7 +68,7 @@ fn drivers<'a>(inquiry: &Inquiry<'a>) -> Result<BTreeSet<&'a str>, Doubt> {
         facts.volume_attachments.value().map_err(|why| unread("the list of VolumeAttachments".to_owned(), why))?;
     let pods = facts.pods.value().map_err(|why| unread(format!("the list of Pods on {node}"), why))?;
     let mut drivers = BTreeSet::new();
-    for VolumeAttachment { metadata, spec } in attachments {
+    for VolumeAttachment { metadata, spec, .. } in attachments {
         if spec.attacher.is_empty() {
             return Err(format!("VolumeAttachment {} names no driver", metadata.name).into());
         }
