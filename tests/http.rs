@@ -106,9 +106,11 @@ async fn a_denial_reads_as_the_contract_shows_it() {
          NodeStillReady: the node reports Ready=True, last heartbeat 4s ago\n  \
          EvidenceMissing: annotations: fencegate.dev/method, fencegate.dev/fenced-at, fencegate.dev/fenced-by are not \
          set; cloud-shutdown: taint node.cloudprovider.kubernetes.io/shutdown is not on the stored node\n\
-         power the machine off, then record it and try again:\n  \
-         kubectl annotate node worker-2 fencegate.dev/method=power-off fencegate.dev/fenced-by=<who> \
-         fencegate.dev/fenced-at=$(date -u +%FT%TZ)"
+         switch the machine off, and see that it stays off: one that reboots is not off\n\
+         record that:\n  \
+         kubectl annotate node worker-2 fencegate.dev/method=power-off fencegate.dev/fenced-by=alice \
+         fencegate.dev/fenced-at=now\n\
+         try again once Ready is Unknown: about 50 s after the machine last renewed its Lease"
     );
 }
 

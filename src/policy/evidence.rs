@@ -36,7 +36,16 @@ impl Method {
         }
     }
 
-    fn parse(value: &str) -> Option<Self> {
+    /// Whether the fence stopped the machine. Otherwise it may still run, cut off.
+    pub fn stops_the_machine(self) -> bool {
+        match self {
+            Self::PowerOff | Self::InstanceStop | Self::HardwareRemoval => true,
+            Self::NetworkIsolation | Self::StorageIsolation => false,
+        }
+    }
+
+    /// The method with this name.
+    pub fn parse(value: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|method| method.name() == value)
     }
 }

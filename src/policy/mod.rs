@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! mod, message → decision → rules → record → assessment → proposal → settings → reason → source
-//!     → facts, review, transition → request → evidence, object → annotation, json, text
+//!     → facts, review, transition → request → evidence, object, shell → annotation, json, text
 //! ```
 //!
 //! # Example
@@ -73,6 +73,7 @@ pub mod request;
 pub mod review;
 mod rules;
 pub mod settings;
+pub mod shell;
 pub mod source;
 pub mod text;
 pub mod transition;

@@ -1,41 +1,108 @@
 //! Text for people: values that are safe to show, short lists, lengths of time.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use jiff::SignedDuration;
 
-/// Whether a character is safe to show. Control characters are not, nor are characters that
-/// reorder, join or hide the characters around them: with these, a record could look different from
-/// its content.
+/// Whether a character is safe to show: it is in none of the Unicode categories Cc, Cf, Co, Cs, Zl
+/// and Zp (contract section 2). The others can reorder, join or hide the characters around them, or
+/// end the line: with these, a record could look different from its content.
 pub fn is_printable(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
-            | '\u{feff}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{e000}'..='\u{f8ff}'
-            | '\u{e0000}'..='\u{e0fff}' | '\u{f0000}'..='\u{10ffff}')
+    !matches!(character,
+        // Cc
+        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'
+        // Cf, as of Unicode 15 to 17
+        | '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{890}' | '\u{891}' | '\u{8e2}'
+        | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+        | '\u{2066}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{110bd}' | '\u{110cd}'
+        | '\u{13430}'..='\u{1343f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0001}'
+        | '\u{e0020}'..='\u{e007f}'
+        // Zl, Zp
+        | '\u{2028}' | '\u{2029}'
+        // Co; a `char` is never Cs
+        | '\u{e000}'..='\u{f8ff}' | '\u{f0000}'..='\u{ffffd}' | '\u{100000}'..='\u{10fffd}')
+}
+
+/// A text on one line: characters that are not printable are written as `\u{a}`.
+pub fn on_one_line(text: &str) -> Cow<'_, str> {
+    if text.chars().all(is_printable) {
+        return Cow::Borrowed(text);
+    }
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_printable(character) {
+            line.push(character);
+        } else {
+            line.extend(character.escape_unicode());
+        }
+    }
+    Cow::Owned(line)
+}
+
+/// Text that comes from outside: a name, an address, a condition, the text of an error. It enters a
+/// message only through [`fmt::Display`], which shows one word as it is and puts everything else in
+/// double quotes, with `"`, `\` and what is not printable escaped. So it never ends a line, and it
+/// never looks like words of the gate.
+///
+/// At most 256 characters are shown, or as many as the precision says: `{value:.80}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Foreign(String);
+
+impl Foreign {
+    /// The most characters that are shown: a name in Kubernetes has at most 253.
+    const SHOWN: usize = 256;
+    /// Characters beside letters and digits that names, addresses and times are made of.
+    const IN_WORDS: &[char] = &['-', '.', '_', '/', ':', '@', '%', '+', '='];
+
+    /// The text itself, not escaped. It must not enter a message.
+    pub fn raw(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<String>> From<T> for Foreign {
+    /// Keeps as much of the text as can be shown, and one character more.
+    fn from(text: T) -> Self {
+        let mut text = text.into();
+        if let Some((end, _)) = text.char_indices().nth(Self::SHOWN + 1) {
+            text.truncate(end);
+            text.shrink_to_fit();
+        }
+        Self(text)
+    }
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(text) = self;
+        let in_words = |character: char| character.is_ascii_alphanumeric() || Self::IN_WORDS.contains(&character);
+        let most = formatter.precision().unwrap_or(Self::SHOWN).min(Self::SHOWN);
+        if text.is_empty() || !text.chars().all(in_words) {
+            return formatter.write_str(&in_quotes(text, most));
+        }
+        let (shown, cut) = cut(text, most);
+        write!(formatter, "{shown}{cut}")
+    }
 }
 
 /// A value in double quotes, on one line, at most 80 characters of it: safe to show on a terminal.
 pub fn quoted(value: &str) -> String {
     /// Enough to recognise a value, and short enough to keep a message readable.
     const SHOWN: usize = 80;
-    let mut shown: String = value
-        .chars()
-        .take(SHOWN)
-        .flat_map(|character| {
-            match character {
-                '"' | '\\' => format!("\\{character}"),
-                _ if is_printable(character) => character.to_string(),
-                _ => character.escape_unicode().to_string(),
-            }
-            .chars()
-            .collect::<Vec<_>>()
-        })
-        .collect();
-    if value.chars().nth(SHOWN).is_some() {
-        shown.push('…');
+    in_quotes(value, SHOWN)
+}
+
+fn in_quotes(text: &str, most: usize) -> String {
+    let (shown, cut) = cut(text, most);
+    format!("\"{}{cut}\"", on_one_line(&shown.replace('\\', "\\\\").replace('"', "\\\"")))
+}
+
+/// The first characters of a text, and `…` if there are more.
+fn cut(text: &str, most: usize) -> (&str, &'static str) {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => (text.get(..end).unwrap_or_default(), "…"),
+        None => (text, ""),
     }
-    format!("\"{shown}\"")
 }
 
 /// Writes the items with a separator between them.
@@ -133,6 +200,26 @@ mod tests {
         let names: Vec<String> = (0..7).map(|n| format!("ns/p{n}")).collect();
         assert_eq!(FirstFive(&names).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4 and 2 more");
         assert_eq!(FirstFive(&names[..5]).to_string(), "ns/p0, ns/p1, ns/p2, ns/p3, ns/p4");
+    }
+
+    #[test]
+    fn foreign_text_is_one_plain_word_or_in_quotes() {
+        for (text, shown) in [
+            ("prod/db-0", "prod/db-0"),
+            ("10.0.0.7", "10.0.0.7"),
+            ("", "\"\""),
+            ("rados said no", "\"rados said no\""),
+            ("10.0.0.7\nallowed", "\"10.0.0.7\\u{a}allowed\""),
+            ("a\"b\\", "\"a\\\"b\\\\\""),
+            ("evil\u{202e}txt", "\"evil\\u{202e}txt\""),
+        ] {
+            assert_eq!(Foreign::from(text).to_string(), shown);
+        }
+        let long = Foreign::from("x".repeat(10_000_000));
+        assert_eq!(long.raw().len(), 257);
+        assert_eq!(long.to_string().chars().count(), 257);
+        assert_eq!(format!("{long:.3}"), "xxx…");
+        assert_eq!(format!("{:.3}", Foreign::from("a b c d")), "\"a b…\"");
     }
 
     #[test]

@@ -1,0 +1,201 @@
+//! What to do about a denial: steps, each with the commands that carry it out.
+//!
+//! Both matches are exhaustive: a new reason has advice, or it does not compile.
+
+use std::collections::BTreeSet;
+
+use super::situation::Situation;
+use crate::policy::{
+    annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, REQUIRED_EVIDENCE},
+    decision::BreakGlass,
+    facts::Verb,
+    reason::{Code, Reason},
+    shell::Command,
+    transition::Transition,
+};
+
+/// One thing to do. The order is the order in which the steps are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    UseOtherCredentials,
+    AskForRole(Verb),
+    CreateWithoutTaint,
+    LeaveOutStamps,
+    KeepRecord,
+    SwitchOff,
+    ConfirmFence,
+    CompareClocks,
+    CorrectRecord,
+    Record,
+    UseEffect,
+    ReturnOthersFirst,
+    LetPodsGo,
+    LetVolumesGo,
+    PowerCycle,
+    Repair,
+    WriteNewBreakGlass,
+    TryAgain,
+}
+
+/// The lines that follow the reasons.
+pub(super) fn advice<'a>(situation: &Situation<'_>, reasons: impl Iterator<Item = &'a Reason>) -> Vec<String> {
+    let mut steps: BTreeSet<Step> = reasons.flat_map(|reason| steps(reason, situation)).collect();
+    if steps.contains(&Step::Record) {
+        steps.remove(&Step::CorrectRecord);
+    }
+    if situation.decision.break_glass == BreakGlass::Spent {
+        steps.insert(Step::WriteNewBreakGlass);
+    }
+    let mut lines = Vec::new();
+    for step in steps {
+        let (text, commands) = step.words(situation);
+        let typed: Vec<String> = commands.iter().filter_map(Command::typed).collect();
+        let colon = if typed.is_empty() { "" } else { ":" };
+        lines.push(format!("{text}{colon}"));
+        lines.extend(typed.iter().map(|command| format!("  {command}")));
+    }
+    lines
+}
+
+/// The steps that a reason takes.
+fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
+    match reason {
+        Reason::CreatedOutOfService => vec![Step::CreateWithoutTaint],
+        Reason::SelfAttested { .. } => vec![Step::UseOtherCredentials],
+        // Whoever does the write in another way is told then what it still lacks.
+        _ if situation.denies(&[Code::CreatedOutOfService, Code::SelfAttested]) => vec![],
+        Reason::NodeStillReady { .. } => vec![Step::SwitchOff, Step::TryAgain],
+        Reason::EvidenceMissing { .. } if !situation.does(Transition::Place) => vec![Step::KeepRecord],
+        Reason::EvidenceMissing { .. } if situation.method().is_some() => vec![Step::Record, Step::TryAgain],
+        Reason::LeaseStillRenewed { .. } | Reason::EvidenceForOtherBoot { .. } | Reason::EvidenceMissing { .. } => {
+            vec![Step::SwitchOff, Step::Record, Step::TryAgain]
+        }
+        Reason::EvidenceMalformed { .. } if !situation.does(Transition::Place) => vec![Step::CorrectRecord],
+        Reason::EvidenceMalformed { .. } => vec![Step::CorrectRecord, Step::TryAgain],
+        Reason::EvidenceExpired { .. } => vec![Step::ConfirmFence, Step::Record, Step::TryAgain],
+        Reason::EvidenceInFuture { .. } => vec![Step::CompareClocks, Step::Record, Step::TryAgain],
+        Reason::EffectUndocumented { .. } | Reason::PlacedWithoutEviction => vec![Step::UseEffect],
+        Reason::NotAuthorized { verb, .. } => vec![Step::AskForRole(*verb)],
+        Reason::TooManyOutOfService { .. } => vec![Step::ReturnOthersFirst],
+        Reason::PodsRemain { .. } => vec![Step::LetPodsGo, Step::TryAgain],
+        Reason::VolumesAttached { .. } => vec![Step::LetVolumesGo, Step::TryAgain],
+        Reason::NodeNotRecovered { .. } => vec![Step::Repair, Step::TryAgain],
+        Reason::NodeNotRebooted { .. } => vec![Step::PowerCycle, Step::TryAgain],
+        Reason::EvidenceFrozen { .. } => vec![Step::KeepRecord],
+        Reason::StampForged { .. } => vec![Step::LeaveOutStamps],
+        Reason::FactsUnavailable { .. } | Reason::ReviewMalformed { .. } => vec![Step::TryAgain],
+    }
+}
+
+impl Step {
+    /// What to do, as one line without an end, and the commands that do it.
+    fn words(self, situation: &Situation<'_>) -> (String, Vec<Command>) {
+        let (text, commands) = match self {
+            Self::UseOtherCredentials => ("have it done with credentials that are not on a node", vec![]),
+            Self::AskForRole(verb) => {
+                // `kubectl auth can-i VERB nodes.fencegate.dev` prints `no` for everyone: kubectl
+                // takes a group that the API server does not serve as a part of the resource's
+                // name. `--list` works.
+                let role = format!("ask for the ClusterRole {}; what you may do now", verb.role());
+                return (role, vec![Command::new("kubectl auth can-i --list")]);
+            }
+            Self::CreateWithoutTaint => (
+                "create the node without the taint; once its machine is fenced, record that and place the taint",
+                vec![],
+            ),
+            Self::LeaveOutStamps => ("leave the gate's own stamps out of the write", vec![]),
+            Self::KeepRecord => {
+                let text = "the record stays as it is until the node is back in service; read it";
+                (text, vec![situation.show_record()])
+            }
+            Self::SwitchOff => return (switch_off(situation), vec![]),
+            Self::ConfirmFence => ("see that the machine is still fenced", vec![]),
+            Self::CompareClocks => ("compare the clock that the time came from with the gate's", vec![]),
+            Self::CorrectRecord => {
+                let (optional, required): (Vec<&str>, Vec<&str>) =
+                    situation.malformed().partition(|key| is_optional(key));
+                ("correct the record", situation.record(&required, &optional).into_iter().collect())
+            }
+            Self::Record => {
+                let mut removed: Vec<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
+                removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
+                ("record that", situation.record(&to_record(situation), &removed).into_iter().collect())
+            }
+            Self::UseEffect => ("use the effect that the procedure has, NoExecute", vec![situation.place()]),
+            Self::ReturnOthersFirst => {
+                ("return other nodes to service first; every node's taints", vec![Situation::list_taints()])
+            }
+            Self::LetPodsGo => (
+                "leave the taint on: pods in Terminating go within about 20 s; those that are left",
+                vec![situation.list_pods()],
+            ),
+            Self::LetVolumesGo => (
+                "volumes are detached right after their pods are gone; those that are left",
+                vec![situation.list_attachments()],
+            ),
+            Self::PowerCycle => {
+                ("power-cycle the machine; if it never returns, delete its Node instead", vec![situation.delete()])
+            }
+            Self::Repair => ("repair the machine until the node is Ready", vec![situation.show()]),
+            Self::WriteNewBreakGlass => {
+                ("this break-glass was used before and does not count again; a new use takes a new reason", vec![])
+            }
+            Self::TryAgain => (try_again(situation), vec![]),
+        };
+        (text.to_owned(), commands)
+    }
+}
+
+/// How the machine is fenced, or why it seems not to be.
+fn switch_off(situation: &Situation<'_>) -> String {
+    match situation.method() {
+        Some(method) if situation.is_alive() && method.stops_the_machine() => format!(
+            "the record says {}, but the machine is alive: see that the right machine was switched off, and stays off",
+            method.name()
+        ),
+        Some(method) if situation.is_alive() => {
+            format!(
+                "the record says {}, but the machine is alive: switch it off, or see why it is not cut off",
+                method.name()
+            )
+        }
+        Some(_) => {
+            "the machine has booted since it was fenced: switch it off again, and see that it stays off".to_owned()
+        }
+        None => "switch the machine off, and see that it stays off: one that reboots is not off".to_owned(),
+    }
+}
+
+/// Whether evidence is complete without this key. The right value of such a key is unknown to the
+/// gate: it can only be left out.
+fn is_optional(key: &str) -> bool {
+    !REQUIRED_EVIDENCE.contains(&key)
+}
+
+/// The keys to record: those that are missing, and those that no longer hold.
+fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
+    let is_fenced_again = situation.denies(&[Code::LeaseStillRenewed, Code::EvidenceForOtherBoot]);
+    let is_confirmed = situation.denies(&[Code::EvidenceExpired]);
+    let is_told_again = |key: &str| match key {
+        FENCED_AT => is_fenced_again || is_confirmed || situation.denies(&[Code::EvidenceInFuture]),
+        FENCED_BY => is_fenced_again || is_confirmed,
+        _ => is_fenced_again,
+    };
+    let is_told = |key: &&str| is_told_again(key) || (situation.does(Transition::Place) && !situation.is_recorded(key));
+    [METHOD, FENCED_BY, FENCED_AT].into_iter().filter(is_told).collect()
+}
+
+/// When the write may be tried again.
+fn try_again(situation: &Situation<'_>) -> &'static str {
+    if situation.denies(&[Code::FactsUnavailable]) {
+        "nothing was changed; try again once the gate can read these facts"
+    } else if situation.does(Transition::Delete) {
+        "delete it again once nothing is left"
+    } else if situation.denies(&[Code::PodsRemain, Code::VolumesAttached]) {
+        "try again once nothing is left"
+    } else if situation.is_alive() {
+        "try again once Ready is Unknown: about 50 s after the machine last renewed its Lease"
+    } else {
+        "then try again"
+    }
+}
