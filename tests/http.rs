@@ -110,7 +110,7 @@ async fn a_denial_reads_as_the_contract_shows_it() {
          record that:\n  \
          kubectl annotate node worker-2 fencegate.dev/method=power-off fencegate.dev/fenced-by=alice \
          fencegate.dev/fenced-at=now\n\
-         try again once Ready is Unknown: about 50 s after the machine last renewed its Lease"
+         try again about 50 s after the machine's last sign of life, when its Lease has run out and Ready is Unknown"
     );
 }
 

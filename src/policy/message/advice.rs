@@ -64,6 +64,13 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::SelfAttested { .. } => vec![Step::UseOtherCredentials],
         // Whoever does the write in another way is told then what it still lacks.
         _ if situation.denies(&[Code::CreatedOutOfService, Code::SelfAttested]) => vec![],
+        // Whoever has just switched the machine off only waits: the node is Ready until its Lease
+        // has run out.
+        Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { fenced_at: None, .. }
+            if situation.method().is_some() =>
+        {
+            vec![Step::TryAgain]
+        }
         Reason::NodeStillReady { .. } => vec![Step::SwitchOff, Step::TryAgain],
         Reason::EvidenceMissing { .. } if !situation.does(Transition::Place) => vec![Step::KeepRecord],
         Reason::EvidenceMissing { .. } if situation.method().is_some() => vec![Step::Record, Step::TryAgain],
@@ -146,19 +153,17 @@ impl Step {
     }
 }
 
-/// How the machine is fenced, or why it seems not to be.
+/// What to do with a machine that seems not to be fenced.
 fn switch_off(situation: &Situation<'_>) -> String {
     match situation.method() {
-        Some(method) if situation.is_alive() && method.stops_the_machine() => format!(
+        Some(method) if situation.is_renewed_after_the_fence() && method.stops_the_machine() => format!(
             "the record says {}, but the machine is alive: see that the right machine was switched off, and stays off",
             method.name()
         ),
-        Some(method) if situation.is_alive() => {
-            format!(
-                "the record says {}, but the machine is alive: switch it off, or see why it is not cut off",
-                method.name()
-            )
-        }
+        Some(method) if situation.is_renewed_after_the_fence() => format!(
+            "the record says {}, but the machine is alive: switch it off, or see why it is not cut off",
+            method.name()
+        ),
         Some(_) => {
             "the machine has booted since it was fenced: switch it off again, and see that it stays off".to_owned()
         }
@@ -174,7 +179,7 @@ fn is_optional(key: &str) -> bool {
 
 /// The keys to record: those that are missing, and those that no longer hold.
 fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
-    let is_fenced_again = situation.denies(&[Code::LeaseStillRenewed, Code::EvidenceForOtherBoot]);
+    let is_fenced_again = situation.is_renewed_after_the_fence() || situation.denies(&[Code::EvidenceForOtherBoot]);
     let is_confirmed = situation.denies(&[Code::EvidenceExpired]);
     let is_told_again = |key: &str| match key {
         FENCED_AT => is_fenced_again || is_confirmed || situation.denies(&[Code::EvidenceInFuture]),
@@ -193,8 +198,8 @@ fn try_again(situation: &Situation<'_>) -> &'static str {
         "delete it again once nothing is left"
     } else if situation.denies(&[Code::PodsRemain, Code::VolumesAttached]) {
         "try again once nothing is left"
-    } else if situation.is_alive() {
-        "try again once Ready is Unknown: about 50 s after the machine last renewed its Lease"
+    } else if situation.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed]) {
+        "try again about 50 s after the machine's last sign of life, when its Lease has run out and Ready is Unknown"
     } else {
         "then try again"
     }

@@ -30,9 +30,10 @@ impl<'a> Situation<'a> {
         self.decision.findings.iter().any(|finding| finding.denies() && codes.contains(&finding.reason.code()))
     }
 
-    /// Whether the cluster sees that the machine lives.
-    pub fn is_alive(&self) -> bool {
-        self.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed])
+    /// Whether the machine showed that it lives after the recorded fence.
+    pub fn is_renewed_after_the_fence(&self) -> bool {
+        let is_later = |reason: &Reason| matches!(reason, Reason::LeaseStillRenewed { fenced_at: Some(_), .. });
+        self.decision.findings.iter().any(|finding| finding.denies() && is_later(&finding.reason))
     }
 
     /// The well-formed value that the write, or the Node that it deletes, has for a key.
