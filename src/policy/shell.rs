@@ -12,8 +12,8 @@ use super::text::is_printable;
 pub struct Command(Vec<String>);
 
 impl Command {
-    /// The most characters of a command that a message shows. The names in it may be 253 characters
-    /// long, but a longer command does not survive being copied from a terminal.
+    /// The most bytes of a command that a message shows: enough for several names of 253 characters.
+    /// A longer command does not survive being copied from a terminal.
     const SHOWN: usize = 1_000;
 
     /// A command with these words, for example `Command::new("kubectl get nodes")`.
@@ -44,7 +44,7 @@ impl Command {
     /// printable, or is too long. No command is better than another command.
     pub fn typed(&self) -> Option<String> {
         let typed = self.to_string();
-        let can_be_typed = typed.chars().all(is_printable) && typed.chars().nth(Self::SHOWN).is_none();
+        let can_be_typed = typed.len() <= Self::SHOWN && typed.chars().all(is_printable);
         can_be_typed.then_some(typed)
     }
 }

@@ -11,6 +11,7 @@ use crate::policy::{
     facts::Verb,
     reason::{Code, Reason},
     shell::Command,
+    text::on_one_line,
     transition::Transition,
 };
 
@@ -51,7 +52,7 @@ pub(super) fn advice<'a>(situation: &Situation<'_>, reasons: impl Iterator<Item 
         let (text, commands) = step.words(situation);
         let typed: Vec<String> = commands.iter().filter_map(Command::typed).collect();
         let colon = if typed.is_empty() { "" } else { ":" };
-        lines.push(format!("{text}{colon}"));
+        lines.push(on_one_line(&format!("{text}{colon}")).into_owned());
         lines.extend(typed.iter().map(|command| format!("  {command}")));
     }
     lines

@@ -6,26 +6,65 @@ use super::{
     decision::Decision,
     reason::{Code, Mode},
     request::Request,
-    text::{on_one_line, quoted},
+    text::{on_one_line, quoted, shortened},
     transition::Transition,
 };
 
 mod advice;
 mod situation;
 
-/// The text of a denial, several lines joined by `\n`. `request` is `None` if it could not be
-/// parsed.
+/// The most bytes of a denial (contract section 9).
+const LONGEST: usize = 4096;
+/// The most bytes of what to do about it: all steps that one denial can need, for a node and a user
+/// with long names.
+const LONGEST_ADVICE: usize = 3072;
+
+/// The text of a denial, several lines joined by `\n`, at most 4 KiB. `request` is `None` if it
+/// could not be parsed.
 pub fn denial(decision: &Decision, request: Option<&Request>) -> String {
     let reasons = decision.findings.iter().filter(|finding| finding.denies()).map(|finding| &finding.reason);
-    let mut lines = vec![headline(decision)];
-    lines.extend(reasons.clone().map(|reason| format!("  {}: {reason}", reason.code())));
-    if let Some(request) = request {
-        let situation = Situation { request, decision };
-        lines.extend(advice(&situation, reasons));
-    } else {
-        lines.push("nothing was changed; no API server sends such a review: look who else calls the gate".to_owned());
+    let advice = match request {
+        Some(request) => advice(&Situation { request, decision }, reasons.clone()),
+        None => vec!["nothing was changed; no API server sends such a review: look who else calls the gate".to_owned()],
+    };
+    let headline = headline(decision);
+    let advice = first_lines(advice, LONGEST_ADVICE);
+    let rest = LONGEST.saturating_sub(bytes(&advice) + headline.len());
+    let reasons = reasons.map(|reason| on_one_line(&format!("  {}: {reason}", reason.code())).into_owned());
+    let mut lines = vec![headline];
+    lines.extend(fitted(reasons.collect(), rest));
+    lines.extend(advice);
+    lines.join("\n")
+}
+
+/// The bytes of these lines, each with its line break.
+fn bytes(lines: &[String]) -> usize {
+    lines.iter().map(|line| line.len() + 1).sum()
+}
+
+/// As many lines as fit, from the first one on.
+fn first_lines(mut lines: Vec<String>, most: usize) -> Vec<String> {
+    while bytes(&lines) > most {
+        lines.pop();
     }
-    lines.iter().map(|line| on_one_line(line)).collect::<Vec<_>>().join("\n")
+    lines
+}
+
+/// The lines, the longest of them cut so that all fit. The end of a reason is cut first: its code
+/// and its conclusion are at the beginning.
+fn fitted(lines: Vec<String>, most: usize) -> Vec<String> {
+    let mut lengths: Vec<usize> = lines.iter().map(|line| line.len() + 1).collect();
+    lengths.sort_unstable();
+    let (mut rest, mut share) = (most, usize::MAX);
+    for (index, length) in lengths.iter().enumerate() {
+        let fair = rest / (lengths.len() - index);
+        if *length > fair {
+            share = fair;
+            break;
+        }
+        rest -= length;
+    }
+    lines.into_iter().map(|line| shortened(line, share.saturating_sub(1))).collect()
 }
 
 /// The first line: `node "worker-2" may not be put out of service:`
