@@ -3,8 +3,8 @@
 //! the policies. `tests/cases.rs` does the same for every message of the table of cases.
 //!
 //! In a document, a block marked `sh` has one command a line and nothing else. In a block marked
-//! `console`, commands follow `$ `, and the rest is output. Other blocks are no commands. Code within
-//! a sentence is the name of a command, not a command to paste.
+//! `console`, commands follow `$ `, and the rest is output. Other blocks are no commands. Code
+//! within a sentence is the name of a command, not a command to paste.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 

@@ -135,13 +135,13 @@ impl fmt::Display for Code {
     }
 }
 
-/// A check that failed, and the values that were judged. `last_heartbeat` and `age` are the time
+/// A check that failed, and the values that were judged. `silence` and `age` are the time
 /// from the event to now, negative if the event is ahead of the clock. `ahead` is the opposite.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     CreatedOutOfService,
     NodeStillReady {
-        last_heartbeat: Option<SignedDuration>,
+        silence: Option<SignedDuration>,
     },
     /// `runs_out_after`: the silence that the Lease needs, if it has not run out. `fenced_at`: the
     /// time of the fence, if the renewal is later.
@@ -267,10 +267,10 @@ impl fmt::Display for Reason {
         match self {
             Self::CreatedOutOfService => formatter
                 .write_str("the Node does not exist yet, and a new Node's empty status would hide a machine that runs"),
-            Self::NodeStillReady { last_heartbeat: Some(age) } => {
-                write!(formatter, "the node reports Ready=True, last heartbeat {}", Ago(*age))
+            Self::NodeStillReady { silence: Some(silence) } => {
+                write!(formatter, "the node reports Ready=True and renewed its Lease {}", Ago(*silence))
             }
-            Self::NodeStillReady { last_heartbeat: None } => formatter.write_str("the node reports Ready=True"),
+            Self::NodeStillReady { silence: None } => formatter.write_str("the node reports Ready=True"),
             Self::LeaseStillRenewed { renewal, runs_out_after, fenced_at } => {
                 write!(formatter, "{renewal}")?;
                 if let Some(fenced_at) = fenced_at {

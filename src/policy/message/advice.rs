@@ -23,6 +23,7 @@ enum Step {
     CreateWithoutTaint,
     LeaveOutStamps,
     KeepRecord,
+    LeaveTaint,
     SwitchOff,
     ConfirmFence,
     CompareClocks,
@@ -65,6 +66,9 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::SelfAttested { .. } => vec![Step::UseOtherCredentials],
         // Whoever does the write in another way is told then what it still lacks.
         _ if situation.denies(&[Code::CreatedOutOfService, Code::SelfAttested]) => vec![],
+        Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { .. } if !situation.does(Transition::Place) => {
+            vec![Step::LeaveTaint]
+        }
         // Whoever has just switched the machine off only waits: the node is Ready until its Lease
         // has run out.
         Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { fenced_at: None, .. }
@@ -116,6 +120,10 @@ impl Step {
                 let text = "the record stays as it is until the node is back in service; read it";
                 (text, vec![situation.show_record()])
             }
+            Self::LeaveTaint => {
+                let text = "an entry is added only while the machine is silent; if it is back, return it to service";
+                (text, vec![situation.release()])
+            }
             Self::SwitchOff => return (switch_off(situation), vec![]),
             Self::ConfirmFence => ("see that the machine is still fenced", vec![]),
             Self::CompareClocks => ("compare the clock that the time came from with the gate's", vec![]),
@@ -129,7 +137,7 @@ impl Step {
                 removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
                 ("record that", situation.record(&to_record(situation), &removed).into_iter().collect())
             }
-            Self::UseEffect => ("use the effect that the procedure has, NoExecute", vec![situation.place()]),
+            Self::UseEffect => ("use the effect that the procedure has, NoExecute", situation.place()),
             Self::ReturnOthersFirst => {
                 ("return other nodes to service first; every node's taints", vec![Situation::list_taints()])
             }

@@ -4,7 +4,7 @@ use crate::policy::{
     annotation::{FENCED_AT, FENCED_BY, METHOD},
     decision::Decision,
     evidence::{self, Method},
-    object::node::OUT_OF_SERVICE,
+    object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Reason},
     request::Request,
     shell::Command,
@@ -95,9 +95,22 @@ impl<'a> Situation<'a> {
         if evidence::malformed(FENCED_BY, &name).is_some() { "an unnamed user".to_owned() } else { name }
     }
 
-    /// Places the taint as the procedure has it.
-    pub fn place(&self) -> Command {
-        Command::new("kubectl taint node").arg(self.name()).arg(format!("{OUT_OF_SERVICE}=nodeshutdown:NoExecute"))
+    /// Places the taint as the procedure has it. Empty if it is on the stored Node.
+    pub fn place(&self) -> Vec<Command> {
+        let mut stored = self.request.write.before().into_iter().flat_map(Node::out_of_service);
+        if stored.any(|taint| taint.effect == "NoExecute") {
+            return Vec::new();
+        }
+        vec![self.taint("=nodeshutdown:NoExecute")]
+    }
+
+    /// Removes every entry of the taint.
+    pub fn release(&self) -> Command {
+        self.taint("-")
+    }
+
+    fn taint(&self, change: &str) -> Command {
+        Command::new("kubectl taint node").arg(self.name()).arg(format!("{OUT_OF_SERVICE}{change}"))
     }
 
     pub fn delete(&self) -> Command {
