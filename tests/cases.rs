@@ -96,6 +96,9 @@ struct Expect {
     /// Each must be in the message.
     #[serde(default)]
     message: Vec<String>,
+    /// The whole message.
+    #[serde(default)]
+    denial: Option<String>,
     /// Each must be in a warning.
     #[serde(default)]
     warnings: Vec<String>,
@@ -276,6 +279,9 @@ fn judge(case: &Case, answer: &Value) -> Vec<String> {
     for part in case.expect.message.iter().filter(|part| !message.contains(*part)) {
         wrong.push(format!("{part:?} is not in the message:\n{message}"));
     }
+    if let Some(denial) = case.expect.denial.as_ref().filter(|denial| **denial != message) {
+        wrong.push(format!("the message is\n{message}\nnot\n{denial}"));
+    }
     let warnings = response["warnings"].to_string();
     for part in case.expect.warnings.iter().filter(|part| !warnings.contains(*part)) {
         wrong.push(format!("{part:?} is not in {warnings}"));
@@ -423,6 +429,14 @@ async fn every_command_of_a_message_is_what_every_shell_runs() {
     let typed = |call: &Vec<String>| Command::new("kubectl").args(call[1..].to_vec()).typed().unwrap();
     assert_eq!(ran.calls.iter().map(typed).collect::<BTreeSet<_>>(), commands);
     assert!(ran.files.is_empty(), "{:?}", ran.files);
+}
+
+#[test]
+fn the_readme_shows_a_denial_as_it_is() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let shown =
+        |case: &Case| case.expect.denial.as_ref().is_some_and(|denial| readme.contains(&format!(" {denial}\n```")));
+    assert!(cases().iter().any(shown), "the README shows none of the denials in tests/cases/denials.yaml");
 }
 
 #[test]

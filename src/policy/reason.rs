@@ -291,29 +291,34 @@ impl fmt::Display for Reason {
             ),
             Self::EvidenceInFuture { fenced_at, ahead, clock_skew } => write!(
                 formatter,
-                "the recorded fence at {fenced_at} is {} ahead of the gate's clock, at most {} is allowed",
+                "the recorded fence at {fenced_at} is {} ahead of now, {}; at most {} is allowed",
                 Span(*ahead),
+                fenced_at.saturating_sub(*ahead).unwrap_or(*fenced_at),
                 Span(*clock_skew)
             ),
             Self::EvidenceForOtherBoot { fenced, current: Some(current) } => {
-                write!(formatter, "boot {} was fenced, the node now runs boot {}", quoted(fenced), quoted(current))
+                write!(
+                    formatter,
+                    "the machine has booted since it was fenced: that was boot {}, it now runs boot {}",
+                    quoted(fenced),
+                    quoted(current)
+                )
             }
             Self::EvidenceForOtherBoot { fenced, current: None } => {
-                write!(formatter, "boot {} was fenced, the node reports no boot ID to compare it with", quoted(fenced))
+                write!(formatter, "the node reports no boot ID to compare with the fenced boot {}", quoted(fenced))
             }
             Self::EffectUndocumented { effects } => {
                 formatter.write_str("the procedure knows NoExecute and NoSchedule, not ")?;
                 write_joined(formatter, effects, ", ")
             }
             Self::SelfAttested { user } => {
-                write!(formatter, "{} speaks from a node, and no node can vouch for a fence", quoted(user))
+                write!(formatter, "no node can vouch for a fence, and {} speaks from one", quoted(user))
             }
             Self::NotAuthorized { user, verb, node } => {
                 write!(formatter, "{} may not {} nodes.fencegate.dev/{node}", quoted(user), verb.name())
             }
-            Self::PlacedWithoutEviction => formatter.write_str(
-                "NoSchedule alone evicts nothing: pods leave only after their unreachable toleration, 300s by default",
-            ),
+            Self::PlacedWithoutEviction => formatter
+                .write_str("NoSchedule evicts nothing: pods leave after their unreachable toleration, 300s by default"),
             Self::TooManyOutOfService { others, total, allowed } => {
                 write!(
                     formatter,
@@ -333,8 +338,8 @@ impl fmt::Display for Reason {
                 quoted(boot_id)
             ),
             Self::EvidenceFrozen { keys } => {
-                write_joined(formatter, keys, ", ")?;
-                formatter.write_str(" cannot change while the node is out of service")
+                formatter.write_str("the record cannot change while the node is out of service: ")?;
+                write_joined(formatter, keys, ", ")
             }
             Self::StampForged { stamps } => write_joined(formatter, stamps, "; "),
             Self::FactsUnavailable { unread } => write_joined(formatter, unread, "; "),

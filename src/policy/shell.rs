@@ -12,8 +12,8 @@ use super::text::is_printable;
 pub struct Command(Vec<String>);
 
 impl Command {
-    /// The most bytes of a command that a message shows: enough for several names of 253 characters.
-    /// A longer command does not survive being copied from a terminal.
+    /// The most bytes of a command that a message shows: enough for several names of 253
+    /// characters. A longer command does not survive being copied from a terminal.
     const SHOWN: usize = 1_000;
 
     /// A command with these words, for example `Command::new("kubectl get nodes")`.

@@ -125,17 +125,25 @@ impl Step {
                 (text, vec![situation.release()])
             }
             Self::SwitchOff => return (switch_off(situation), vec![]),
-            Self::ConfirmFence => ("see that the machine is still fenced", vec![]),
+            Self::ConfirmFence => match situation.method() {
+                Some(method) if !method.stops_the_machine() => ("make sure that the machine is still cut off", vec![]),
+                _ => ("make sure that the machine is still off", vec![]),
+            },
             Self::CompareClocks => ("compare the clock that the time came from with the gate's", vec![]),
             Self::CorrectRecord => {
                 let (optional, required): (Vec<&str>, Vec<&str>) =
                     situation.malformed().partition(|key| is_optional(key));
-                ("correct the record", situation.record(&required, &optional).into_iter().collect())
+                let text = if required.contains(&METHOD) {
+                    "correct the record, with the method that was really used"
+                } else {
+                    "correct the record"
+                };
+                (text, situation.record(&required, &optional).into_iter().collect())
             }
             Self::Record => {
                 let mut removed: Vec<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
                 removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
-                ("record that", situation.record(&to_record(situation), &removed).into_iter().collect())
+                (record_what(situation), situation.record(&to_record(situation), &removed).into_iter().collect())
             }
             Self::UseEffect => ("use the effect that the procedure has, NoExecute", situation.place()),
             Self::ReturnOthersFirst => {
@@ -166,18 +174,33 @@ impl Step {
 fn switch_off(situation: &Situation<'_>) -> String {
     match situation.method() {
         Some(method) if situation.is_renewed_after_the_fence() && method.stops_the_machine() => format!(
-            "the record says {}, but the machine is alive: see that the right machine was switched off, and stays off",
+            "the record says {}, but the machine is alive: make sure that the right one was switched off, and stays off",
             method.name()
         ),
         Some(method) if situation.is_renewed_after_the_fence() => format!(
-            "the record says {}, but the machine is alive: switch it off, or see why it is not cut off",
+            "the record says {}, but the machine is alive: switch it off, or find out why it is not cut off",
             method.name()
         ),
-        Some(_) => {
-            "the machine has booted since it was fenced: switch it off again, and see that it stays off".to_owned()
-        }
-        None => "switch the machine off, and see that it stays off: one that reboots is not off".to_owned(),
+        Some(_) => "switch the machine off again, and make sure that it stays off".to_owned(),
+        None => "switch the machine off, and make sure that it stays off: a machine that reboots is not off".to_owned(),
     }
+}
+
+/// What there is to record.
+fn record_what(situation: &Situation<'_>) -> &'static str {
+    if situation.denies(&[Code::EvidenceInFuture]) {
+        "then record the time again"
+    } else if situation.method().is_some() && !is_fenced_again(situation) && !situation.denies(&[Code::EvidenceExpired])
+    {
+        "complete the record"
+    } else {
+        "then record that"
+    }
+}
+
+/// Whether the fence that is recorded has not stopped this machine, and there must be another one.
+fn is_fenced_again(situation: &Situation<'_>) -> bool {
+    situation.is_renewed_after_the_fence() || situation.denies(&[Code::EvidenceForOtherBoot])
 }
 
 /// Whether evidence is complete without this key. The right value of such a key is unknown to the
@@ -188,7 +211,7 @@ fn is_optional(key: &str) -> bool {
 
 /// The keys to record: those that are missing, and those that no longer hold.
 fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
-    let is_fenced_again = situation.is_renewed_after_the_fence() || situation.denies(&[Code::EvidenceForOtherBoot]);
+    let is_fenced_again = is_fenced_again(situation);
     let is_confirmed = situation.denies(&[Code::EvidenceExpired]);
     let is_told_again = |key: &str| match key {
         FENCED_AT => is_fenced_again || is_confirmed || situation.denies(&[Code::EvidenceInFuture]),
@@ -208,7 +231,11 @@ fn try_again(situation: &Situation<'_>) -> &'static str {
     } else if situation.denies(&[Code::PodsRemain, Code::VolumesAttached]) {
         "try again once nothing is left"
     } else if situation.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed]) {
-        "try again about 50 s after the machine's last sign of life, when its Lease has run out and Ready is Unknown"
+        if situation.method().is_some() && !situation.is_renewed_after_the_fence() {
+            "wait until the machine has been silent for about 50 s, then try again; if the node stays Ready, another machine was switched off"
+        } else {
+            "then try again, about 50 s after the machine has gone silent: its Lease has run out and Ready is Unknown by then"
+        }
     } else {
         "then try again"
     }
