@@ -350,9 +350,9 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for Renewal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the node renewed its Lease {} at {}", Ago(self.age), self.at)?;
+        write!(formatter, "the node renewed its Lease {} at {:.0}", Ago(self.age), self.at)?;
         match self.by_machine {
-            Some(wrong) => write!(formatter, " (its own wrong clock said {wrong})"),
+            Some(wrong) => write!(formatter, " (its own wrong clock said {wrong:.0})"),
             None => Ok(()),
         }
     }
