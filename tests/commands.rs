@@ -20,7 +20,7 @@ use fencegate::policy::{
     shell::Command,
 };
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[path = "support/shells.rs"]
 mod shells;
@@ -195,4 +195,73 @@ fn the_commands_of_the_charts_notes_can_be_pasted() {
     let lines: Vec<String> = notes.lines().filter_map(|line| line.strip_prefix("  ")).map(str::to_owned).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     paste_lines("NOTES.txt", &lines);
+}
+
+/// What a term of an expression is for alice and worker-2.
+fn value_of(term: &str, variables: &[Value]) -> String {
+    match term {
+        "variables.name" => "worker-2".to_owned(),
+        "variables.fencedBy" => "'fencegate.dev/fenced-by=alice'".to_owned(),
+        "request.?userInfo.?username.orValue('')" => "alice".to_owned(),
+        _ => {
+            let name = term.strip_prefix("variables.").unwrap_or_else(|| panic!("what is {term}?"));
+            let variable = variables.iter().find(|variable| variable["name"] == name).unwrap();
+            joined(variable["expression"].as_str().unwrap(), variables)
+        }
+    }
+}
+
+/// The text that an expression joins from literals in single quotes and from other terms.
+fn joined(expression: &str, variables: &[Value]) -> String {
+    let mut text = String::new();
+    let mut rest = expression.trim();
+    while !rest.is_empty() {
+        if let Some(literal) = rest.strip_prefix('\'') {
+            let (literal, after) = literal.split_once('\'').unwrap();
+            text.push_str(literal);
+            rest = after;
+        } else {
+            let (term, after) = rest.split_once(" +").unwrap_or((rest, ""));
+            text.push_str(&value_of(term.trim(), variables));
+            rest = after;
+        }
+        rest = rest.trim_start().trim_start_matches('+').trim_start();
+    }
+    text
+}
+
+#[test]
+fn the_commands_of_the_policies_can_be_pasted() {
+    let mut commands = Vec::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/fencegate/files");
+    for path in files(&folder) {
+        let text = fs::read_to_string(&path).unwrap();
+        if !text.contains("messageExpression") {
+            continue;
+        }
+        let objects: Vec<Value> = serde_saphyr::from_multiple(&text).unwrap();
+        for policy in objects.iter().filter(|object| object["kind"] == "ValidatingAdmissionPolicy") {
+            let variables = policy["spec"]["variables"].as_array().cloned().unwrap_or_default();
+            for validation in policy["spec"]["validations"].as_array().unwrap() {
+                let Some(expression) = validation["messageExpression"].as_str() else { continue };
+                let message = joined(expression, &variables);
+                // A command is the end of the message, after a colon.
+                if let Some((_, command)) = message.split_once(": kubectl ") {
+                    commands.push(format!("kubectl {command}"));
+                }
+                assert!(message.matches("kubectl ").count() <= 1, "{message}");
+            }
+        }
+    }
+    assert!(commands.len() >= 5, "{commands:?}");
+    // The time is the only substitution.
+    let meant = "$(date -u +%Y-%m-%dT%H:%M:%SZ)";
+    assert!(commands.iter().all(|command| !command.replace(meant, "").contains(['$', '`', '<', '>'])), "{commands:?}");
+    let commands: Vec<String> = commands.iter().map(|command| command.replace(meant, "now")).collect();
+    paste_lines("the policies", &commands);
+}
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
