@@ -23,7 +23,7 @@ const LAYERS: Layers = &[
 
 const POLICY_LAYERS: Layers = &[
     &["annotation", "json", "text"],
-    &["evidence", "object"],
+    &["evidence", "object", "shell"],
     &["request"],
     &["blocker", "facts", "review", "transition"],
     &["source"],

@@ -6,7 +6,12 @@
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+    sync::Arc,
+};
 
 use arc_swap::ArcSwap;
 use fencegate::{
@@ -23,13 +28,18 @@ use fencegate::{
     policy::{
         self,
         facts::{Fact, Facts, Observed, Verb},
+        reason::Code,
         review::{Review, Webhook},
         settings::Settings,
+        shell::Command,
     },
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
+
+#[path = "support/shells.rs"]
+mod shells;
 
 #[derive(Deserialize)]
 struct File {
@@ -86,6 +96,9 @@ struct Expect {
     /// Each must be in the message.
     #[serde(default)]
     message: Vec<String>,
+    /// The whole message.
+    #[serde(default)]
+    denial: Option<String>,
     /// Each must be in a warning.
     #[serde(default)]
     warnings: Vec<String>,
@@ -266,6 +279,9 @@ fn judge(case: &Case, answer: &Value) -> Vec<String> {
     for part in case.expect.message.iter().filter(|part| !message.contains(*part)) {
         wrong.push(format!("{part:?} is not in the message:\n{message}"));
     }
+    if let Some(denial) = case.expect.denial.as_ref().filter(|denial| **denial != message) {
+        wrong.push(format!("the message is\n{message}\nnot\n{denial}"));
+    }
     let warnings = response["warnings"].to_string();
     for part in case.expect.warnings.iter().filter(|part| !warnings.contains(*part)) {
         wrong.push(format!("{part:?} is not in {warnings}"));
@@ -393,6 +409,38 @@ async fn every_decision_can_be_repeated_from_its_audit_line() {
         replayed += 1;
     }
     assert!(replayed > 0);
+}
+
+/// The lines of a denial are the first one, one for each reason, advice, and commands.
+#[tokio::test]
+async fn every_command_of_a_message_is_what_every_shell_runs() {
+    let mut commands = BTreeSet::new();
+    for (case, webhook) in cases().iter().flat_map(|case| Webhook::ALL.map(|webhook| (case, webhook))) {
+        let review = review::read(case.review().to_string().as_bytes()).unwrap();
+        let settings = case.settings();
+        let (answer, _) = answer(webhook, &review, case.snapshot(&review, &settings), &settings, case.now()).await;
+        let message = answer["response"]["status"]["message"].as_str().unwrap_or_default();
+        for line in message.lines().filter_map(|line| line.strip_prefix("  ")) {
+            let is_reason = Code::ALL.iter().any(|code| line.starts_with(&format!("{code}: ")));
+            assert!(is_reason != line.starts_with("kubectl "), "{}: neither reason nor command: {line}", case.name);
+            if !is_reason {
+                commands.insert(line.to_owned());
+            }
+        }
+    }
+    assert!(commands.len() >= 15, "{commands:#?}");
+    let ran = shells::paste(&commands.iter().cloned().collect::<Vec<_>>());
+    let typed = |call: &Vec<String>| Command::new("kubectl").args(call[1..].to_vec()).typed().unwrap();
+    assert_eq!(ran.calls.iter().map(typed).collect::<BTreeSet<_>>(), commands);
+    assert!(ran.files.is_empty(), "{:?}", ran.files);
+}
+
+#[test]
+fn the_readme_shows_a_denial_as_it_is() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let shown =
+        |case: &Case| case.expect.denial.as_ref().is_some_and(|denial| readme.contains(&format!(" {denial}\n```")));
+    assert!(cases().iter().any(shown), "the README shows none of the denials in tests/cases/denials.yaml");
 }
 
 #[test]

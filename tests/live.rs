@@ -98,10 +98,20 @@ fn release() -> Request {
     Request { node: "n1".into(), user, write: Write::Update { old: node(taint), new: node(json!([])) } }
 }
 
+fn placement() -> Request {
+    let Request { node, user, write } = release();
+    let Write::Update { old, new } = write else { unreachable!("a release is an update") };
+    Request { node, user, write: Write::Update { old: new, new: old } }
+}
+
 async fn read(cluster: &Cluster, facts: &[Fact]) -> Facts {
+    read_for(cluster, &release(), facts).await
+}
+
+async fn read_for(cluster: &Cluster, request: &Request, facts: &[Fact]) -> Facts {
     let query: FactQuery = facts.iter().copied().collect();
     let deadline = Instant::now() + Duration::from_secs(4);
-    cluster.read(&release(), &query, &Clock::System, deadline).await.facts
+    cluster.read(request, &query, &Clock::System, deadline).await.facts
 }
 
 fn why<T: std::fmt::Debug>(observed: Observed<T>) -> String {
@@ -303,7 +313,7 @@ async fn the_volumes_of_claims_are_read_only_if_there_is_a_network_fence() {
     };
     let query = [Fact::Pods, Fact::VolumeAttachments, Fact::Custom(CustomKind::NetworkFence)];
     let (cluster, requests) = scripted(script(json!([{"metadata": {"name": "rack-7"}}])));
-    let facts = read(&cluster, &query).await;
+    let facts = read_for(&cluster, &placement(), &query).await;
     let volume = facts.claimed_volumes["a/bound"].value().unwrap().clone().unwrap();
     assert_eq!(volume.spec.csi.unwrap().driver, "san.test");
     assert_eq!(facts.claimed_volumes["a/waits"].value(), Ok(&None));
@@ -312,7 +322,7 @@ async fn the_volumes_of_claims_are_read_only_if_there_is_a_network_fence() {
     assert_eq!(requests.lock().unwrap().len(), 7);
 
     let (cluster, requests) = scripted(script(json!([])));
-    assert!(read(&cluster, &query).await.claimed_volumes.is_empty());
+    assert!(read_for(&cluster, &placement(), &query).await.claimed_volumes.is_empty());
     assert_eq!(requests.lock().unwrap().len(), 3);
 }
 

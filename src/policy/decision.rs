@@ -11,7 +11,7 @@ use super::{
     record::stamp::{self, Stamps},
     rules::{self, Outcome},
     source::{Fence, Source},
-    text::quoted,
+    text::{Foreign, on_one_line, quoted, shortened},
     transition::Transitions,
 };
 
@@ -234,35 +234,23 @@ fn warnings(
     let not_denying = findings.iter().filter(|finding| !finding.denies());
     let found = not_denying.map(|finding| format!("{}: {}", finding.reason.code(), finding.reason));
     let all = used.into_iter().chain(found).chain(notices).chain(unknown_keys(proposal));
-    all.map(|warning| one_line(&warning)).collect()
+    all.map(|warning| shortened(on_one_line(&warning).into_owned(), WARNING_LENGTH)).collect()
 }
 
 /// Warnings about keys under the gate's prefix that this write sets and that the gate does not
 /// know.
 fn unknown_keys(proposal: &Proposal<'_>) -> Vec<String> {
+    /// A write can bring thousands, and for each the known keys are compared with it.
+    const NAMED: usize = 5;
     let keys = proposal.request.write.after().into_iter().flat_map(Node::gate_annotations).map(|(key, _)| key);
-    keys.filter(|key| !annotation::known().any(|known| known == *key) && proposal.writes(key))
-        .map(|key| format!("{} means nothing to fencegate, did you mean {}?", shortened(key), closest_known(key)))
-        .collect()
-}
-
-/// Shortens a key so that the whole warning fits into [`WARNING_LENGTH`].
-fn shortened(key: &str) -> String {
-    /// The rest of the warning needs up to 68 of its 120 characters.
-    const SHOWN: usize = 45;
-    if key.chars().count() <= SHOWN {
-        return key.to_owned();
+    let unknown = |key: &&str| !annotation::known().any(|known| known == *key) && proposal.writes(key);
+    let mut unknown = keys.filter(unknown);
+    let named = unknown.by_ref().take(NAMED);
+    let mut warnings: Vec<String> =
+        named.map(|key| format!("did you mean {}? {} means nothing", closest_known(key), Foreign::from(key))).collect();
+    match unknown.count() {
+        0 => {}
+        more => warnings.push(format!("and {more} more keys under {} that mean nothing", annotation::PREFIX)),
     }
-    key.chars().take(SHOWN - 1).chain(['…']).collect()
-}
-
-/// Makes one line of a text, of at most [`WARNING_LENGTH`] characters.
-fn one_line(text: &str) -> String {
-    let mut printed = text.chars().map(|character| if character.is_control() { ' ' } else { character });
-    let mut line: String = printed.by_ref().take(WARNING_LENGTH).collect();
-    if printed.next().is_some() {
-        line.pop();
-        line.push('…');
-    }
-    line
+    warnings
 }

@@ -10,7 +10,8 @@
 //!
 //! ```text
 //! mod, message → decision → rules → record → assessment → proposal → settings → reason → source
-//!     → blocker, facts, review, transition → request → evidence, object → annotation, json, text
+//!     → blocker, facts, review, transition → request → evidence, object, shell
+//!     → annotation, json, text
 //! ```
 //!
 //! # Example
@@ -74,6 +75,7 @@ pub mod request;
 pub mod review;
 mod rules;
 pub mod settings;
+pub mod shell;
 pub mod source;
 pub mod text;
 pub mod transition;

@@ -143,13 +143,13 @@ impl fmt::Display for Code {
     }
 }
 
-/// A check that failed, and the values that were judged. `last_heartbeat` and `age` are the time
+/// A check that failed, and the values that were judged. `silence` and `age` are the time
 /// from the event to now, negative if the event is ahead of the clock. `ahead` is the opposite.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
     CreatedOutOfService,
     NodeStillReady {
-        last_heartbeat: Option<SignedDuration>,
+        silence: Option<SignedDuration>,
     },
     /// `runs_out_after`: the silence that the Lease needs, if it has not run out. `fenced_at`: the
     /// time of the fence, if the renewal is later.
@@ -281,10 +281,10 @@ impl fmt::Display for Reason {
         match self {
             Self::CreatedOutOfService => formatter
                 .write_str("the Node does not exist yet, and a new Node's empty status would hide a machine that runs"),
-            Self::NodeStillReady { last_heartbeat: Some(age) } => {
-                write!(formatter, "the node reports Ready=True, last heartbeat {}", Ago(*age))
+            Self::NodeStillReady { silence: Some(silence) } => {
+                write!(formatter, "the node reports Ready=True and renewed its Lease {}", Ago(*silence))
             }
-            Self::NodeStillReady { last_heartbeat: None } => formatter.write_str("the node reports Ready=True"),
+            Self::NodeStillReady { silence: None } => formatter.write_str("the node reports Ready=True"),
             Self::LeaseStillRenewed { renewal, runs_out_after, fenced_at } => {
                 write!(formatter, "{renewal}")?;
                 if let Some(fenced_at) = fenced_at {
@@ -305,29 +305,34 @@ impl fmt::Display for Reason {
             ),
             Self::EvidenceInFuture { fenced_at, ahead, clock_skew } => write!(
                 formatter,
-                "the recorded fence at {fenced_at} is {} ahead of the gate's clock, at most {} is allowed",
+                "the recorded fence at {fenced_at} is {} ahead of now, {}; at most {} is allowed",
                 Span(*ahead),
+                fenced_at.saturating_sub(*ahead).unwrap_or(*fenced_at),
                 Span(*clock_skew)
             ),
             Self::EvidenceForOtherBoot { fenced, current: Some(current) } => {
-                write!(formatter, "boot {} was fenced, the node now runs boot {}", quoted(fenced), quoted(current))
+                write!(
+                    formatter,
+                    "the machine has booted since it was fenced: that was boot {}, it now runs boot {}",
+                    quoted(fenced),
+                    quoted(current)
+                )
             }
             Self::EvidenceForOtherBoot { fenced, current: None } => {
-                write!(formatter, "boot {} was fenced, the node reports no boot ID to compare it with", quoted(fenced))
+                write!(formatter, "the node reports no boot ID to compare with the fenced boot {}", quoted(fenced))
             }
             Self::EffectUndocumented { effects } => {
                 formatter.write_str("the procedure knows NoExecute and NoSchedule, not ")?;
                 write_joined(formatter, effects, ", ")
             }
             Self::SelfAttested { user } => {
-                write!(formatter, "{} speaks from a node, and no node can vouch for a fence", quoted(user))
+                write!(formatter, "no node can vouch for a fence, and {} speaks from one", quoted(user))
             }
             Self::NotAuthorized { user, verb, node } => {
                 write!(formatter, "{} may not {} nodes.fencegate.dev/{node}", quoted(user), verb.name())
             }
-            Self::PlacedWithoutEviction => formatter.write_str(
-                "NoSchedule alone evicts nothing: pods leave only after their unreachable toleration, 300s by default",
-            ),
+            Self::PlacedWithoutEviction => formatter
+                .write_str("NoSchedule evicts nothing: pods leave after their unreachable toleration, 300s by default"),
             Self::TooManyOutOfService { others, total, allowed } => {
                 write!(
                     formatter,
@@ -346,8 +351,8 @@ impl fmt::Display for Reason {
                 write!(formatter, "Ready in the fenced boot {boot_id}: the record is false or boot IDs are shared")
             }
             Self::EvidenceFrozen { keys } => {
-                write_joined(formatter, keys, ", ")?;
-                formatter.write_str(" cannot change while the node is out of service")
+                formatter.write_str("the record cannot change while the node is out of service: ")?;
+                write_joined(formatter, keys, ", ")
             }
             Self::StampForged { stamps } => write_joined(formatter, stamps, "; "),
             Self::FactsUnavailable { unread } => write_joined(formatter, unread, "; "),
@@ -358,9 +363,9 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for Renewal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the node renewed its Lease {} at {}", Ago(self.age), self.at)?;
+        write!(formatter, "the node renewed its Lease {} at {:.0}", Ago(self.age), self.at)?;
         match self.by_machine {
-            Some(wrong) => write!(formatter, " (its own wrong clock said {wrong})"),
+            Some(wrong) => write!(formatter, " (its own wrong clock said {wrong:.0})"),
             None => Ok(()),
         }
     }

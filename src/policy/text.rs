@@ -105,6 +105,20 @@ fn cut(text: &str, most: usize) -> (&str, &'static str) {
     }
 }
 
+/// The text, if it has at most `most` bytes; otherwise as many of its words as fit, and `…`.
+pub fn shortened(text: String, most: usize) -> String {
+    const CUT: &str = " …";
+    if text.len() <= most {
+        return text;
+    }
+    let end = text.floor_char_boundary(most.saturating_sub(CUT.len()));
+    let shown = text.get(..end).unwrap_or_default();
+    // A word is cut only if it is longer than half of what is shown.
+    let words = shown.rsplit_once(' ').map_or(shown, |(words, _)| words);
+    let shown = if words.len() * 2 > shown.len() { words } else { shown };
+    format!("{}{CUT}", shown.trim_end())
+}
+
 /// Writes the items with a separator between them.
 pub(super) fn write_joined<T: fmt::Display>(
     formatter: &mut fmt::Formatter<'_>,
@@ -222,6 +236,21 @@ mod tests {
         assert_eq!(long.to_string().chars().count(), 257);
         assert_eq!(format!("{long:.3}"), "xxx…");
         assert_eq!(format!("{:.3}", Foreign::from("a b c d")), "\"a b…\"");
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_is_cut_between_words() {
+        for (text, most, short) in [
+            ("all of it", 9, "all of it"),
+            ("all of them", 10, "all of …"),
+            ("all of them", 11, "all of them"),
+            ("a xxxxxxxxxxxxxxxxxxx", 15, "a xxxxxxxxx …"),
+            ("ééééé", 9, "éé …"),
+            ("anything", 0, " …"),
+        ] {
+            let shown = shortened(text.to_owned(), most);
+            assert_eq!(shown, short, "{text}");
+        }
     }
 
     #[test]

@@ -13,11 +13,14 @@
 
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../support/shells.rs"]
+mod shells;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod certificates;
 mod clocks;
+mod commands;
 mod everything_else;
 mod held;
 mod install;

@@ -1,7 +1,7 @@
 //! Laws that hold for every request, cluster and configuration, not only for the cases that
 //! somebody thought of.
 
-#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 use fencegate::{
     admission::review::{self, Answer},
@@ -14,16 +14,24 @@ use fencegate::{
         facts_needed,
         object::node::OUT_OF_SERVICE,
         reason::{Code, Mode},
-        review::Webhook,
+        review::{Content, Review, Webhook},
         transition::Transition,
     },
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 
+mod hostile;
 mod world;
 
 use world::{NOW, World, world};
+
+/// The message of the answer to a review that could not be understood.
+fn answered(review: &Review) -> String {
+    let Content::Malformed { node, why } = &review.content else { panic!("{review:?}") };
+    let decision = Decision::malformed(node.clone(), why.clone());
+    Answer::new(Webhook::Validate, review, &decision).message().unwrap().to_owned()
+}
 
 fn reversed(value: &mut Value) {
     if let Some(list) = value.as_array_mut() {

@@ -58,6 +58,12 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     }
 }
 
+/// How long ago the node last renewed its Lease, if that is known.
+pub(super) fn silence(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Option<SignedDuration> {
+    let answer = facts.lease.value().ok()?;
+    Some(answer.date.duration_since(answer.last_renewal(proposal.settings.clock_skew)?))
+}
+
 /// Whether the last renewal contradicts the fence.
 fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestamp) -> Outcome {
     let clock_skew = assessment.proposal.settings.clock_skew;

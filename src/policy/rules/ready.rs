@@ -3,10 +3,11 @@
 //! A fenced node is not ready, but a node that is not ready need not be fenced: a stopped kubelet
 //! and a dead machine look the same in the API.
 
-use super::{Outcome, Rule, no_facts};
+use super::{Outcome, Rule, lease::silence, no_facts};
 use crate::policy::{
     assessment::Assessment,
-    object::node::Node,
+    facts::Fact,
+    proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -15,14 +16,17 @@ use crate::policy::{
 pub(super) const STILL_READY: Rule = Rule {
     code: Code::NodeStillReady,
     applies: |proposal| proposal.adds_entry(),
-    needs: no_facts,
-    check: |Assessment { proposal, facts, .. }| match proposal.request.write.before().and_then(Node::ready) {
-        Some(ready) => Outcome::fail(Reason::NodeStillReady {
-            last_heartbeat: ready.last_heartbeat_time.map(|at| facts.now.duration_since(at)),
-        }),
-        None => Outcome::pass(),
+    // Only the message tells the Lease. The heartbeat in `status` says little: a healthy kubelet
+    // writes it every five minutes.
+    needs: |proposal| if is_ready(proposal) { vec![Fact::Lease] } else { Vec::new() },
+    check: |assessment| {
+        Outcome::fail_if(is_ready(&assessment.proposal), || Reason::NodeStillReady { silence: silence(assessment) })
     },
 };
+
+fn is_ready(proposal: &Proposal<'_>) -> bool {
+    proposal.request.write.before().is_some_and(|node| node.ready().is_some())
+}
 
 /// A node should be ready again before its taint is removed.
 pub(super) const NOT_RECOVERED: Rule = Rule {

@@ -1,0 +1,302 @@
+//! What to do about a denial: steps, each with the commands that carry it out.
+//!
+//! Both matches are exhaustive: a new reason has advice, or it does not compile.
+
+use std::collections::BTreeSet;
+
+use super::situation::Situation;
+use crate::policy::{
+    annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, REQUIRED_EVIDENCE},
+    blocker::{BlockingPod, BlockingVolume, Leaving},
+    decision::BreakGlass,
+    facts::Verb,
+    reason::{Code, Reason},
+    shell::Command,
+    source::{Doubt, Unvouched},
+    text::on_one_line,
+    transition::Transition,
+};
+
+/// One thing to do. The order is the order in which the steps are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    UseOtherCredentials,
+    AskForRole(Verb),
+    CreateWithoutTaint,
+    LeaveOutStamps,
+    KeepRecord,
+    LeaveTaint,
+    SwitchOff,
+    ConfirmFence,
+    CompareClocks,
+    RemoveMark,
+    CorrectRecord,
+    Record,
+    UseEffect,
+    ReturnOthersFirst,
+    RemoveAllEntries,
+    ReleaseFirst,
+    LetPodsGo,
+    FindFinalizers,
+    DeletePods,
+    LetVolumesGo,
+    RepairDriver,
+    PowerCycle,
+    DoubtFence,
+    Repair,
+    WriteNewBreakGlass,
+    TryAgain,
+}
+
+/// The lines that follow the reasons.
+pub(super) fn advice<'a>(situation: &Situation<'_>, reasons: impl Iterator<Item = &'a Reason>) -> Vec<String> {
+    let mut steps: BTreeSet<Step> = reasons.flat_map(|reason| steps(reason, situation)).collect();
+    if steps.contains(&Step::Record) {
+        steps.remove(&Step::CorrectRecord);
+    }
+    if situation.decision.break_glass == BreakGlass::Spent {
+        steps.insert(Step::WriteNewBreakGlass);
+    }
+    let mut lines = Vec::new();
+    for step in steps {
+        let (text, commands) = step.words(situation);
+        let typed: Vec<String> = commands.iter().filter_map(Command::typed).collect();
+        let colon = if typed.is_empty() { "" } else { ":" };
+        lines.push(on_one_line(&format!("{text}{colon}")).into_owned());
+        lines.extend(typed.iter().map(|command| format!("  {command}")));
+    }
+    lines
+}
+
+/// The steps that a reason takes.
+fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
+    match reason {
+        Reason::CreatedOutOfService => vec![Step::CreateWithoutTaint],
+        Reason::SelfAttested { .. } => vec![Step::UseOtherCredentials],
+        // Whoever does the write in another way is told then what it still lacks.
+        _ if situation.denies(&[Code::CreatedOutOfService, Code::SelfAttested]) => vec![],
+        Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { .. } if !situation.does(Transition::Place) => {
+            vec![Step::LeaveTaint]
+        }
+        // Whoever has just switched the machine off only waits: the node is Ready until its Lease
+        // has run out.
+        Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { fenced_at: None, .. }
+            if situation.method().is_some() =>
+        {
+            vec![Step::TryAgain]
+        }
+        Reason::NodeStillReady { .. } => vec![Step::SwitchOff, Step::TryAgain],
+        Reason::EvidenceMissing { .. } if !situation.does(Transition::Place) => vec![Step::KeepRecord],
+        Reason::EvidenceMissing { unvouched } if unvouched.iter().any(is_mark_from_before) => {
+            vec![Step::RemoveMark, Step::SwitchOff, Step::Record, Step::TryAgain]
+        }
+        Reason::EvidenceMissing { .. } if situation.method().is_some() => vec![Step::Record, Step::TryAgain],
+        Reason::LeaseStillRenewed { .. } | Reason::EvidenceForOtherBoot { .. } | Reason::EvidenceMissing { .. } => {
+            vec![Step::SwitchOff, Step::Record, Step::TryAgain]
+        }
+        Reason::EvidenceMalformed { .. } if !situation.does(Transition::Place) => vec![Step::CorrectRecord],
+        Reason::EvidenceMalformed { .. } => vec![Step::CorrectRecord, Step::TryAgain],
+        Reason::EvidenceExpired { .. } => vec![Step::ConfirmFence, Step::Record, Step::TryAgain],
+        Reason::EvidenceInFuture { .. } => vec![Step::CompareClocks, Step::Record, Step::TryAgain],
+        Reason::EffectUndocumented { .. } | Reason::PlacedWithoutEviction => vec![Step::UseEffect],
+        Reason::NotAuthorized { verb, .. } => vec![Step::AskForRole(*verb)],
+        Reason::TooManyOutOfService { .. } => vec![Step::ReturnOthersFirst],
+        Reason::PodsRemain { pods } => pods.iter().map(|pod| for_pod(pod, situation)).chain([Step::TryAgain]).collect(),
+        Reason::VolumesAttached { volumes } => volumes.iter().map(for_volume).chain([Step::TryAgain]).collect(),
+        Reason::NodeNotRecovered { .. } => vec![Step::Repair, Step::TryAgain],
+        Reason::NodeNotRebooted { .. } => vec![Step::PowerCycle, Step::TryAgain],
+        Reason::BootUnchanged { .. } => vec![Step::DoubtFence, Step::TryAgain],
+        Reason::EvidenceFrozen { .. } => vec![Step::KeepRecord],
+        Reason::StampForged { .. } => vec![Step::LeaveOutStamps],
+        Reason::FactsUnavailable { .. } | Reason::ReviewMalformed { .. } => vec![Step::TryAgain],
+    }
+}
+
+fn is_mark_from_before(unvouched: &Unvouched) -> bool {
+    unvouched.why == Doubt::LeftOver
+}
+
+/// What makes a pod leave.
+fn for_pod(pod: &BlockingPod, situation: &Situation<'_>) -> Step {
+    match &pod.leaving {
+        Leaving::Terminating { finalizers, .. } if !finalizers.is_empty() => Step::FindFinalizers,
+        Leaving::Terminating { .. } | Leaving::Evicted => Step::LetPodsGo,
+        // A release lets such a pod stay.
+        Leaving::Tolerates if situation.does(Transition::Delete) => Step::ReleaseFirst,
+        Leaving::Tolerates | Leaving::NotEvicted if situation.does(Transition::Amend) => Step::RemoveAllEntries,
+        Leaving::NotEvicted if situation.does(Transition::Release) => Step::UseEffect,
+        Leaving::Tolerates | Leaving::NotEvicted => Step::DeletePods,
+    }
+}
+
+/// What makes a volume leave.
+fn for_volume(volume: &BlockingVolume) -> Step {
+    match volume {
+        BlockingVolume::Attachment(attachment) if attachment.error.is_some() => Step::RepairDriver,
+        BlockingVolume::Attachment(_) | BlockingVolume::OfNodeStatus(_) => Step::LetVolumesGo,
+    }
+}
+
+impl Step {
+    /// What to do, as one line without an end, and the commands that do it.
+    fn words(self, situation: &Situation<'_>) -> (String, Vec<Command>) {
+        let (text, commands) = match self {
+            Self::UseOtherCredentials => ("have it done with credentials that are not on a node", vec![]),
+            Self::AskForRole(verb) => {
+                // `kubectl auth can-i VERB nodes.fencegate.dev` prints `no` for everyone: kubectl
+                // takes a group that the API server does not serve as a part of the resource's
+                // name. `--list` works.
+                let role = format!("ask for the ClusterRole {}; what you may do now", verb.role());
+                return (role, vec![Command::new("kubectl auth can-i --list")]);
+            }
+            Self::CreateWithoutTaint => (
+                "create the node without the taint; once its machine is fenced, record that and place the taint",
+                vec![],
+            ),
+            Self::LeaveOutStamps => ("leave the gate's own stamps out of the write", vec![]),
+            Self::KeepRecord => {
+                let text = "the record stays as it is until the node is back in service; read it";
+                (text, vec![situation.show_record()])
+            }
+            Self::LeaveTaint => {
+                let text = "an entry is added only while the machine is silent; if it is back, return it to service";
+                (text, vec![situation.release()])
+            }
+            Self::SwitchOff => return (switch_off(situation), vec![]),
+            Self::ConfirmFence => match situation.method() {
+                Some(method) if !method.stops_the_machine() => ("make sure that the machine is still cut off", vec![]),
+                _ => ("make sure that the machine is still off", vec![]),
+            },
+            Self::CompareClocks => ("compare the clock that the time came from with the gate's", vec![]),
+            Self::RemoveMark => {
+                ("remove pacemaker's mark, which is from an earlier outage", vec![situation.remove_mark()])
+            }
+            Self::CorrectRecord => {
+                let (optional, required): (Vec<&str>, Vec<&str>) =
+                    situation.malformed().partition(|key| is_optional(key));
+                let text = if required.contains(&METHOD) {
+                    "correct the record, with the method that was really used"
+                } else {
+                    "correct the record"
+                };
+                (text, situation.record(&required, &optional).into_iter().collect())
+            }
+            Self::Record => {
+                let mut removed: Vec<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
+                removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
+                (record_what(situation), situation.record(&to_record(situation), &removed).into_iter().collect())
+            }
+            Self::UseEffect => ("use the effect that the procedure has, NoExecute", situation.place()),
+            Self::ReturnOthersFirst => {
+                ("return other nodes to service first; every node's taints", vec![Situation::list_taints()])
+            }
+            Self::RemoveAllEntries => {
+                let text = "nothing is excused while an entry stays; remove all entries in one write";
+                (text, vec![situation.release()])
+            }
+            Self::ReleaseFirst => {
+                let text = "nothing evicts a pod that tolerates the taint: return the node to service first";
+                (text, vec![situation.release()])
+            }
+            Self::FindFinalizers => {
+                let text = "no wait removes a finalizer: find out which controller should, and why it does not";
+                (text, situation.show_pods_with_finalizers())
+            }
+            Self::DeletePods => ("nothing evicts these pods: delete them", situation.delete_pods()),
+            Self::LetPodsGo => (
+                "leave the taint on: pods in Terminating go within about 20 s; those that are left",
+                vec![situation.list_pods()],
+            ),
+            Self::LetVolumesGo => (
+                "volumes are detached right after their pods are gone; those that are left",
+                vec![situation.list_attachments()],
+            ),
+            Self::RepairDriver => {
+                let text = "no wait ends an error that the driver repeats: read the logs of its controller";
+                (text, vec![situation.list_attachments()])
+            }
+            Self::PowerCycle => (
+                "power-cycle the machine and wait until its node is Ready; if it never returns, delete its Node instead",
+                vec![situation.delete()],
+            ),
+            Self::DoubtFence => ("find out whether the machine was off; if it was not, power-cycle it", vec![]),
+            Self::Repair => ("repair the machine until the node is Ready", vec![situation.show()]),
+            Self::WriteNewBreakGlass => {
+                ("this break-glass was used before and does not count again; a new use takes a new reason", vec![])
+            }
+            Self::TryAgain => (try_again(situation), vec![]),
+        };
+        (text.to_owned(), commands)
+    }
+}
+
+/// What to do with a machine that seems not to be fenced.
+fn switch_off(situation: &Situation<'_>) -> String {
+    match situation.method() {
+        Some(method) if situation.is_renewed_after_the_fence() && method.stops_the_machine() => format!(
+            "the record says {}, but the machine is alive: make sure that the right one was switched off, and stays off",
+            method.name()
+        ),
+        Some(method) if situation.is_renewed_after_the_fence() => format!(
+            "the record says {}, but the machine is alive: switch it off, or find out why it is not cut off",
+            method.name()
+        ),
+        Some(_) => "switch the machine off again, and make sure that it stays off".to_owned(),
+        None => "switch the machine off, and make sure that it stays off: a machine that reboots is not off".to_owned(),
+    }
+}
+
+/// What there is to record.
+fn record_what(situation: &Situation<'_>) -> &'static str {
+    if situation.denies(&[Code::EvidenceInFuture]) {
+        "then record the time again"
+    } else if situation.method().is_some() && !is_fenced_again(situation) && !situation.denies(&[Code::EvidenceExpired])
+    {
+        "complete the record"
+    } else {
+        "then record that"
+    }
+}
+
+/// Whether the fence that is recorded has not stopped this machine, and there must be another one.
+fn is_fenced_again(situation: &Situation<'_>) -> bool {
+    situation.is_renewed_after_the_fence() || situation.denies(&[Code::EvidenceForOtherBoot])
+}
+
+/// Whether evidence is complete without this key. The right value of such a key is unknown to the
+/// gate: it can only be left out.
+fn is_optional(key: &str) -> bool {
+    !REQUIRED_EVIDENCE.contains(&key)
+}
+
+/// The keys to record: those that are missing, and those that no longer hold.
+fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
+    let is_fenced_again = is_fenced_again(situation);
+    let is_confirmed = situation.denies(&[Code::EvidenceExpired]);
+    let is_told_again = |key: &str| match key {
+        FENCED_AT => is_fenced_again || is_confirmed || situation.denies(&[Code::EvidenceInFuture]),
+        FENCED_BY => is_fenced_again || is_confirmed,
+        _ => is_fenced_again,
+    };
+    let is_told = |key: &&str| is_told_again(key) || (situation.does(Transition::Place) && !situation.is_recorded(key));
+    [METHOD, FENCED_BY, FENCED_AT].into_iter().filter(is_told).collect()
+}
+
+/// When the write may be tried again.
+fn try_again(situation: &Situation<'_>) -> &'static str {
+    if situation.denies(&[Code::FactsUnavailable]) {
+        "nothing was changed; try again once the gate can read these facts"
+    } else if situation.does(Transition::Delete) {
+        "delete it again once nothing is left"
+    } else if situation.denies(&[Code::PodsRemain, Code::VolumesAttached]) {
+        "try again once nothing is left"
+    } else if situation.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed]) {
+        if situation.method().is_some() && !situation.is_renewed_after_the_fence() {
+            "wait until the machine has been silent for about 50 s, then try again; if the node stays Ready, another machine was switched off"
+        } else {
+            "then try again, about 50 s after the machine has gone silent: its Lease has run out and Ready is Unknown by then"
+        }
+    } else {
+        "then try again"
+    }
+}

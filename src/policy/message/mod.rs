@@ -1,0 +1,98 @@
+//! The text of a denial (contract section 9): what is not allowed, every reason, and what to do
+//! about it, for a person who reads it at 3 a.m. Commands can be pasted as they are.
+
+use self::{advice::advice, situation::Situation};
+use super::{
+    decision::Decision,
+    reason::{Code, Mode},
+    request::Request,
+    text::{on_one_line, quoted, shortened},
+    transition::Transition,
+};
+
+mod advice;
+mod situation;
+
+/// The most bytes of a denial (contract section 9).
+const LONGEST: usize = 4096;
+/// The most bytes of what to do about it: all steps that one denial can need, for a node and a user
+/// with long names.
+const LONGEST_ADVICE: usize = 3072;
+
+/// The text of a denial, several lines joined by `\n`, at most 4 KiB. `request` is `None` if it
+/// could not be parsed.
+pub fn denial(decision: &Decision, request: Option<&Request>) -> String {
+    let reasons = decision.findings.iter().filter(|finding| finding.denies()).map(|finding| &finding.reason);
+    let advice = match request {
+        Some(request) => advice(&Situation { request, decision }, reasons.clone()),
+        None => vec!["nothing was changed; no API server sends such a review: look who else calls the gate".to_owned()],
+    };
+    let headline = headline(decision);
+    let advice = first_lines(advice, LONGEST_ADVICE);
+    let rest = LONGEST.saturating_sub(bytes(&advice) + headline.len());
+    let reasons = reasons.map(|reason| on_one_line(&format!("  {}: {reason}", reason.code())).into_owned());
+    let mut lines = vec![headline];
+    lines.extend(fitted(reasons.collect(), rest));
+    lines.extend(advice);
+    lines.join("\n")
+}
+
+/// The bytes of these lines, each with its line break.
+fn bytes(lines: &[String]) -> usize {
+    lines.iter().map(|line| line.len() + 1).sum()
+}
+
+/// As many lines as fit, from the first one on.
+fn first_lines(mut lines: Vec<String>, most: usize) -> Vec<String> {
+    while bytes(&lines) > most {
+        lines.pop();
+    }
+    lines
+}
+
+/// The lines, the longest of them cut so that all fit. The end of a reason is cut first: its code
+/// and its conclusion are at the beginning.
+fn fitted(lines: Vec<String>, most: usize) -> Vec<String> {
+    let mut lengths: Vec<usize> = lines.iter().map(|line| line.len() + 1).collect();
+    lengths.sort_unstable();
+    let (mut rest, mut share) = (most, usize::MAX);
+    for (index, length) in lengths.iter().enumerate() {
+        let fair = rest / (lengths.len() - index);
+        if *length > fair {
+            share = fair;
+            break;
+        }
+        rest -= length;
+    }
+    lines.into_iter().map(|line| shortened(line, share.saturating_sub(1))).collect()
+}
+
+/// The first line: `node "worker-2" may not be put out of service:`
+fn headline(decision: &Decision) -> String {
+    let what = match decision.transitions.first() {
+        Some(Transition::Place) => "may not be put out of service",
+        Some(Transition::Release) => "may not return to service",
+        Some(Transition::Delete) => "may not be deleted while out of service",
+        Some(Transition::Amend) => "may not have its out-of-service taint changed",
+        Some(Transition::Attest) => "may not have its fencing evidence changed",
+        None => "may not be written",
+    };
+    if decision.node.is_empty() {
+        format!("a node {what}:")
+    } else {
+        format!("node {} {what}:", quoted(&decision.node))
+    }
+}
+
+/// The table of `docs/reasons.md`, in Markdown: every check with its default mode and its summary.
+pub fn reference() -> String {
+    let row = |code: &Code| {
+        let default = match (code.default_mode(), code.can_be_turned_off()) {
+            (Mode::Enforce, false) => "enforce, always",
+            (mode, _) => mode.name(),
+        };
+        format!("| `{code}` | {default} | {} |", code.summary())
+    };
+    let head = ["| reason | default | fails when |".to_owned(), "| --- | --- | --- |".to_owned()];
+    head.into_iter().chain(Code::ALL.iter().map(row)).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,189 @@
+//! What is known about a denied write, and the commands that fit it.
+
+use crate::policy::{
+    annotation::{APPLIED_BY, FENCED_AT, FENCED_BY, METHOD},
+    blocker::{BlockingPod, Leaving},
+    decision::Decision,
+    evidence::{self, Method},
+    object::node::{Node, OUT_OF_SERVICE},
+    reason::{Code, Reason},
+    request::Request,
+    shell::Command,
+    text::{NAMED, is_printable},
+    transition::Transition,
+};
+
+/// A denied write.
+#[derive(Clone, Copy)]
+pub(super) struct Situation<'a> {
+    pub request: &'a Request,
+    pub decision: &'a Decision,
+}
+
+impl<'a> Situation<'a> {
+    /// Whether the write makes this transition.
+    pub fn does(&self, transition: Transition) -> bool {
+        self.decision.transitions.contains(transition)
+    }
+
+    /// Whether one of these checks denies the write.
+    pub fn denies(&self, codes: &[Code]) -> bool {
+        self.decision.findings.iter().any(|finding| finding.denies() && codes.contains(&finding.reason.code()))
+    }
+
+    /// Whether the machine showed that it lives after the recorded fence.
+    pub fn is_renewed_after_the_fence(&self) -> bool {
+        let is_later = |reason: &Reason| matches!(reason, Reason::LeaseStillRenewed { fenced_at: Some(_), .. });
+        self.decision.findings.iter().any(|finding| finding.denies() && is_later(&finding.reason))
+    }
+
+    /// The well-formed value that the write, or the Node that it deletes, has for a key.
+    fn recorded(&self, key: &str) -> Option<&'a str> {
+        let value = self.request.write.newest().annotation(key)?;
+        evidence::malformed(key, value).is_none().then_some(value)
+    }
+
+    /// How the node was fenced, if anyone recorded that.
+    pub fn method(&self) -> Option<Method> {
+        Method::parse(self.recorded(METHOD)?)
+    }
+
+    /// Whether the write sets a key to a well-formed value, or leaves it so.
+    pub fn is_recorded(&self, key: &str) -> bool {
+        self.recorded(key).is_some()
+    }
+
+    /// The keys whose malformed values deny the write.
+    pub fn malformed(&self) -> impl Iterator<Item = &'static str> {
+        let denying = self.decision.findings.iter().filter(|finding| finding.denies());
+        denying.flat_map(|finding| match &finding.reason {
+            Reason::EvidenceMalformed { values } => values.iter().map(|value| value.key).collect(),
+            _ => vec![],
+        })
+    }
+
+    fn is_stored(&self, key: &str) -> bool {
+        self.request.write.before().is_some_and(|node| node.annotation(key).is_some())
+    }
+
+    /// Records these keys for a fence that took effect just now, and removes those of `removed`
+    /// that are stored. `None` if there is nothing to do.
+    pub fn record(&self, keys: &[&str], removed: &[&str]) -> Option<Command> {
+        let changes: Vec<String> = keys
+            .iter()
+            .map(|key| format!("{key}={}", self.value(key)))
+            .chain(removed.iter().filter(|key| self.is_stored(key)).map(|key| format!("{key}-")))
+            .collect();
+        let overwrite = keys.iter().any(|key| self.is_stored(key)).then(|| "--overwrite".to_owned());
+        (!changes.is_empty())
+            .then(|| Command::new("kubectl annotate node").arg(self.name()).args(changes).args(overwrite))
+    }
+
+    /// The value of a required evidence key in a command.
+    fn value(&self, key: &str) -> String {
+        let stopped = self.method().filter(|method| method.stops_the_machine());
+        match key {
+            METHOD => stopped.unwrap_or(Method::PowerOff).name().to_owned(),
+            FENCED_AT => "now".to_owned(),
+            _ => self.requester(),
+        }
+    }
+
+    /// The requester's name as a value of `fenced-by`.
+    fn requester(&self) -> String {
+        let name: String =
+            self.request.user.name.chars().filter(|character| is_printable(*character)).take(256).collect();
+        if evidence::malformed(FENCED_BY, &name).is_some() { "an unnamed user".to_owned() } else { name }
+    }
+
+    /// Places the taint as the procedure has it. Empty if it is on the stored Node.
+    pub fn place(&self) -> Vec<Command> {
+        let mut stored = self.request.write.before().into_iter().flat_map(Node::out_of_service);
+        if stored.any(|taint| taint.effect == "NoExecute") {
+            return Vec::new();
+        }
+        vec![self.taint("=nodeshutdown:NoExecute")]
+    }
+
+    /// Removes every entry of the taint.
+    pub fn release(&self) -> Command {
+        self.taint("-")
+    }
+
+    fn taint(&self, change: &str) -> Command {
+        Command::new("kubectl taint node").arg(self.name()).arg(format!("{OUT_OF_SERVICE}{change}"))
+    }
+
+    /// Removes pacemaker's mark.
+    pub fn remove_mark(&self) -> Command {
+        Command::new("kubectl annotate node").arg(self.name()).arg(format!("{APPLIED_BY}-"))
+    }
+
+    /// Shows the pods that wait for a finalizer.
+    pub fn show_pods_with_finalizers(&self) -> Vec<Command> {
+        let waits = |pod: &BlockingPod| matches!(&pod.leaving, Leaving::Terminating { finalizers, .. } if !finalizers.is_empty());
+        self.for_each_pod("kubectl get pod -o yaml -n", waits)
+    }
+
+    /// Deletes the pods that nothing evicts.
+    pub fn delete_pods(&self) -> Vec<Command> {
+        self.for_each_pod("kubectl delete pod -n", |pod| {
+            matches!(pod.leaving, Leaving::Tolerates | Leaving::NotEvicted)
+        })
+    }
+
+    /// A command for each of the pods that the message names.
+    fn for_each_pod(&self, words: &'static str, concerns: impl Fn(&BlockingPod) -> bool) -> Vec<Command> {
+        let pods = self.decision.findings.iter().flat_map(|finding| match &finding.reason {
+            Reason::PodsRemain { pods } => pods.as_slice(),
+            _ => &[],
+        });
+        let names = pods.filter(|pod| concerns(pod)).filter_map(|pod| pod.name.raw().split_once('/'));
+        names.take(NAMED).map(|(namespace, name)| Command::new(words).arg(namespace).arg(name)).collect()
+    }
+
+    pub fn delete(&self) -> Command {
+        Command::new("kubectl delete node").arg(self.name())
+    }
+
+    pub fn show(&self) -> Command {
+        Command::new("kubectl get node").arg(self.name()).arg("-o").arg("wide")
+    }
+
+    pub fn show_record(&self) -> Command {
+        Command::new("kubectl get node").arg(self.name()).arg("-o").arg("jsonpath={.metadata.annotations}")
+    }
+
+    pub fn list_pods(&self) -> Command {
+        let selector = format!("spec.nodeName={}", escaped(self.name(), &['\\', ',', '=']));
+        Command::new("kubectl get pods --all-namespaces --field-selector").arg(selector).arg("-o").arg("wide")
+    }
+
+    /// VolumeAttachments have no field selectors.
+    pub fn list_attachments(&self) -> Command {
+        let of_node = format!(r#".items[?(@.spec.nodeName=="{}")]"#, escaped(self.name(), &['\\', '"']));
+        let columns =
+            r#"{.metadata.name}{" "}{.spec.source.persistentVolumeName}{" attached="}{.status.attached}{"\n"}"#;
+        Command::new("kubectl get volumeattachments -o").arg(format!("jsonpath={{range {of_node}}}{columns}{{end}}"))
+    }
+
+    pub fn list_taints() -> Command {
+        Command::new("kubectl get nodes -o").arg("custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key")
+    }
+
+    fn name(&self) -> &'a str {
+        &self.request.node
+    }
+}
+
+/// The text with a backslash before each of these characters.
+fn escaped(text: &str, special: &[char]) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        if special.contains(&character) {
+            escaped.push('\\');
+        }
+        escaped.push(character);
+    }
+    escaped
+}

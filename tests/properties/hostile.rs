@@ -1,0 +1,197 @@
+//! Text that comes from outside and wants to be taken for the gate's own: names, conditions,
+//! statuses of custom resources and read errors with control characters, line breaks, characters
+//! that reorder others, and far too much of everything.
+
+use fencegate::{
+    cluster::Snapshot,
+    policy::{
+        decide,
+        facts::{Fact, Facts},
+        facts_needed,
+        message::denial,
+        reason::Code,
+    },
+};
+use proptest::{collection::vec, prelude::*, sample::select};
+use serde_json::{Value, json};
+
+use super::world::{NOW, World, world};
+
+/// What a line begins with if somebody else wrote it.
+const FORGED: &str = "PWNED";
+
+fn text() -> impl Strategy<Value = String> {
+    let forged = select(vec![
+        "a\nPWNED: nothing holds the node".to_owned(),
+        "a\r\n  kubectl PWNED".to_owned(),
+        "\u{85}PWNED\u{2028}PWNED\u{2029}PWNED\u{b}PWNED".to_owned(),
+        "\u{1b}[2J\u{1b}[1;1HPWNED".to_owned(),
+        "\u{202e}txt.evil\u{2066}\u{200b}\u{feff}\u{ad}\u{e0041}\u{e000}".to_owned(),
+        "quote \" and ' and \\ and ` and $(PWNED)".to_owned(),
+        "word ".repeat(3000),
+        "é\n".repeat(5000),
+        String::new(),
+    ]);
+    prop_oneof![3 => forged, 1 => any::<String>()]
+}
+
+/// Replaces strings whose content decides nothing about how the object is read.
+fn poison(value: &mut Value, next: &mut impl FnMut() -> Option<String>) {
+    const STRUCTURE: [&str; 5] = ["kind", "apiVersion", "key", "type", "managedFields"];
+    match value {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                if !STRUCTURE.contains(&key.as_str()) && !key.to_lowercase().contains("time") {
+                    poison(value, next);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| poison(item, next)),
+        Value::String(text) => {
+            if let Some(poisoned) = next() {
+                *text = poisoned;
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A world in which most strings are hostile, and the errors of its facts that cannot be read.
+fn hostile_world() -> impl Strategy<Value = (World, Vec<(Fact, String)>)> {
+    let unread = vec((select(Fact::all().collect::<Vec<_>>()), text()), 0..4);
+    let choices = vec(prop_oneof![1 => Just(None), 2 => text().prop_map(Some)], 50);
+    (world(), choices, text(), unread).prop_map(|(mut world, choices, name, unread)| {
+        let mut choices = choices.into_iter().cycle();
+        let mut next = || choices.next().flatten();
+        for value in [&mut world.user, &mut world.old, &mut world.new].into_iter().chain(&mut world.cluster) {
+            poison(value, &mut next);
+        }
+        let name = if name.is_empty() { "n1".to_owned() } else { name };
+        for node in [&mut world.old, &mut world.new] {
+            node["metadata"]["name"] = json!(name);
+            node["metadata"]["annotations"][format!("fencegate.dev/{name}")] = json!("x");
+        }
+        for object in &mut world.cluster {
+            object["spec"]["nodeName"] = json!(name);
+        }
+        (world, unread)
+    })
+}
+
+/// What must hold for every denial, whatever the input.
+fn check(message: &str) {
+    let excerpt: String = message.chars().take(6000).collect();
+    assert!(message.len() <= 4096, "{} bytes:\n{excerpt}", message.len());
+    let is_printable = |character: char| character == '\n' || fencegate::policy::text::is_printable(character);
+    assert!(message.chars().all(is_printable), "{excerpt:?}");
+    for (index, line) in message.lines().enumerate() {
+        assert!(!line.trim_start().trim_start_matches("kubectl ").starts_with(FORGED), "{line:?} in\n{excerpt}");
+        let is_code = |line: &str| Code::ALL.iter().any(|code| line.starts_with(&format!("{code}: ")));
+        match line.strip_prefix("  ") {
+            Some(inner) => assert!(is_code(inner) || inner.starts_with("kubectl "), "{line:?} in\n{excerpt}"),
+            None => assert!(index == 0 || line.starts_with(char::is_lowercase), "{line:?} in\n{excerpt}"),
+        }
+    }
+}
+
+/// The denial of the write with these facts that cannot be read, if it is one.
+fn denied(world: &World, unread: &[(Fact, String)]) -> Option<String> {
+    let review = world.parsed();
+    let Some(request) = review.request() else { return Some(super::answered(&review)) };
+    let snapshot = Snapshot::parse(&json!({"kind": "List", "items": world.cluster}).to_string());
+    let now = NOW.parse().unwrap();
+    let mut facts = snapshot.map_or_else(
+        |_| Facts::at(now),
+        |snapshot| snapshot.read(request, &facts_needed(request, &world.settings), now),
+    );
+    for (fact, why) in unread {
+        facts.fail(now, *fact, why.clone());
+    }
+    let decision = decide(request, &facts, &world.settings);
+    for warning in &decision.warnings {
+        assert!(
+            warning.chars().count() <= 120 && warning.chars().all(fencegate::policy::text::is_printable),
+            "{warning:?}"
+        );
+    }
+    (!decision.allowed).then(|| denial(&decision, Some(request)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_denial_has_a_line_or_a_character_that_the_gate_did_not_write((world, unread) in hostile_world()) {
+        if let Some(message) = denied(&world, &unread) {
+            check(&message);
+        }
+    }
+}
+
+#[test]
+fn a_denial_about_ten_megabytes_has_at_most_four_kibibytes() {
+    let long = || json!("PWNED\n\u{1b} ".repeat(1_200_000));
+    let taints = || json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]);
+    let node = || json!({"metadata": {"name": "n1", "annotations": {}}, "spec": {"taints": []}, "status": {}});
+    let pod = || {
+        json!({"kind": "Pod", "metadata": {"namespace": "prod", "name": long(),
+        "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "controller": true}]}, "spec": {"nodeName": "n1"}})
+    };
+    let remediation = || {
+        json!({"kind": "SelfNodeRemediation", "metadata": {"namespace": "fencing", "name": "n1"},
+        "status": {"phase": long()}})
+    };
+    let base = World {
+        operation: "UPDATE",
+        subresource: "",
+        user: json!({"username": "alice"}),
+        old: node(),
+        new: node(),
+        cluster: vec![],
+        settings: fencegate::config::parse(
+            json!({"evidence": {"sources": ["annotations", "self-node-remediation", "bare-metal-host"]}})
+                .to_string()
+                .as_bytes(),
+        )
+        .unwrap(),
+    };
+    let changed = |change: &dyn Fn(&mut World)| {
+        let mut world = base.clone();
+        change(&mut world);
+        let message = denied(&world, &[]).unwrap();
+        check(&message);
+        message
+    };
+    for key in ["method", "fenced-by", "placed-by", "unknown", "source"] {
+        changed(&|world| {
+            world.new["spec"]["taints"] = taints();
+            world.new["metadata"]["annotations"][format!("fencegate.dev/{key}")] = long();
+        });
+    }
+    changed(&|world| {
+        world.new["spec"]["taints"] = json!([{"key": "node.kubernetes.io/out-of-service", "effect": long()}]);
+        world.old["spec"]["providerID"] = long();
+        world.old["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": long()}]);
+        world.user = json!({"username": long()});
+    });
+    changed(&|world| {
+        world.new["spec"]["taints"] = taints();
+        world.cluster = vec![remediation()];
+    });
+    let held = changed(&|world| {
+        world.old["spec"]["taints"] = taints();
+        world.cluster = vec![pod()];
+    });
+    assert!(held.contains("PodsRemain: "), "{held}");
+    changed(&|world| {
+        for node in [&mut world.old, &mut world.new] {
+            node["metadata"]["name"] = long();
+        }
+        world.new["spec"]["taints"] = taints();
+    });
+    let world =
+        World { new: node(), old: json!({"spec": {"taints": taints()}, "metadata": {"name": "n1"}}), ..base.clone() };
+    for fact in [Fact::Pods, Fact::VolumeAttachments] {
+        check(&denied(&world, &[(fact, "\u{202e}no\n".repeat(2_000_000))]).unwrap());
+    }
+}
