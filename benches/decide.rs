@@ -67,7 +67,8 @@ fn answer(body: &[u8], snapshot: &Snapshot, settings: &Settings) -> Vec<u8> {
     let request = review.request().unwrap();
     let query = facts_needed(request, settings);
     let facts = if query.is_empty() { Facts::at(now) } else { snapshot.read(request, &query, now) };
-    serde_json::to_vec(&Answer::new(Webhook::Validate, &review, &decide(request, &facts, settings))).unwrap()
+    serde_json::to_vec(&Answer::new(Webhook::Validate, &review, &decide(Webhook::Validate, request, &facts, settings)))
+        .unwrap()
 }
 
 #[divan::bench(args = [0, 50, 500])]

@@ -42,7 +42,7 @@ impl Judge for Gate {
                 } else {
                     self.cluster.read(request, &query, &self.clock, deadline).await
                 };
-                (policy::decide(request, &reading.facts, &settings), reading)
+                (policy::decide(webhook, request, &reading.facts, &settings), reading)
             }
             Content::Unrelated => (Decision::unrelated(), self.no_facts()),
             Content::Malformed { node, why } => (Decision::malformed(node.clone(), why.clone()), self.no_facts()),

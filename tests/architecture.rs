@@ -30,6 +30,7 @@ const POLICY_LAYERS: Layers = &[
     &["reason"],
     &["settings"],
     &["proposal"],
+    &["break_glass"],
     &["assessment"],
     &["record"],
     &["rules"],

@@ -16,6 +16,7 @@ use fencegate::policy::{
     message::denial,
     object::node::Node,
     request::{Request, User, Write},
+    review::Webhook,
     settings::Settings,
     shell::Command,
 };
@@ -38,7 +39,7 @@ fn node(name: &str, tainted: bool) -> Node {
 /// The commands of the denial that `user` gets for this write to the Node `name`.
 fn commands(name: &str, user: &str, write: Write, facts: &Facts) -> Vec<String> {
     let request = Request { node: name.into(), user: User { name: user.into(), ..User::default() }, write };
-    let decision = decide(&request, facts, &Settings::default());
+    let decision = decide(Webhook::Validate, &request, facts, &Settings::default());
     let message = denial(&decision, Some(&request));
     let lines = message.lines().filter_map(|line| line.strip_prefix("  "));
     lines.filter(|line| line.starts_with("kubectl ")).map(str::to_owned).collect()

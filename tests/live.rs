@@ -23,6 +23,7 @@ use fencegate::{
         facts::{CustomKind, Fact, FactQuery, Facts, LeaseAnswer, Observed, Verb},
         object::node::Node,
         request::{Request, User, Write},
+        review::Webhook,
         settings::Settings,
     },
 };
@@ -368,7 +369,7 @@ async fn the_access_review_has_all_groups_and_extras_of_the_requester() {
 async fn facts_that_could_not_be_read_deny_the_write_and_are_named() {
     let (cluster, _) = scripted(|_| status(500, "InternalError"));
     let facts = read(&cluster, &[Fact::Pods, Fact::VolumeAttachments]).await;
-    let decision = decide(&release(), &facts, &Settings::default());
+    let decision = decide(Webhook::Validate, &release(), &facts, &Settings::default());
     assert!(!decision.allowed);
     let reason = decision.findings.iter().find(|finding| finding.denies()).unwrap().reason.to_string();
     assert!(reason.contains("the list of Pods on n1 could not be read: the API server answered 500"), "{reason}");

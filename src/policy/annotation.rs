@@ -6,13 +6,15 @@ pub const PREFIX: &str = "fencegate.dev/";
 
 /// How the node was fenced; one of [`super::evidence::Method`].
 pub const METHOD: &str = "fencegate.dev/method";
-/// When the fence took effect, RFC 3339 with an offset.
+/// When the fence took effect, RFC 3339 with an offset; or [`NOW`].
 pub const FENCED_AT: &str = "fencegate.dev/fenced-at";
+/// A value of `fenced-at`: the mutating webhook replaces it by the time of the write.
+pub const NOW: &str = "now";
 /// Who or what fenced the node.
 pub const FENCED_BY: &str = "fencegate.dev/fenced-by";
 /// What was observed (optional).
 pub const PROOF: &str = "fencegate.dev/proof";
-/// `status.nodeInfo.bootID` of the boot that the fence ended (optional).
+/// `status.nodeInfo.bootID` of the boot that the fence ended (optional: the gate adds it).
 pub const BOOT_ID: &str = "fencegate.dev/boot-id";
 
 /// Stamp: the user name of the request that wrote the evidence.
@@ -25,13 +27,23 @@ pub const PLACED_BY: &str = "fencegate.dev/placed-by";
 pub const PLACED_AT: &str = "fencegate.dev/placed-at";
 /// Stamp: the evidence source that vouched.
 pub const SOURCE: &str = "fencegate.dev/source";
-/// Stamp: the break-glass reason that was used. It cannot be used again.
+/// Stamp: the user name of the request that wrote the break-glass.
+pub const BREAK_GLASS_BY: &str = "fencegate.dev/break-glass-by";
+/// Stamp: the gate's clock when the break-glass was written.
+pub const BREAK_GLASS_AT: &str = "fencegate.dev/break-glass-at";
+/// Stamp: the reason of the break-glass that was used.
 pub const OVERRIDDEN: &str = "fencegate.dev/overridden";
+/// Stamp: the user name of the request that used the break-glass.
+pub const OVERRIDDEN_BY: &str = "fencegate.dev/overridden-by";
+/// Stamp: the gate's clock when the break-glass was used.
+pub const OVERRIDDEN_AT: &str = "fencegate.dev/overridden-at";
 /// Stamp: one-line JSON record of the outage that ended.
 pub const LAST_OUTAGE: &str = "fencegate.dev/last-outage";
 
 /// Break-glass: the reason why the gate must be overruled (contract section 7).
 pub const BREAK_GLASS: &str = "fencegate.dev/break-glass";
+/// Why automatic release leaves the node alone (contract section 14).
+pub const HOLD: &str = "fencegate.dev/hold";
 
 /// Not an annotation of the gate: two-node fencing sets it to [`PACEMAKER`] when pacemaker fenced
 /// the node and placed the taint (section 6).
@@ -43,12 +55,30 @@ pub const PACEMAKER: &str = "pacemaker";
 pub const REQUIRED_EVIDENCE: [&str; 3] = [METHOD, FENCED_AT, FENCED_BY];
 /// All evidence keys, in the order of the contract.
 pub const EVIDENCE: [&str; 5] = [METHOD, FENCED_AT, FENCED_BY, PROOF, BOOT_ID];
+/// The stamps about the record and the placement.
+pub const RECORD_STAMPS: [&str; 5] = [RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE];
+/// The stamps of a break-glass that was written.
+pub const BREAK_GLASS_STAMPS: [&str; 2] = [BREAK_GLASS_BY, BREAK_GLASS_AT];
+/// The stamps of a break-glass that was used.
+pub const OVERRIDDEN_STAMPS: [&str; 3] = [OVERRIDDEN, OVERRIDDEN_BY, OVERRIDDEN_AT];
 /// All stamps: written by the gate, never by a user.
-pub const STAMPS: [&str; 7] = [RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE, OVERRIDDEN, LAST_OUTAGE];
+pub const STAMPS: [&str; 11] = [
+    RECORDED_BY,
+    RECORDED_AT,
+    PLACED_BY,
+    PLACED_AT,
+    SOURCE,
+    BREAK_GLASS_BY,
+    BREAK_GLASS_AT,
+    OVERRIDDEN,
+    OVERRIDDEN_BY,
+    OVERRIDDEN_AT,
+    LAST_OUTAGE,
+];
 
 /// Every key the gate knows.
 pub fn known() -> impl Iterator<Item = &'static str> {
-    EVIDENCE.into_iter().chain(STAMPS).chain([BREAK_GLASS])
+    EVIDENCE.into_iter().chain(STAMPS).chain([BREAK_GLASS, HOLD])
 }
 
 /// The known key that is closest to `key`: with the fewest single-character edits, and if several

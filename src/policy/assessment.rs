@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{
     annotation::FENCED_AT,
+    break_glass::BreakGlass,
     evidence,
     facts::Facts,
     proposal::Proposal,
@@ -37,6 +38,11 @@ impl<'a> Assessment<'a> {
         self.vouching.as_ref()?.as_ref().ok()
     }
 
+    /// The break-glass that the write comes with, or finds on the stored Node.
+    pub fn break_glass(&self) -> BreakGlass<'a> {
+        BreakGlass::of(&self.proposal, self.facts.now)
+    }
+
     /// Why no source vouches for a fence. Empty if one vouches, or if none was consulted.
     pub fn unvouched(&self) -> &[Unvouched] {
         match &self.vouching {
@@ -59,7 +65,12 @@ impl<'a> Assessment<'a> {
             Doubt::Refuted { at, .. } => Some(at),
             Doubt::No(_) | Doubt::NotInstalled | Doubt::LeftOver | Doubt::Unread(_) => None,
         });
-        refuted.chain(self.proposal.change(FENCED_AT).1.and_then(evidence::parse_time)).collect()
+        refuted.chain(self.recorded_time()).collect()
+    }
+
+    /// The time in `fenced-at`, if it is one.
+    pub fn recorded_time(&self) -> Option<Timestamp> {
+        self.proposal.change(FENCED_AT).1.and_then(evidence::parse_time)
     }
 }
 
@@ -77,7 +88,9 @@ pub fn is_overtaken(at: Timestamp, renewed_at: Timestamp, clock_skew: SignedDura
 /// refutes nothing.
 fn refutations(proposal: &Proposal<'_>, facts: &Facts, source: Source, at: Timestamp) -> Vec<Refutation> {
     let Settings { max_age, clock_skew, .. } = proposal.settings;
-    let last_renewal = facts.lease.value().ok().and_then(|lease| lease.last_renewal(*clock_skew));
+    // On CREATE, a Lease is not the Lease of this Node.
+    let lease = facts.lease.value().ok().filter(|_| proposal.request.write.before().is_some());
+    let last_renewal = lease.and_then(|lease| lease.last_renewal(*clock_skew));
     let is_of_other_boot = source == Source::Annotations && proposal.other_boot().is_some();
     let all = [
         (Code::EvidenceExpired, Refutation::Expired, age(facts, at) > *max_age),

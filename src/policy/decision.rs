@@ -2,17 +2,21 @@
 //! about it.
 
 use super::{
-    annotation::{self, OVERRIDDEN, closest_known},
+    annotation::{self, closest_known},
     assessment::Assessment,
+    break_glass,
     facts::Unread,
     object::node::Node,
     proposal::Proposal,
-    reason::{Code, Forgery, Mode, Reason},
-    record::stamp::{self, Stamps},
+    reason::{Code, Mode, Reason},
+    record::{
+        completion,
+        stamp::{self, Stamps},
+    },
     rules::{self, Outcome},
     source::{Fence, Source},
     text::{Foreign, on_one_line, quoted, shortened},
-    transition::Transitions,
+    transition::{Transition, Transitions},
 };
 
 /// The decision about one write.
@@ -20,6 +24,8 @@ use super::{
 pub struct Decision {
     /// The node's name. Empty if the request could not be parsed.
     pub node: String,
+    /// What the requester does. An `Attest` beside another transition counts only if the requester
+    /// changes an annotation, and not only the gate.
     pub transitions: Transitions,
     pub allowed: bool,
     /// Every check that failed, in the order of the message. An enforced check denies the write
@@ -55,7 +61,7 @@ impl Finding {
     }
 }
 
-/// The effect of the break-glass annotation (contract section 7).
+/// What became of the break-glass (contract section 7).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BreakGlass {
     /// There is no break-glass, or the write did not need it.
@@ -63,9 +69,10 @@ pub enum BreakGlass {
     Unused,
     /// The break-glass turned the denial into warnings. Holds its reason, verbatim.
     Used(String),
-    /// The stored Node's `overridden` stamp has the same reason. This break-glass was used before
-    /// and does not count again.
-    Spent,
+    /// The requester wrote it too long ago. Holds its reason, verbatim.
+    TooOld(String),
+    /// Someone else wrote it.
+    OfAnother,
 }
 
 impl BreakGlass {
@@ -73,7 +80,7 @@ impl BreakGlass {
     pub fn used(&self) -> Option<&str> {
         match self {
             Self::Used(reason) => Some(reason),
-            Self::Unused | Self::Spent => None,
+            Self::Unused | Self::TooOld(_) | Self::OfAnother => None,
         }
     }
 }
@@ -109,20 +116,29 @@ impl Decision {
         let mut notices = Vec::new();
         let mut findings = collect_findings(outcomes, &mut notices);
         let break_glass = use_break_glass(assessment, &mut findings);
-        findings.extend(stamped_but_unused(proposal, &findings, &break_glass));
         findings.sort_by_key(|finding| finding.reason.code());
         let allowed = !findings.iter().any(Finding::denies);
         let is_completed = allowed && !proposal.transitions.is_none();
+        let stamps = if is_completed { stamp::stamps(assessment, break_glass.used()) } else { Stamps::new() };
         Self {
             node: proposal.request.node.clone(),
-            transitions: proposal.transitions.clone(),
+            transitions: told_transitions(proposal, &stamps, &findings),
             allowed,
-            stamps: if is_completed { stamp::stamps(assessment, break_glass.used()) } else { Stamps::new() },
+            stamps,
             warnings: warnings(proposal, &findings, break_glass.used(), notices),
             findings,
             fence: assessment.fence().cloned(),
             break_glass,
         }
+    }
+
+    /// The same decision about a write whose evidence the mutating webhook completed first.
+    pub(super) fn completing(mut self, mut completion: Stamps) -> Self {
+        if self.allowed {
+            completion.append(&mut self.stamps);
+            self.stamps = completion;
+        }
+        self
     }
 
     /// Whether the decision gets a line in the audit log: the write touches something that the gate
@@ -153,6 +169,16 @@ impl Decision {
     pub fn verdict(&self) -> &'static str {
         if self.allowed { "allow" } else { "deny" }
     }
+}
+
+/// The transitions without an `Attest` that is the gate's alone. The write is judged as the
+/// mutating webhook completes it, so that both webhooks say the same. A write that does nothing but
+/// attest is never the gate's, and a forged stamp is not either.
+fn told_transitions(proposal: &Proposal<'_>, stamps: &Stamps, findings: &[Finding]) -> Transitions {
+    let others = proposal.transitions.without(Transition::Attest);
+    let is_forged = findings.iter().any(|finding| finding.reason.code() == Code::StampForged);
+    let attests = || Proposal::new(&completion::completed(proposal.request, stamps), proposal.settings).attests();
+    if others.is_none() || is_forged || attests() { proposal.transitions.clone() } else { others }
 }
 
 /// One finding for each failed check, and one finding for all facts that enforced checks need and
@@ -187,12 +213,14 @@ fn facts_unavailable(mut unread: Vec<Unread>) -> Option<Finding> {
 
 /// Waives all denials if a break-glass may waive every one of them. Otherwise waives none.
 fn use_break_glass(assessment: &Assessment<'_>, findings: &mut Vec<Finding>) -> BreakGlass {
-    let proposal = &assessment.proposal;
     if !findings.iter().any(Finding::denies) {
         return BreakGlass::Unused;
     }
-    let Some(reason) = proposal.break_glass() else {
-        return if proposal.break_glass_is_spent() { BreakGlass::Spent } else { BreakGlass::Unused };
+    let reason = match assessment.break_glass() {
+        break_glass::BreakGlass::Counts(reason) => reason,
+        break_glass::BreakGlass::TooOld(reason) => return BreakGlass::TooOld(reason.to_owned()),
+        break_glass::BreakGlass::OfAnother => return BreakGlass::OfAnother,
+        break_glass::BreakGlass::Absent => return BreakGlass::Unused,
     };
     let access = rules::may_break_glass(assessment);
     if access.failed.is_some() || !access.unread.is_empty() {
@@ -212,17 +240,6 @@ fn use_break_glass(assessment: &Assessment<'_>, findings: &mut Vec<Finding>) -> 
     BreakGlass::Used(reason.to_owned())
 }
 
-/// Denies a write that stamps a break-glass as used although the write did not need it: the gate
-/// would not write that stamp. Exception: if the mutating webhook replaced the evidence, the flaw
-/// that needed the break-glass may be gone when the validating webhook judges.
-fn stamped_but_unused(proposal: &Proposal<'_>, findings: &[Finding], break_glass: &BreakGlass) -> Option<Finding> {
-    let is_stamped = proposal.writes(OVERRIDDEN) && !findings.iter().any(Finding::denies);
-    let why = || "marks a break-glass as used that was not needed".to_owned();
-    let reason = || Reason::StampForged { stamps: vec![Forgery { key: OVERRIDDEN, why: why() }] };
-    (is_stamped && break_glass.used().is_none() && !proposal.replaces_evidence())
-        .then(|| Finding::new(reason(), Mode::Enforce))
-}
-
 /// All warnings, each cut to [`WARNING_LENGTH`].
 fn warnings(
     proposal: &Proposal<'_>,
@@ -233,8 +250,17 @@ fn warnings(
     let used = break_glass.map(|reason| format!("break-glass used, this is on record: {}", quoted(reason)));
     let not_denying = findings.iter().filter(|finding| !finding.denies());
     let found = not_denying.map(|finding| format!("{}: {}", finding.reason.code(), finding.reason));
-    let all = used.into_iter().chain(found).chain(notices).chain(unknown_keys(proposal));
+    let all = used.into_iter().chain(found).chain(notices).chain(recorded_while_ready(proposal));
+    let all = all.chain(unknown_keys(proposal));
     all.map(|warning| shortened(on_one_line(&warning).into_owned(), WARNING_LENGTH)).collect()
+}
+
+/// A warning for whoever records a fence of a node that is Ready.
+fn recorded_while_ready(proposal: &Proposal<'_>) -> Option<String> {
+    let is_ready = proposal.request.write.before().is_some_and(|node| node.ready().is_some());
+    let is_told_anyway = proposal.adds_entry() || proposal.stays_out_of_service() || proposal.does(Transition::Release);
+    (is_ready && proposal.writes_evidence() && !is_told_anyway)
+        .then(|| "the taint will be denied while the node is Ready: was the right machine switched off?".to_owned())
 }
 
 /// Warnings about keys under the gate's prefix that this write sets and that the gate does not

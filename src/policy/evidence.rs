@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::{
-    annotation::{self, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF},
+    annotation::{self, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, HOLD, METHOD, NOW, PROOF},
     text::{is_printable, quoted},
 };
 
@@ -121,8 +121,8 @@ impl Evidence {
     }
 }
 
-/// The most characters of `fenced-by`, `boot-id` and `break-glass` (contract section 2): enough for
-/// a name or a short reason.
+/// The most characters of `fenced-by`, `boot-id`, `break-glass` and `hold` (contract section 2):
+/// enough for a name or a short reason.
 const SHORT: usize = 256;
 /// The most characters of `proof` (contract section 2): enough for the output of a fence agent.
 const LONG: usize = 1024;
@@ -135,16 +135,26 @@ pub fn malformed(key: &str, value: &str) -> Option<Malformed> {
             (METHOD, Method::parse(value).is_none().then(|| format!("is not one of {known}"))?)
         }
         FENCED_AT => {
-            let rule = "is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z";
+            let rule = match value {
+                NOW => "is a time only after the mutating webhook has replaced it, and that has not happened",
+                _ => "is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z",
+            };
             (FENCED_AT, parse_time(value).is_none().then(|| rule.to_owned())?)
         }
+        FENCED_BY if is_placeholder(value) => (FENCED_BY, "is a placeholder, not a name".to_owned()),
         FENCED_BY => (FENCED_BY, malformed_text(value, true, SHORT)?),
         PROOF => (PROOF, malformed_text(value, false, LONG)?),
         BOOT_ID => (BOOT_ID, malformed_text(value, true, SHORT)?),
         BREAK_GLASS => (BREAK_GLASS, malformed_text(value, true, SHORT)?),
+        HOLD => (HOLD, malformed_text(value, true, SHORT)?),
         _ => return None,
     };
     Some(Malformed { key, value: value.to_owned(), rule })
+}
+
+/// Whether a value is what documents show in place of one: `<you>`.
+fn is_placeholder(value: &str) -> bool {
+    value.starts_with('<') && value.ends_with('>')
 }
 
 /// The rule that a text breaks, if any: it must have at most `most` characters, all printable, and
@@ -253,6 +263,15 @@ mod tests {
             (FENCED_BY, "  ", false),
             (FENCED_BY, "a\nb", false),
             (FENCED_BY, "evil\u{202e}txt", false),
+            (FENCED_BY, "<you>", false),
+            (FENCED_BY, "<>", false),
+            (FENCED_BY, "<alice> by hand", true),
+            (FENCED_BY, "alice <alice@example.com>", true),
+            (FENCED_BY, "\u{2003}", false),
+            (HOLD, "disk is being read", true),
+            (HOLD, " ", false),
+            (HOLD, &long, false),
+            (FENCED_AT, "now", false),
             (PROOF, "", true),
             (PROOF, &long, true),
             (PROOF, "tab\tbed", false),

@@ -9,7 +9,8 @@
 //! The modules form layers. Each module uses only layers below its own:
 //!
 //! ```text
-//! mod, message → decision → rules → record → assessment → proposal → settings → reason → source
+//! mod, message → decision → rules → record → assessment → break_glass → proposal → settings
+//!     → reason → source
 //!     → blocker, facts, review, transition → request → evidence, object, shell
 //!     → annotation, json, text
 //! ```
@@ -25,6 +26,7 @@
 //!     facts::{Fact, FactQuery, FactValue, Facts, LeaseAnswer},
 //!     reason::Code,
 //!     request::{Request, User, Write},
+//!     review::Webhook,
 //!     settings::Settings,
 //! };
 //! use serde_json::{from_value, json};
@@ -51,7 +53,7 @@
 //! }))?;
 //! facts.learn(now, FactValue::Lease(LeaseAnswer { date: now, lease: Some(lease) }));
 //!
-//! let decision = policy::decide(&request, &facts, &settings);
+//! let decision = policy::decide(Webhook::Validate, &request, &facts, &settings);
 //! assert!(!decision.allowed);
 //! assert_eq!(decision.codes(), [Code::EvidenceMissing]);
 //! # Ok::<(), serde_json::Error>(())
@@ -62,6 +64,7 @@
 pub mod annotation;
 pub mod assessment;
 pub mod blocker;
+pub mod break_glass;
 pub mod decision;
 pub mod evidence;
 pub mod facts;
@@ -85,8 +88,10 @@ pub use decision::{Decision, Finding};
 use facts::{Fact, FactQuery, Facts, Verb};
 use proposal::Proposal;
 use reason::Mode;
+use record::completion;
 use request::Request;
-use rules::{RULES, Rule};
+use review::Webhook;
+use rules::{ALWAYS, RULES, Rule};
 use settings::Settings;
 use transition::Transition;
 
@@ -131,13 +136,14 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
         let may_be_refuted = |source| proposal.may_be_refuted(source);
         query.extend(source::facts_needed(&request.write, proposal.origin, &settings.sources, may_be_refuted));
     }
-    if !proposal.transitions.is_none() && proposal.break_glass().is_some() {
+    if !proposal.transitions.is_none() && break_glass::may_count(&proposal) {
         query.insert(Fact::Access(Verb::BreakGlass));
     }
     query
 }
 
-/// Decides whether the write may happen, and lists every check that failed.
+/// Decides whether the write may happen, and lists every check that failed. The mutating webhook
+/// first completes the evidence that comes with the write, and judges what it has completed.
 ///
 /// The same request, facts and settings always give the same decision. If a fact was not read,
 /// every enforced check that needs it denies the write.
@@ -149,6 +155,7 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
 ///     decide,
 ///     facts::{FactValue, Facts},
 ///     request::{Request, User, Write},
+///     review::Webhook,
 ///     settings::Settings,
 /// };
 /// # fn main() -> Result<(), serde_json::Error> {
@@ -164,14 +171,26 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
 /// let (now, settings) = ("2026-11-22T10:20:00Z".parse().unwrap(), Settings::default());
 ///
 /// let mut facts = Facts::at(now);
-/// assert!(!decide(&request, &facts, &settings).allowed, "no fact was read yet");
+/// let judge = |facts: &Facts| decide(Webhook::Validate, &request, facts, &settings);
+/// assert!(!judge(&facts).allowed, "no fact was read yet");
 /// facts.learn(now, FactValue::Pods(vec![]));
 /// facts.learn(now, FactValue::VolumeAttachments(vec![]));
-/// assert!(decide(&request, &facts, &settings).allowed, "no pod is bound, no volume is attached");
+/// assert!(judge(&facts).allowed, "no pod is bound, no volume is attached");
 /// # Ok(())
 /// # }
 /// ```
-pub fn decide(request: &Request, facts: &Facts, settings: &Settings) -> Decision {
+pub fn decide(webhook: Webhook, request: &Request, facts: &Facts, settings: &Settings) -> Decision {
+    match webhook {
+        Webhook::Validate => judge(request, facts, settings),
+        Webhook::Mutate => {
+            let completion = completion::completion(&request.write, facts.now);
+            let completed = completion::completed(request, &completion);
+            judge(&completed, facts, settings).completing(completion)
+        }
+    }
+}
+
+fn judge(request: &Request, facts: &Facts, settings: &Settings) -> Decision {
     let assessment = Assessment::new(Proposal::new(request, settings), facts);
     let outcomes = applicable(&assessment.proposal).map(|(rule, mode)| (rule.code, mode, (rule.check)(&assessment)));
     Decision::of(&assessment, outcomes)
@@ -179,8 +198,7 @@ pub fn decide(request: &Request, facts: &Facts, settings: &Settings) -> Decision
 
 /// The checks that apply to this write and are not turned off.
 fn applicable(proposal: &Proposal<'_>) -> impl Iterator<Item = (&'static Rule, Mode)> {
-    RULES
-        .iter()
-        .map(|rule| (rule, proposal.mode(rule.code)))
-        .filter(|(rule, mode)| *mode != Mode::Off && (rule.applies)(proposal))
+    let configured = RULES.iter().map(|rule| (rule, proposal.mode(rule.code)));
+    let always = ALWAYS.iter().map(|rule| (rule, Mode::Enforce));
+    configured.chain(always).filter(|(rule, mode)| *mode != Mode::Off && (rule.applies)(proposal))
 }

@@ -1,8 +1,10 @@
 //! A write together with the settings: everything that is known about it before any fact is read.
 
 use super::{
-    annotation::{BOOT_ID, BREAK_GLASS, EVIDENCE, OVERRIDDEN, STAMPS},
-    evidence,
+    annotation::{
+        APPLIED_BY, BOOT_ID, BREAK_GLASS, BREAK_GLASS_STAMPS, EVIDENCE, OVERRIDDEN_AT, OVERRIDDEN_BY,
+        OVERRIDDEN_STAMPS, PACEMAKER, RECORD_STAMPS, STAMPS,
+    },
     object::node::{Node, Taint},
     reason::{Code, Mode},
     request::Request,
@@ -110,50 +112,81 @@ impl<'a> Proposal<'a> {
         gone || self.does(Transition::Delete)
     }
 
-    /// Whether the mutating webhook replaces evidence that comes with the write: it writes out
-    /// another source's evidence, or removes all evidence at a release.
-    pub fn replaces_evidence(&self) -> bool {
-        self.does(Transition::Release) || self.origin.written_out().is_some()
-    }
-
     /// Whether the write adds or changes evidence, and does not only remove it.
     pub fn writes_evidence(&self) -> bool {
-        EVIDENCE.iter().any(|key| self.changes(key)) && EVIDENCE.iter().any(|key| self.change(key).1.is_some())
+        let changes = |key: &&str| self.changes(key) && !self.adds_boot_of_placement(key);
+        EVIDENCE.iter().any(changes) && EVIDENCE.iter().any(|key| self.change(key).1.is_some())
     }
 
     /// Whether the requester changes an annotation of the gate. Changes by the gate's own mutating
-    /// webhook do not count: stamps, evidence that it wrote out for a source, and annotations that
-    /// it removes at a release.
+    /// webhook do not count.
     pub fn attests(&self) -> bool {
-        let is_written_out = self.origin.written_out().is_some();
-        let is_the_gates = |key: &str| {
-            let removed_at_release = self.does(Transition::Release) && self.change(key).1.is_none();
-            STAMPS.contains(&key) || removed_at_release || (is_written_out && EVIDENCE.contains(&key))
-        };
-        let sides = [self.request.write.before(), self.request.write.after()];
-        self.does(Transition::Attest)
-            && sides
-                .into_iter()
-                .flatten()
-                .flat_map(Node::gate_annotations)
-                .any(|(key, _)| self.changes(key) && !is_the_gates(key))
+        self.does(Transition::Attest) && self.changed_keys().any(|key| !self.is_of_the_gate(key))
     }
 
-    /// The reason in the break-glass annotation, if it is set and well-formed.
-    fn break_glass_reason(&self) -> Option<&'a str> {
-        let reason = self.request.write.newest().annotation(BREAK_GLASS)?;
-        evidence::malformed(BREAK_GLASS, reason).is_none().then_some(reason)
+    /// The gate's annotations that the write adds, changes or removes. A key may occur twice.
+    pub fn changed_keys(&self) -> impl Iterator<Item = &'a str> {
+        let sides = [self.request.write.before(), self.request.write.after()].into_iter().flatten();
+        sides.flat_map(Node::gate_annotations).map(|(key, _)| key).filter(|key| self.changes(key))
     }
 
-    /// The reason of a break-glass that was not used before: each reason works once (contract
-    /// section 7).
-    pub fn break_glass(&self) -> Option<&'a str> {
-        self.break_glass_reason().filter(|_| !self.break_glass_is_spent())
+    /// Whether this change of an annotation is one that the gate's mutating webhook makes with the
+    /// write.
+    fn is_of_the_gate(&self, key: &str) -> bool {
+        let is_written_out = self.origin.written_out().is_some() && EVIDENCE.contains(&key);
+        let is_set = self.change(key).1.is_some();
+        is_written_out
+            || (is_set && (STAMPS.contains(&key) || self.adds_boot_of_placement(key)))
+            || (!is_set && self.obsolete(self.is_stamped_as_overridden()).contains(&key))
     }
 
-    /// Whether the break-glass on the Node was used before.
-    pub fn break_glass_is_spent(&self) -> bool {
-        let spent = self.request.write.before().and_then(|old| old.annotation(OVERRIDDEN));
-        spent.is_some() && spent == self.break_glass_reason()
+    /// Whether the write places the taint and adds the boot that the stored Node reports, as the
+    /// gate does for a record without one.
+    fn adds_boot_of_placement(&self, key: &str) -> bool {
+        let (before, after) = self.change(BOOT_ID);
+        let is_stored_boot = after.is_some() && after == self.request.write.before().and_then(Node::boot_id);
+        key == BOOT_ID && self.does(Transition::Place) && before.is_none() && is_stored_boot
+    }
+
+    /// Whether the write comes with the stamps that the gate puts in place of a break-glass that
+    /// the requester used.
+    pub fn is_stamped_as_overridden(&self) -> bool {
+        self.writes(OVERRIDDEN_AT) && self.change(OVERRIDDEN_BY).1 == Some(&self.request.user.name)
+    }
+
+    /// The annotations that the gate removes with this write, because what they are about ends with
+    /// it. `uses_break_glass`: the write uses a break-glass.
+    pub fn obsolete(&self, uses_break_glass: bool) -> Vec<&'static str> {
+        let write = &self.request.write;
+        let mut obsolete = Vec::new();
+        if self.does(Transition::Release) {
+            // Pacemaker's mark is about this outage, and a later one must not find it.
+            let is_marked = write.after().is_some_and(|node| node.annotation(APPLIED_BY) == Some(PACEMAKER));
+            obsolete.extend(is_marked.then_some(APPLIED_BY));
+            obsolete.extend(EVIDENCE);
+        }
+        if self.does(Transition::Release) || self.withdraws_evidence() {
+            obsolete.extend(RECORD_STAMPS);
+        }
+        // A break-glass that was used must not be used again.
+        if self.does(Transition::Release) || uses_break_glass {
+            obsolete.push(BREAK_GLASS);
+        }
+        if obsolete.contains(&BREAK_GLASS) || self.change(BREAK_GLASS).1.is_none() {
+            obsolete.extend(BREAK_GLASS_STAMPS);
+        }
+        // What an earlier outage was overridden for says nothing about this one.
+        if self.does(Transition::Place) && !uses_break_glass {
+            obsolete.extend(OVERRIDDEN_STAMPS);
+        }
+        obsolete
+    }
+
+    /// Whether all evidence goes, without an outage.
+    fn withdraws_evidence(&self) -> bool {
+        let has_evidence = |node: &Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
+        let write = &self.request.write;
+        write.before().is_some_and(has_evidence)
+            && write.after().is_some_and(|node| !node.is_out_of_service() && !has_evidence(node))
     }
 }

@@ -10,6 +10,7 @@ use fencegate::{
         facts_needed,
         message::denial,
         reason::Code,
+        review::Webhook,
     },
 };
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -107,7 +108,7 @@ fn denied(world: &World, unread: &[(Fact, String)]) -> Option<String> {
     for (fact, why) in unread {
         facts.fail(now, *fact, why.clone());
     }
-    let decision = decide(request, &facts, &world.settings);
+    let decision = decide(Webhook::Validate, request, &facts, &world.settings);
     for warning in &decision.warnings {
         assert!(
             warning.chars().count() <= 120 && warning.chars().all(fencegate::policy::text::is_printable),

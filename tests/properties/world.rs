@@ -7,7 +7,7 @@ use fencegate::{
     config,
     policy::{
         Decision, decide,
-        facts::Facts,
+        facts::{Fact, Facts},
         facts_needed,
         reason::Code,
         review::{Review, Webhook},
@@ -60,19 +60,22 @@ impl World {
         snapshot.read(request, &facts_needed(request, &self.settings), NOW.parse().unwrap())
     }
 
+    /// Every fact that there is, whether the write needs it or not.
+    pub fn all_facts(&self) -> Facts {
+        let snapshot = Snapshot::parse(&json!({"kind": "List", "items": self.cluster}).to_string()).unwrap();
+        snapshot.read(self.parsed().request().unwrap(), &Fact::all().collect(), NOW.parse().unwrap())
+    }
+
     pub fn decide(&self) -> Decision {
-        self.decide_with(&self.facts())
+        self.decide_as(Webhook::Validate)
+    }
+
+    pub fn decide_as(&self, webhook: Webhook) -> Decision {
+        decide(webhook, self.parsed().request().unwrap(), &self.facts(), &self.settings)
     }
 
     pub fn decide_with(&self, facts: &Facts) -> Decision {
-        decide(self.parsed().request().unwrap(), facts, &self.settings)
-    }
-
-    /// Whether the write stamps a break-glass as used. Such a stamp is forged unless a check fails,
-    /// so for these writes one more failed check can turn a denial into an allowed write.
-    pub fn stamps_a_break_glass(&self) -> bool {
-        let stamp = |node: &Value| node["metadata"]["annotations"]["fencegate.dev/overridden"].clone();
-        !stamp(&self.new).is_null() && (self.operation == "CREATE" || stamp(&self.new) != stamp(&self.old))
+        decide(Webhook::Validate, self.parsed().request().unwrap(), facts, &self.settings)
     }
 
     /// The answer, with everything that a user or a controller sees of the decision.
@@ -200,9 +203,17 @@ fn annotations() -> impl Strategy<Value = Value> {
         ("fencegate.dev/source", "annotations"),
         ("fencegate.dev/source", "cloud-shutdown"),
         ("fencegate.dev/source", "network-fence"),
-        ("fencegate.dev/overridden", "spent"),
-        ("fencegate.dev/break-glass", "spent"),
+        ("fencegate.dev/fenced-at", "now"),
+        ("fencegate.dev/overridden", "split brain drill"),
+        ("fencegate.dev/overridden-by", "alice"),
+        ("fencegate.dev/overridden-at", "2026-11-22T10:19:45Z"),
         ("fencegate.dev/break-glass", "split brain drill"),
+        ("fencegate.dev/break-glass", "rack burnt"),
+        ("fencegate.dev/break-glass-by", "alice"),
+        ("fencegate.dev/break-glass-by", "bob"),
+        ("fencegate.dev/break-glass-at", "2026-11-22T10:16:00Z"),
+        ("fencegate.dev/break-glass-at", "2026-11-22T10:01:00Z"),
+        ("fencegate.dev/hold", "the disk is being read"),
         ("fencegate.dev/fencedat", "typo"),
         ("node.kubernetes.io/out-of-service-applied-by", "pacemaker"),
         ("example.com/other", "x"),

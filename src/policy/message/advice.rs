@@ -44,7 +44,8 @@ enum Step {
     PowerCycle,
     DoubtFence,
     Repair,
-    WriteNewBreakGlass,
+    RenewBreakGlass,
+    WriteOwnBreakGlass,
     TryAgain,
 }
 
@@ -54,8 +55,10 @@ pub(super) fn advice<'a>(situation: &Situation<'_>, reasons: impl Iterator<Item 
     if steps.contains(&Step::Record) {
         steps.remove(&Step::CorrectRecord);
     }
-    if situation.decision.break_glass == BreakGlass::Spent {
-        steps.insert(Step::WriteNewBreakGlass);
+    match situation.decision.break_glass {
+        BreakGlass::TooOld(_) => _ = steps.insert(Step::RenewBreakGlass),
+        BreakGlass::OfAnother => _ = steps.insert(Step::WriteOwnBreakGlass),
+        BreakGlass::Used(_) | BreakGlass::Unused => {}
     }
     let mut lines = Vec::new();
     for step in steps {
@@ -221,9 +224,14 @@ impl Step {
             ),
             Self::DoubtFence => ("find out whether the machine was off; if it was not, power-cycle it", vec![]),
             Self::Repair => ("repair the machine until the node is Ready", vec![situation.show()]),
-            Self::WriteNewBreakGlass => {
-                ("this break-glass was used before and does not count again; a new use takes a new reason", vec![])
-            }
+            Self::RenewBreakGlass => (
+                "your break-glass is older than 15 minutes; if it must still be used, remove it and write it again",
+                situation.renew_break_glass(),
+            ),
+            Self::WriteOwnBreakGlass => (
+                "the break-glass on the node counts only for whoever wrote it: whoever uses one writes their own",
+                vec![],
+            ),
             Self::TryAgain => (try_again(situation), vec![]),
         };
         (text.to_owned(), commands)

@@ -1,9 +1,9 @@
 //! What is known about a denied write, and the commands that fit it.
 
 use crate::policy::{
-    annotation::{APPLIED_BY, FENCED_AT, FENCED_BY, METHOD},
+    annotation::{APPLIED_BY, BREAK_GLASS, FENCED_AT, FENCED_BY, METHOD, NOW},
     blocker::{BlockingPod, Leaving},
-    decision::Decision,
+    decision::{BreakGlass, Decision},
     evidence::{self, Method},
     object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Reason},
@@ -84,7 +84,7 @@ impl<'a> Situation<'a> {
         let stopped = self.method().filter(|method| method.stops_the_machine());
         match key {
             METHOD => stopped.unwrap_or(Method::PowerOff).name().to_owned(),
-            FENCED_AT => "now".to_owned(),
+            FENCED_AT => NOW.to_owned(),
             _ => self.requester(),
         }
     }
@@ -112,6 +112,14 @@ impl<'a> Situation<'a> {
 
     fn taint(&self, change: &str) -> Command {
         Command::new("kubectl taint node").arg(self.name()).arg(format!("{OUT_OF_SERVICE}{change}"))
+    }
+
+    /// Removes the break-glass, and writes it again with the same reason.
+    pub fn renew_break_glass(&self) -> Vec<Command> {
+        let BreakGlass::TooOld(reason) = &self.decision.break_glass else { return Vec::new() };
+        [format!("{BREAK_GLASS}-"), format!("{BREAK_GLASS}={reason}")]
+            .map(|change| Command::new("kubectl annotate node").arg(self.name()).arg(change))
+            .into()
     }
 
     /// Removes pacemaker's mark.

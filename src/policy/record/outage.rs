@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy::{
     annotation::{
-        BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT, RECORDED_BY,
-        SOURCE,
+        BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, OVERRIDDEN_AT, OVERRIDDEN_BY, PLACED_AT, PLACED_BY, PROOF,
+        RECORDED_AT, RECORDED_BY, SOURCE,
     },
     object::node::Node,
 };
@@ -39,6 +39,10 @@ pub struct Outage {
     pub placed_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden_by: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overridden_at: Option<String>,
     pub released_by: String,
     pub released_at: Timestamp,
 }
@@ -59,6 +63,8 @@ impl Outage {
             placed_by: text(PLACED_BY),
             placed_at: text(PLACED_AT),
             overridden: text(OVERRIDDEN),
+            overridden_by: text(OVERRIDDEN_BY),
+            overridden_at: text(OVERRIDDEN_AT),
             released_by: user.to_owned(),
             released_at,
         }

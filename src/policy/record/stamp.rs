@@ -3,26 +3,21 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::outage::Outage;
 use crate::policy::{
     annotation::{
-        APPLIED_BY, BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PACEMAKER,
-        PLACED_AT, PLACED_BY, PROOF, RECORDED_AT, RECORDED_BY, SOURCE, STAMPS,
+        BOOT_ID, BREAK_GLASS, BREAK_GLASS_AT, BREAK_GLASS_BY, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN,
+        OVERRIDDEN_AT, OVERRIDDEN_BY, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT, RECORDED_BY, SOURCE,
     },
     assessment::Assessment,
+    break_glass::CLOCKS_DIFFER,
     evidence::parse_time,
-    object::node::Node,
     proposal::Proposal,
     source::Fence,
     transition::Transition,
 };
-
-/// The most that a stamped time may differ from the gate's clock. Another replica may have written
-/// the stamp, by another clock, and up to one webhook call earlier: Kubernetes allows 30 s for a
-/// call.
-const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 
 /// Annotations to set, by key; `None` removes the annotation. All keys are the gate's, but for
 /// pacemaker's mark, which a release removes.
@@ -59,27 +54,30 @@ impl Expected {
         match self {
             Self::Text(text) => Some(text.clone()),
             Self::At(at) => Some(at.to_string()),
-            Self::Now => Some(now.strftime("%FT%TZ").to_string()),
+            Self::Now => Some(written(now)),
             Self::Outage(outage) => serde_json::to_string(outage).ok(),
         }
     }
 }
 
-fn is_near(at: Timestamp, now: Timestamp) -> bool {
-    at.duration_since(now).abs() <= TOLERANCE
+/// A time as the gate writes it: RFC 3339 in UTC, in whole seconds.
+pub(super) fn written(time: Timestamp) -> String {
+    time.strftime("%FT%TZ").to_string()
 }
 
-/// The record that the gate writes for this write, by key. `break_glass` is the reason of a
-/// break-glass that was used.
-pub(in crate::policy) fn expected(
-    assessment: &Assessment<'_>,
-    break_glass: Option<&str>,
-) -> BTreeMap<&'static str, Expected> {
+/// Another replica may have written the stamp, by another clock.
+fn is_near(at: Timestamp, now: Timestamp) -> bool {
+    at.duration_since(now).abs() <= CLOCKS_DIFFER
+}
+
+/// The record that the gate writes for this write, by key. `used` is the reason of a break-glass
+/// that was used.
+pub(in crate::policy) fn expected(assessment: &Assessment<'_>, used: Option<&str>) -> BTreeMap<&'static str, Expected> {
     let Assessment { proposal, facts, .. } = assessment;
-    let user = || Expected::Text(proposal.request.user.name.clone());
+    let requester = || Expected::Text(proposal.request.user.name.clone());
     let mut expected = BTreeMap::new();
     if proposal.does(Transition::Place) {
-        expected.extend([(PLACED_BY, user()), (PLACED_AT, Expected::Now)]);
+        expected.extend([(PLACED_BY, requester()), (PLACED_AT, Expected::Now)]);
         if let Some(fence) = assessment.fence() {
             expected.insert(SOURCE, Expected::Text(fence.source.name().to_owned()));
             expected.extend(written_out(proposal, fence));
@@ -87,10 +85,18 @@ pub(in crate::policy) fn expected(
     }
     // A release removes all evidence, even evidence that comes with the same write.
     if (proposal.writes_evidence() && !proposal.does(Transition::Release)) || expected.contains_key(METHOD) {
-        expected.extend([(RECORDED_BY, user()), (RECORDED_AT, Expected::Now)]);
+        expected.extend([(RECORDED_BY, requester()), (RECORDED_AT, Expected::Now)]);
     }
-    if let Some(reason) = break_glass {
-        expected.insert(OVERRIDDEN, Expected::Text(reason.to_owned()));
+    match used {
+        Some(reason) => expected.extend([
+            (OVERRIDDEN, Expected::Text(reason.to_owned())),
+            (OVERRIDDEN_BY, requester()),
+            (OVERRIDDEN_AT, Expected::Now),
+        ]),
+        None if proposal.writes(BREAK_GLASS) && !proposal.does(Transition::Release) => {
+            expected.extend([(BREAK_GLASS_BY, requester()), (BREAK_GLASS_AT, Expected::Now)]);
+        }
+        None => {}
     }
     if let (Some(old), true) = (proposal.request.write.before(), proposal.does(Transition::Release)) {
         let outage = Outage::ended(old, &proposal.request.user.name, facts.now);
@@ -118,51 +124,26 @@ fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Exp
 }
 
 /// The changes by which the mutating webhook completes a write that it allows. Empty if the write
-/// has all of them already.
-pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, break_glass: Option<&str>) -> Stamps {
+/// has all of them already. `used` is the reason of a break-glass that was used.
+pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, used: Option<&str>) -> Stamps {
     let Assessment { proposal, facts, .. } = assessment;
     let Some(node) = proposal.request.write.after() else { return Stamps::new() };
     // If this write stamps a break-glass as used, it was used, even if the first call of the
-    // mutating webhook removed the evidence that made it necessary.
-    let stamped = proposal.break_glass().filter(|reason| proposal.change(OVERRIDDEN).1 == Some(reason));
-    let break_glass = break_glass.or(stamped);
-    let expected = expected(assessment, break_glass);
+    // mutating webhook removed what made it necessary.
+    let used = used.or_else(|| assessment.break_glass().reason().filter(|_| proposal.is_stamped_as_overridden()));
+    let expected = expected(assessment, used);
     // A proof that was there before is not about the fence that is written out.
     let is_foreign_proof = expected.contains_key(METHOD) && !proposal.changes(PROOF);
-    let removed = obsolete(proposal, break_glass.is_some())
+    let removed = proposal
+        .obsolete(used.is_some())
         .into_iter()
         .chain(is_foreign_proof.then_some(PROOF))
         .filter(|key| !expected.contains_key(key) && node.annotation(key).is_some())
         .map(|key| (key, None));
     let written = expected.iter().filter_map(|(key, expected)| {
         let value = expected.value(facts.now)?;
-        let is_set = node
-            .annotation(key)
-            .is_some_and(|set| set == value || (proposal.writes(key) && expected.matches(set, facts.now)));
+        let is_set = node.annotation(key).is_some_and(|set| set == value);
         (!is_set).then_some((*key, Some(value)))
     });
     removed.chain(written).collect()
-}
-
-/// The annotations that this write makes obsolete. If a release used a break-glass, the annotation
-/// stays together with its stamp `overridden`, so that the reason cannot be used again. Pacemaker's
-/// mark goes with a release, whoever left it there: it is about this outage, and a later one must
-/// not find it.
-fn obsolete(proposal: &Proposal<'_>, break_glass_used: bool) -> Vec<&'static str> {
-    let has_evidence = |node: &Node| EVIDENCE.iter().any(|key| node.annotation(key).is_some());
-    let write = &proposal.request.write;
-    if proposal.does(Transition::Release) {
-        let used = [OVERRIDDEN, BREAK_GLASS];
-        let is_marked = write.after().is_some_and(|node| node.annotation(APPLIED_BY) == Some(PACEMAKER));
-        return EVIDENCE
-            .into_iter()
-            .chain(STAMPS)
-            .chain([BREAK_GLASS])
-            .chain(is_marked.then_some(APPLIED_BY))
-            .filter(|key| *key != LAST_OUTAGE && !(break_glass_used && used.contains(key)))
-            .collect();
-    }
-    let removes_evidence = write.before().is_some_and(has_evidence)
-        && write.after().is_some_and(|node| !node.is_out_of_service() && !has_evidence(node));
-    if removes_evidence { vec![RECORDED_BY, RECORDED_AT, PLACED_BY, PLACED_AT, SOURCE] } else { Vec::new() }
 }

@@ -5,42 +5,43 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
+    annotation::FENCED_AT,
     assessment::{Assessment, age},
-    proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const EXPIRED: Rule = Rule {
     code: Code::EvidenceExpired,
-    applies,
+    applies: |proposal| proposal.does(Transition::Place),
     needs: no_facts,
     check: |assessment| {
         let max_age = assessment.proposal.settings.max_age;
-        judge(assessment, |fenced_at, age| {
+        judge(assessment, assessment.fence_times(), |fenced_at, age| {
             (age > max_age).then_some(Reason::EvidenceExpired { fenced_at, age, max_age })
         })
     },
 };
 
+/// Whoever records a time that cannot be right is told at once, not only when the taint is placed.
 pub(super) const IN_FUTURE: Rule = Rule {
     code: Code::EvidenceInFuture,
-    applies,
+    applies: |proposal| proposal.does(Transition::Place) || proposal.writes(FENCED_AT),
     needs: no_facts,
     check: |assessment| {
         let clock_skew = assessment.proposal.settings.clock_skew;
-        judge(assessment, |fenced_at, age| {
+        let recorded = assessment.recorded_time().filter(|_| assessment.proposal.writes(FENCED_AT));
+        judge(assessment, assessment.fence_times().into_iter().chain(recorded), |fenced_at, age| {
             (-age > clock_skew).then_some(Reason::EvidenceInFuture { fenced_at, ahead: -age, clock_skew })
         })
     },
 };
 
-fn applies(proposal: &Proposal<'_>) -> bool {
-    proposal.does(Transition::Place)
-}
-
-fn judge(assessment: &Assessment<'_>, verdict: impl Fn(Timestamp, SignedDuration) -> Option<Reason>) -> Outcome {
-    let times = assessment.fence_times();
+fn judge(
+    assessment: &Assessment<'_>,
+    times: impl IntoIterator<Item = Timestamp>,
+    verdict: impl Fn(Timestamp, SignedDuration) -> Option<Reason>,
+) -> Outcome {
     let failed = times.into_iter().find_map(|at| verdict(at, age(assessment.facts, at)));
     Outcome { failed, ..Outcome::default() }
 }

@@ -3,7 +3,7 @@
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    annotation::{BREAK_GLASS, EVIDENCE},
+    annotation::{BREAK_GLASS, EVIDENCE, HOLD},
     assessment::Assessment,
     evidence::malformed,
     reason::{Code, Reason},
@@ -18,7 +18,7 @@ pub(super) const RULE: Rule = Rule {
         let values: Vec<_> = EVIDENCE
             .into_iter()
             .filter(|key| proposal.does(Transition::Place) || proposal.writes(key))
-            .chain([BREAK_GLASS].into_iter().filter(|key| proposal.writes(key)))
+            .chain([BREAK_GLASS, HOLD].into_iter().filter(|key| proposal.writes(key)))
             .filter_map(|key| malformed(key, proposal.change(key).1?))
             .collect();
         Outcome::fail_if(!values.is_empty(), || Reason::EvidenceMalformed { values })

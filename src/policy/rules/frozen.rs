@@ -1,10 +1,11 @@
-//! `EvidenceFrozen`: while the taint is on, the record cannot change. The only exception is the
-//! stamp `overridden` for a break-glass that this write uses.
+//! `EvidenceFrozen`: while the taint is on, the record cannot change. A record can be added whole:
+//! for a taint that is older than the gate.
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    annotation::{EVIDENCE, OVERRIDDEN, STAMPS},
+    annotation::{BOOT_ID, EVIDENCE, LAST_OUTAGE, RECORD_STAMPS, RECORDED_AT, RECORDED_BY, REQUIRED_EVIDENCE},
     assessment::Assessment,
+    proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -14,19 +15,25 @@ pub(super) const RULE: Rule = Rule {
     applies: |proposal| proposal.does(Transition::Attest) && proposal.stays_out_of_service(),
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
-        let is_used_break_glass = |key: &str| {
-            let after = proposal.change(key).1;
-            key == OVERRIDDEN && after.is_some() && after == proposal.break_glass()
-        };
-        let differs = |key: &&str| proposal.changes(key) && !is_used_break_glass(key);
-        let keys: Vec<String> = EVIDENCE.into_iter().chain(STAMPS).filter(differs).map(str::to_owned).collect();
+        let frozen = EVIDENCE.into_iter().chain(RECORD_STAMPS).chain([LAST_OUTAGE]);
+        let differs = |key: &&str| proposal.changes(key) && !is_added_late(proposal, key);
+        let keys: Vec<String> = frozen.filter(differs).map(str::to_owned).collect();
         Outcome::fail_if(!keys.is_empty(), || Reason::EvidenceFrozen { keys })
     },
 };
 
+/// Whether the write adds this annotation as a part of a whole record, to a Node that has none. The
+/// boot that was fenced can no longer be known: the node may have booted since.
+fn is_added_late(proposal: &Proposal<'_>, key: &str) -> bool {
+    let is_whole =
+        REQUIRED_EVIDENCE.into_iter().all(|key| proposal.change(key).0.is_none() && proposal.change(key).1.is_some());
+    let belongs = key != BOOT_ID && EVIDENCE.into_iter().chain([RECORDED_BY, RECORDED_AT]).any(|known| known == key);
+    is_whole && belongs && proposal.change(key).0.is_none()
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::{
         super::testing::{evidence, facts, fails, node, run, update},
@@ -36,7 +43,8 @@ mod tests {
     #[test]
     fn evidence_and_stamps_cannot_change_while_the_taint_is_on() {
         for (old, new) in [
-            (json!({}), evidence()),
+            (json!({"fencegate.dev/method": "power-off"}), evidence()),
+            (json!({}), json!({"fencegate.dev/method": "power-off", "fencegate.dev/fenced-by": "alice"})),
             (evidence(), json!({})),
             (json!({"fencegate.dev/placed-by": "a"}), json!({"fencegate.dev/placed-by": "b"})),
             (json!({}), json!({"fencegate.dev/proof": "late"})),
@@ -51,6 +59,28 @@ mod tests {
                 "it may be removed together with the taint"
             );
         }
+    }
+
+    #[test]
+    fn a_whole_record_without_a_boot_may_be_added_later() {
+        let late = |old: Value, key: &str, value: &str| {
+            let mut annotations = evidence();
+            annotations[key] = value.into();
+            for (key, value) in old.as_object().unwrap() {
+                annotations.as_object_mut().unwrap().entry(key).or_insert(value.clone());
+            }
+            run(&RULE, &update(node(true, old), node(true, annotations)), &facts()).unwrap().failed
+        };
+        let frozen = |key: &str| Some(Reason::EvidenceFrozen { keys: vec![key.to_owned()] });
+        assert_eq!(late(json!({}), "fencegate.dev/recorded-at", "2026-11-22T10:20:00Z"), None);
+        assert_eq!(late(json!({"fencegate.dev/placed-by": "bob"}), "fencegate.dev/proof", "fan is off"), None);
+        assert_eq!(late(json!({}), BOOT_ID, "boot-1"), frozen(BOOT_ID));
+        assert_eq!(
+            late(json!({}), "fencegate.dev/placed-at", "2026-11-22T10:20:00Z"),
+            frozen("fencegate.dev/placed-at")
+        );
+        let proof = json!({"fencegate.dev/proof": "before"});
+        assert_eq!(late(proof, "fencegate.dev/proof", "after"), frozen("fencegate.dev/proof"));
     }
 
     #[test]

@@ -64,6 +64,9 @@ pub(super) const RULES: &[Rule] = &[
     stamps::RULE,
 ];
 
+/// Checks whose mode is not a setting: they always deny.
+pub(super) const ALWAYS: &[Rule] = &[not_authorized::BREAK_GLASS];
+
 /// The outcome of a check. The default is a check that passed.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Outcome {

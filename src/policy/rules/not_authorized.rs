@@ -1,20 +1,37 @@
 //! `NotAuthorized`: with `authorization.attest: rbac`, a requester needs the RBAC verb `attest` to
-//! write evidence and to place the taint.
+//! write evidence and to place the taint. To write a break-glass, everyone needs `break-glass`.
 
 use super::{Outcome, Rule};
 use crate::policy::{
+    annotation::{BREAK_GLASS as REASON, HOLD},
     assessment::Assessment,
     facts::{Fact, Verb},
+    proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
 };
 
 pub(super) const RULE: Rule = Rule {
     code: Code::NotAuthorized,
-    applies: |proposal| proposal.settings.attest_needs_rbac && (proposal.does(Transition::Place) || proposal.attests()),
+    applies: |proposal| {
+        proposal.settings.attest_needs_rbac && (proposal.does(Transition::Place) || attests_more_than_a_hold(proposal))
+    },
     needs: |_| vec![Fact::Access(Verb::Attest)],
     check: |assessment| authorized(assessment, Verb::Attest),
 };
+
+/// Otherwise anyone could leave a break-glass for somebody with the right, who does not know of it.
+pub(super) const BREAK_GLASS: Rule = Rule {
+    code: Code::NotAuthorized,
+    applies: |proposal| proposal.writes(REASON),
+    needs: |_| vec![Fact::Access(Verb::BreakGlass)],
+    check: |assessment| authorized(assessment, Verb::BreakGlass),
+};
+
+/// Everyone but a node may set and remove a hold at any time.
+fn attests_more_than_a_hold(proposal: &Proposal<'_>) -> bool {
+    proposal.attests() && proposal.changed_keys().any(|key| key != HOLD)
+}
 
 /// Checks that RBAC grants the requester `verb` for the node. A break-glass needs this check, too.
 pub(in crate::policy) fn authorized(Assessment { proposal, facts, .. }: &Assessment<'_>, verb: Verb) -> Outcome {

@@ -4,7 +4,9 @@
 
 use super::{Outcome, Rule, not_authorized::authorized};
 use crate::policy::{
-    annotation::{BREAK_GLASS, EVIDENCE, LAST_OUTAGE, METHOD, OVERRIDDEN, STAMPS},
+    annotation::{
+        BREAK_GLASS, BREAK_GLASS_STAMPS, EVIDENCE, METHOD, OVERRIDDEN, OVERRIDDEN_STAMPS, RECORD_STAMPS, STAMPS,
+    },
     assessment::Assessment,
     facts::{Fact, Verb},
     proposal::Proposal,
@@ -18,18 +20,15 @@ pub(super) const RULE: Rule = Rule {
     code: Code::StampForged,
     applies: |proposal| proposal.does(Transition::Attest),
     needs: |proposal| {
-        if proposal.writes(OVERRIDDEN) && proposal.break_glass().is_some() {
-            vec![Fact::Access(Verb::BreakGlass)]
-        } else {
-            Vec::new()
-        }
+        if proposal.is_stamped_as_overridden() { vec![Fact::Access(Verb::BreakGlass)] } else { Vec::new() }
     },
     check,
 };
 
 fn check(assessment: &Assessment<'_>) -> Outcome {
     let Assessment { proposal, facts, .. } = assessment;
-    let expected = expected(assessment, proposal.break_glass());
+    let overridden = assessment.break_glass().reason().filter(|_| proposal.is_stamped_as_overridden());
+    let expected = expected(assessment, overridden);
     let is_expected =
         |key: &str, value: &str| expected.get(key).is_some_and(|expected| expected.matches(value, facts.now));
     let mut stamps: Vec<Forgery> = STAMPS
@@ -37,7 +36,7 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
         .filter_map(|key| {
             let why = match proposal.change(key) {
                 (before, after) if before == after => None,
-                (_, None) => removed_too_early(proposal, key, expected.contains_key(METHOD)),
+                (_, None) => removed_too_early(proposal, key, expected.contains_key(METHOD)).map(str::to_owned),
                 (_, Some(value)) => (!is_expected(key, value)).then_some("is written by the gate alone".to_owned()),
             };
             Some(Forgery { key, why: why? })
@@ -53,7 +52,7 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
         stamps.extend(EVIDENCE.into_iter().filter(differs).map(|key| Forgery { key, why: why() }));
     }
     let mut unread = Vec::new();
-    if proposal.writes(OVERRIDDEN) && !stamps.iter().any(|forged| forged.key == OVERRIDDEN) {
+    if overridden.is_some() {
         let access = authorized(assessment, Verb::BreakGlass);
         unread = access.unread;
         let why = || "names a break-glass that the requester may not use".to_owned();
@@ -63,19 +62,17 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     Outcome { failed, unread, ..Outcome::default() }
 }
 
-/// Why a stamp may not be removed: the annotation that it belongs to stays on the Node. Without
-/// this rule, a used break-glass could be used again, and evidence could lose the name of who
-/// recorded it. Evidence that the gate writes out with this write replaces the old evidence, so the
-/// old stamps may go. While the node is out of service, the check `EvidenceFrozen` denies the
-/// removal of `overridden` and `last-outage`.
-fn removed_too_early(proposal: &Proposal<'_>, key: &str, is_written_out: bool) -> Option<String> {
-    let stays = |key: &str| proposal.change(key).1.is_some();
-    if proposal.stays_out_of_service() && [OVERRIDDEN, LAST_OUTAGE].contains(&key) {
-        None
-    } else if key == OVERRIDDEN && stays(BREAK_GLASS) {
-        Some("can only be removed together with the break-glass".to_owned())
-    } else if !is_written_out && EVIDENCE.into_iter().any(stays) {
-        Some("can only be removed together with the evidence".to_owned())
+/// Why a stamp may not be removed: what it is about stays on the Node. Without this rule, evidence
+/// could lose the name of who recorded it. Evidence that the gate writes out with this write
+/// replaces the old evidence, so the old stamps may go.
+fn removed_too_early(proposal: &Proposal<'_>, key: &str, is_written_out: bool) -> Option<&'static str> {
+    let stays = |key: &&str| proposal.change(key).1.is_some();
+    if BREAK_GLASS_STAMPS.contains(&key) {
+        stays(&BREAK_GLASS).then_some("can only be removed together with the break-glass")
+    } else if OVERRIDDEN_STAMPS.contains(&key) {
+        OVERRIDDEN_STAMPS.iter().any(stays).then_some("can only be removed together with the others of its kind")
+    } else if RECORD_STAMPS.contains(&key) && !is_written_out {
+        EVIDENCE.iter().any(stays).then_some("can only be removed together with the evidence")
     } else {
         None
     }
@@ -90,7 +87,10 @@ mod tests {
         *,
     };
     use crate::policy::{
-        annotation::{FENCED_AT, FENCED_BY, PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY, SOURCE},
+        annotation::{
+            BREAK_GLASS_AT, BREAK_GLASS_BY, FENCED_AT, FENCED_BY, LAST_OUTAGE, OVERRIDDEN_AT, OVERRIDDEN_BY, PLACED_AT,
+            PLACED_BY, RECORDED_AT, RECORDED_BY, SOURCE,
+        },
         facts::{Access, Observed},
         object::node::{CLOUD_SHUTDOWN, Taint},
         record::outage::Outage,
@@ -109,9 +109,10 @@ mod tests {
         for (key, value, forged) in [
             (RECORDED_BY, "alice", false),
             (RECORDED_BY, "bob", true),
-            (RECORDED_AT, "2026-11-22T10:20:30Z", false),
-            (RECORDED_AT, "2026-11-22T10:19:30Z", false),
-            (RECORDED_AT, "2026-11-22T10:20:30.001Z", true),
+            (RECORDED_AT, "2026-11-22T10:25:00Z", false),
+            (RECORDED_AT, "2026-11-22T10:15:00Z", false),
+            (RECORDED_AT, "2026-11-22T10:25:00.001Z", true),
+            (RECORDED_AT, "2026-11-22T10:14:59.999Z", true),
             (RECORDED_AT, "just now", true),
             (PLACED_BY, "alice", true),
             (SOURCE, "annotations", true),
@@ -164,11 +165,38 @@ mod tests {
     }
 
     #[test]
-    fn a_used_break_glass_keeps_its_stamp_as_long_as_it_is_on_the_node() {
-        let spent = json!({BREAK_GLASS: "drill", OVERRIDDEN: "drill"});
-        let without_stamp = update(node(false, spent.clone()), node(false, json!({BREAK_GLASS: "drill"})));
-        assert!(fails(&RULE, &without_stamp, &facts()));
-        assert!(!fails(&RULE, &update(node(false, spent), node(false, json!({}))), &facts()));
+    fn a_break_glass_that_is_written_has_its_writer_and_its_time() {
+        let write = |stamps: &[(&str, &str)]| {
+            update(node(false, json!({})), node(false, with(json!({BREAK_GLASS: "drill"}), stamps)))
+        };
+        for (key, value, forged) in [
+            (BREAK_GLASS_BY, "alice", false),
+            (BREAK_GLASS_BY, "bob", true),
+            (BREAK_GLASS_AT, NOW, false),
+            (BREAK_GLASS_AT, "2026-11-22T10:25:01Z", true),
+            (OVERRIDDEN, "drill", true),
+        ] {
+            assert_eq!(fails(&RULE, &write(&[(key, value)]), &facts()), forged, "{key}={value}");
+        }
+        let kept = json!({BREAK_GLASS: "drill", BREAK_GLASS_BY: "bob"});
+        let taken_over = update(node(false, kept.clone()), node(false, with(kept, &[(BREAK_GLASS_BY, "alice")])));
+        assert!(fails(&RULE, &taken_over, &facts()), "the break-glass of another is not written by this write");
+    }
+
+    #[test]
+    fn the_stamps_of_a_break_glass_go_only_together_with_it() {
+        let written = json!({BREAK_GLASS: "drill", BREAK_GLASS_BY: "bob", BREAK_GLASS_AT: NOW});
+        let without = |left: Value| update(node(false, written.clone()), node(false, left));
+        assert!(fails(&RULE, &without(json!({BREAK_GLASS: "drill"})), &facts()));
+        assert!(!fails(&RULE, &without(json!({})), &facts()));
+    }
+
+    #[test]
+    fn what_was_overridden_is_removed_whole_or_not_at_all() {
+        let used = json!({OVERRIDDEN: "drill", OVERRIDDEN_BY: "bob", OVERRIDDEN_AT: NOW});
+        let without = |left: Value| update(node(true, used.clone()), node(true, left));
+        assert!(fails(&RULE, &without(json!({OVERRIDDEN: "drill", OVERRIDDEN_AT: NOW})), &facts()));
+        assert!(!fails(&RULE, &without(json!({})), &facts()));
     }
 
     #[test]
@@ -182,26 +210,25 @@ mod tests {
         assert!(!fails(&RULE, &release(&outage), &facts()));
         assert!(fails(&RULE, &release(&Outage { placed_by: Some("eve".into()), ..outage.clone() }), &facts()));
         assert!(fails(&RULE, &release(&Outage { released_by: "eve".into(), ..outage.clone() }), &facts()));
-        let late = "2026-11-22T10:21:00Z".parse().unwrap();
+        let late = "2026-11-22T10:25:01Z".parse().unwrap();
         assert!(fails(&RULE, &release(&Outage { released_at: late, ..outage }), &facts()));
     }
 
     #[test]
-    fn the_stamp_overridden_needs_a_break_glass_that_the_requester_may_use() {
-        let glass = [("fencegate.dev/break-glass", "split brain drill"), (OVERRIDDEN, "split brain drill")];
-        let request = update(node(false, json!({})), node(true, with(json!({}), &glass)));
+    fn the_stamps_of_a_used_break_glass_need_the_right_to_use_one() {
+        let used = [(OVERRIDDEN, "split brain drill"), (OVERRIDDEN_BY, "alice"), (OVERRIDDEN_AT, NOW)];
+        let request = update(node(false, json!({})), node(true, with(json!({}), &used)));
         for allowed in [true, false] {
             let mut facts = facts();
             facts.access.insert(Verb::BreakGlass, Observed::Known { at: facts.now, value: Access { allowed } });
             assert_eq!(fails(&RULE, &request, &facts), !allowed);
         }
-        assert_eq!(
-            run(&RULE, &request, &facts()).unwrap().unread.len(),
-            1,
-            "an unknown right is neither a forgery nor a permission"
-        );
-        let spent = update(node(false, json!({OVERRIDDEN: "used"})), node(true, with(json!({}), &glass[1..])));
-        assert!(fails(&RULE, &spent, &facts()), "the Node has no break-glass");
+        let unread = run(&RULE, &request, &facts()).unwrap().unread;
+        assert_eq!(unread.len(), 1, "an unknown right is neither a forgery nor a permission");
+        for (key, value) in [(OVERRIDDEN_BY, "bob"), (OVERRIDDEN_AT, "2026-11-22T10:14:00Z"), (OVERRIDDEN, "")] {
+            let forged = with(with(json!({}), &used), &[(key, value)]);
+            assert!(fails(&RULE, &update(node(false, json!({})), node(true, forged)), &facts()), "{key}={value}");
+        }
     }
 
     #[test]
