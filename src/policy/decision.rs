@@ -12,7 +12,7 @@ use super::{
     rules::{self, Outcome},
     source::{Fence, Source},
     text::{Foreign, on_one_line, quoted, shortened},
-    transition::Transitions,
+    transition::{Transition, Transitions},
 };
 
 /// The decision about one write.
@@ -20,6 +20,8 @@ use super::{
 pub struct Decision {
     /// The node's name. Empty if the request could not be parsed.
     pub node: String,
+    /// What the requester does. An `Attest` beside another transition counts only if the requester
+    /// changes an annotation, and not only the gate.
     pub transitions: Transitions,
     pub allowed: bool,
     /// Every check that failed, in the order of the message. An enforced check denies the write
@@ -113,11 +115,12 @@ impl Decision {
         findings.sort_by_key(|finding| finding.reason.code());
         let allowed = !findings.iter().any(Finding::denies);
         let is_completed = allowed && !proposal.transitions.is_none();
+        let stamps = if is_completed { stamp::stamps(assessment, break_glass.used()) } else { Stamps::new() };
         Self {
             node: proposal.request.node.clone(),
-            transitions: proposal.transitions.clone(),
+            transitions: told_transitions(proposal, &stamps, &findings),
             allowed,
-            stamps: if is_completed { stamp::stamps(assessment, break_glass.used()) } else { Stamps::new() },
+            stamps,
             warnings: warnings(proposal, &findings, break_glass.used(), notices),
             findings,
             fence: assessment.fence().cloned(),
@@ -153,6 +156,16 @@ impl Decision {
     pub fn verdict(&self) -> &'static str {
         if self.allowed { "allow" } else { "deny" }
     }
+}
+
+/// The transitions without an `Attest` that is the gate's alone. The write is judged as the
+/// mutating webhook completes it, so that both webhooks say the same. A write that does nothing but
+/// attest is never the gate's, and a forged stamp is not either.
+fn told_transitions(proposal: &Proposal<'_>, stamps: &Stamps, findings: &[Finding]) -> Transitions {
+    let others = proposal.transitions.without(Transition::Attest);
+    let is_forged = findings.iter().any(|finding| finding.reason.code() == Code::StampForged);
+    let attests = || Proposal::new(&stamp::completed(proposal.request, stamps), proposal.settings).attests();
+    if others.is_none() || is_forged || attests() { proposal.transitions.clone() } else { others }
 }
 
 /// One finding for each failed check, and one finding for all facts that enforced checks need and

@@ -84,6 +84,12 @@ impl Transitions {
         self.0.contains(&transition)
     }
 
+    /// All but this transition.
+    #[must_use]
+    pub fn without(&self, transition: Transition) -> Self {
+        Self(self.iter().filter(|one| *one != transition).collect())
+    }
+
     /// The most consequential first.
     pub fn iter(&self) -> impl Iterator<Item = Transition> + '_ {
         self.0.iter().copied()

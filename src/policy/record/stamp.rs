@@ -15,6 +15,7 @@ use crate::policy::{
     evidence::parse_time,
     object::node::Node,
     proposal::Proposal,
+    request::{Request, Write},
     source::Fence,
     transition::Transition,
 };
@@ -27,6 +28,21 @@ const TOLERANCE: SignedDuration = SignedDuration::from_secs(30);
 /// Annotations to set, by key; `None` removes the annotation. All keys are the gate's, but for
 /// pacemaker's mark, which a release removes.
 pub type Stamps = BTreeMap<&'static str, Option<String>>;
+
+/// The request as the mutating webhook completes it: with these stamps on the Node.
+pub(in crate::policy) fn completed(request: &Request, stamps: &Stamps) -> Request {
+    let mut request = request.clone();
+    if let Write::Create { new } | Write::Update { new, .. } = &mut request.write {
+        let annotations = new.metadata.annotations.get_or_insert_default();
+        for (key, value) in stamps {
+            match value {
+                Some(value) => annotations.insert((*key).to_owned(), value.clone()),
+                None => annotations.remove(*key),
+            };
+        }
+    }
+    request
+}
 
 /// The value that the gate writes for a key.
 #[derive(Clone, Debug, PartialEq)]
