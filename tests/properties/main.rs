@@ -5,10 +5,11 @@
 
 use fencegate::{
     admission::review::{self, Answer},
+    audit::{Line, Recorded},
     cluster::Snapshot,
     policy::{
         Decision,
-        annotation::{APPLIED_BY, EVIDENCE},
+        annotation::EVIDENCE,
         decide,
         facts::{Fact, Facts},
         facts_needed,
@@ -168,20 +169,7 @@ proptest! {
     fn the_validating_webhook_accepts_every_write_that_the_mutating_one_completed(world in world()) {
         let first = world.decide();
         prop_assert!(first.allowed || first.stamps.is_empty(), "a denied write gets no stamps");
-        let mut completed = world.clone();
-        for (key, value) in &first.stamps {
-            let removes_the_mark = *key == APPLIED_BY && value.is_none();
-            prop_assert!(key.starts_with("fencegate.dev/") || removes_the_mark);
-            if completed.new["metadata"]["annotations"].is_null() {
-                completed.new["metadata"]["annotations"] = json!({});
-            }
-            let annotations = completed.new["metadata"]["annotations"].as_object_mut().unwrap();
-            match value {
-                Some(value) => annotations.insert((*key).to_owned(), json!(value)),
-                None => annotations.remove(*key),
-            };
-        }
-        let second = completed.decide();
+        let second = world.completed(&first).decide();
         prop_assert_eq!(first.allowed, second.allowed, "{:?}\n{:?}", first, second);
         // The validating webhook does not see what the mutating one replaced: findings that it
         // waived, and evidence that it removed at a release or overwrote with another source's.
@@ -193,6 +181,23 @@ proptest! {
         };
         prop_assert!(is_waived || codes(&first) == codes(&second), "{:?}\n{:?}", first, second);
         prop_assert!(second.stamps.is_empty(), "second stamps {:?} after {:?}", second.stamps, first.stamps);
+    }
+
+    #[test]
+    fn both_webhooks_tell_the_same_transitions(world in world()) {
+        let first = world.decide();
+        let second = world.completed(&first).decide();
+        prop_assert_eq!(&first.transitions, &second.transitions, "{:?}\n{:?}", first, second);
+    }
+
+    #[test]
+    fn every_decision_can_be_made_again_from_its_audit_line_alone(world in world()) {
+        let (review, facts, decision) = (world.parsed(), world.facts(), world.decide());
+        let line = Line::new(Webhook::Mutate, &review, &decision, &facts, None, 0.0);
+        let recorded = Recorded::parse(&serde_json::to_string(&line).unwrap()).unwrap();
+        prop_assert_eq!(&recorded.review, &review);
+        let again = decide(recorded.review.request().unwrap(), &recorded.facts, &world.settings);
+        prop_assert_eq!(again, decision);
     }
 
     #[test]
