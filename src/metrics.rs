@@ -28,6 +28,7 @@ pub struct Metrics {
     certificate_not_after: Gauge<f64, AtomicU64>,
     config_last_reload_success: Gauge,
     overloaded: Counter,
+    audit_write_failures: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,6 +64,7 @@ impl Default for Metrics {
             certificate_not_after: Gauge::default(),
             config_last_reload_success: Gauge::default(),
             overloaded: Counter::default(),
+            audit_write_failures: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("decisions", "Decisions, by the check that decided", metrics.decisions.clone());
@@ -94,6 +96,11 @@ impl Default for Metrics {
             "overloaded",
             "Requests answered with HTTP 503 because too many were in flight",
             metrics.overloaded.clone(),
+        );
+        registry.register(
+            "audit_write_failures",
+            "Writes denied because the decision could not be put on record in time",
+            metrics.audit_write_failures.clone(),
         );
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version of the program", version);
@@ -128,6 +135,11 @@ impl Metrics {
     /// Counts a request that was answered with HTTP 503 because too many were in flight.
     pub fn overloaded(&self) {
         self.overloaded.inc();
+    }
+
+    /// Counts a decision that could not be written to the audit log in time.
+    pub fn audit_write_failed(&self) {
+        self.audit_write_failures.inc();
     }
 
     /// Sets when the serving certificate expires.
@@ -169,6 +181,7 @@ mod tests {
             "fencegate_break_glass_total 0",
             "fencegate_certificate_not_after_seconds 1795342500.0",
             "fencegate_config_last_reload_success 1",
+            "fencegate_audit_write_failures_total 0",
             r#"fencegate_build_info{version=""#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -202,6 +202,7 @@ impl Server {
             acceptance: certificates.acceptance(),
             clock: gate.clock.clone(),
             reached: Arc::new(OnceLock::new()),
+            audit: gate.audit.clone(),
             draining: shutdown.draining.clone(),
         };
         let serving = certificates.serving();
@@ -210,6 +211,8 @@ impl Server {
         let metrics = Arc::clone(&gate.metrics);
         let on_rules = move |reloaded: Option<&Settings>| metrics.config_reloaded(reloaded.is_some());
         spawn(&background, &done, reach(gate.cluster.clone(), Arc::clone(&readiness.reached)));
+        let audit = gate.audit.clone();
+        spawn(&background, &done, async move { audit.recover().await });
         match certificates {
             CertificateSource::Files(files) => {
                 let on_files = move |reloaded: Option<&Serving>| reloaded.into_iter().for_each(&on_certificate);
@@ -245,6 +248,7 @@ struct Readiness {
     /// Set when the cluster answered for the first time. If it does not answer later, no other
     /// replica would fare better.
     reached: Arc<OnceLock<()>>,
+    audit: Audit,
     /// Cancelled when a shutdown was requested.
     draining: CancellationToken,
 }
@@ -259,7 +263,8 @@ impl Readiness {
         let certificate = invalid.map(|why| why.to_string()).or_else(rejection);
         let cluster = self.reached.get().is_none().then(|| "not reached yet".to_owned());
         let shutdown = self.draining.is_cancelled().then(|| "draining".to_owned());
-        [("certificate", certificate), ("cluster", cluster), ("shutdown", shutdown)]
+        let audit_log = self.audit.failure();
+        [("certificate", certificate), ("cluster", cluster), ("audit-log", audit_log), ("shutdown", shutdown)]
             .map(|(name, failure)| Condition { name, failure })
             .into()
     }

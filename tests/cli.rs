@@ -85,6 +85,7 @@ fn review_exits_with_code_2_and_says_why_if_it_cannot_decide() {
     for (arguments, input, why) in [
         (vec!["review"], "no review", "not an AdmissionReview"),
         (vec!["review", "missing.json"], "", "missing.json"),
+        (vec!["review"], r#"{"event":"probe"}"#, "not a line of the audit log"),
         (vec!["review", "--config", "bad.yaml"], review.as_str(), "checks.NodeStillRedy"),
         (vec!["review", "--cluster", "cluster.yaml"], review.as_str(), "needs a kind"),
         (vec!["review", "--cluster", "live"], review.as_str(), "there is neither a kubeconfig nor a service account"),
@@ -204,6 +205,10 @@ async fn serve_answers_writes_its_audit_log_and_exits_after_sigterm() {
     assert_eq!(code(&output), 0);
     let line: Value = serde_json::from_str(stdout(&output).trim_end()).unwrap();
     assert_eq!((&line["event"], &line["decision"]), (&"decision".into(), &"deny".into()));
+
+    let again = run(folder.path(), &["review", "--output", "json"], &stdout(&output));
+    assert_eq!(code(&again), 1, "{}", stderr(&again));
+    assert_eq!(serde_json::from_str::<Value>(&stdout(&again)).unwrap(), answer, "the line alone is enough");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use http_body_util::Full;
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::version::{TLS12, TLS13};
+use serde_json::{Value, json};
 use support::{Client, Running, bare_taint, certificates, text};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -236,7 +237,7 @@ async fn a_shutdown_request_makes_it_unready_while_it_keeps_serving_and_closes_c
 async fn every_guarded_decision_writes_one_audit_line_and_is_counted() {
     let mut running = Running::start(|_| {}).await;
     running.client().ask(&bare_taint()).await;
-    let line: serde_json::Value = serde_json::from_str(&running.audit.try_recv().unwrap()).unwrap();
+    let line: Value = serde_json::from_str(&running.audit.try_recv().unwrap()).unwrap();
     assert_eq!(line["event"], "decision");
     assert_eq!(line["node"], "worker-2");
     assert_eq!(line["reasons"][0]["code"], "EvidenceMissing");
@@ -244,8 +245,30 @@ async fn every_guarded_decision_writes_one_audit_line_and_is_counted() {
     let counted = r#"fencegate_decisions_total{webhook="validate",transition="Place",decision="deny",reason="EvidenceMissing"} 1"#;
     assert!(running.telemetry("/metrics").await.1.contains(counted));
 
+    assert_eq!(line.get("traceId"), None, "the call belongs to no trace");
+
     let mut untouched = bare_taint();
     untouched["request"]["object"] = untouched["request"]["oldObject"].clone();
     assert_eq!(running.client().ask(&untouched).await["response"]["allowed"], true);
     assert!(running.audit.try_recv().is_err(), "a write that changes nothing guarded is not recorded");
+}
+
+#[tokio::test]
+async fn a_line_has_the_requester_both_objects_and_the_trace_of_the_call() {
+    let mut running = Running::start(|_| {}).await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let headers = vec![("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))];
+    let user = json!({"username": "alice", "uid": "u-1", "groups": ["dev"], "extra": {"example.com/team": ["db"]}});
+    let mut review = bare_taint();
+    review["request"]["userInfo"] = user;
+    Client { headers, ..running.client() }.ask(&review).await;
+    let line: Value = serde_json::from_str(&running.audit.try_recv().unwrap()).unwrap();
+    assert_eq!(line["traceId"], trace);
+    assert_eq!(
+        line["user"],
+        json!({"name": "alice", "uid": "u-1", "groups": ["dev"], "extra": {"example.com/team": ["db"]}})
+    );
+    assert_eq!(line["before"]["metadata"]["name"], "worker-2");
+    assert_eq!(line["before"]["spec"].get("taints"), None, "what is empty is left out");
+    assert_eq!(line["after"]["spec"]["taints"][0]["key"], "node.kubernetes.io/out-of-service");
 }

@@ -7,7 +7,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{RawQuery, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
 };
@@ -17,7 +17,10 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::review::{self, Answer};
+use super::{
+    review::{self, Answer},
+    trace::TraceId,
+};
 use crate::policy::{
     Decision,
     review::{Review, Webhook},
@@ -35,20 +38,66 @@ const LARGE_BODIES: usize = 16;
 /// How long a client may take to send the body, even if its call has a longer timeout. An API
 /// server needs milliseconds, and a slow client uses one of the permitted requests.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
-/// For a call without the parameter `timeout`. The API server always sends one; 4 s is less than
+/// For a call without the parameter `timeout`. The API server always sends one; both are less than
 /// the 5 s of the webhook configurations.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(4);
+const DEFAULT: Allowance = Allowance { facts: Duration::from_secs(4), record: Duration::from_millis(4250) };
 /// The longest timeout that Kubernetes allows for a webhook.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// The part of the caller's timeout that is reserved for the answer, but never more than a quarter
-/// of it.
+/// The part of the caller's timeout that no read may use, but never more than a quarter of it: half
+/// of it is for the audit log, half for the answer.
 const MARGIN: Duration = Duration::from_millis(500);
+
+/// A call of a webhook, except the review.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub webhook: Webhook,
+    /// All reads of facts end by then.
+    pub facts_by: Instant,
+    /// The decision is on record by then, or the write is denied.
+    pub record_by: Instant,
+    /// The trace that the call belongs to, if the caller sent one.
+    pub trace_id: Option<TraceId>,
+}
+
+impl Call {
+    /// A call at `now` that has `allowance` until its answer.
+    pub fn new(webhook: Webhook, now: Instant, allowance: Allowance) -> Self {
+        let Allowance { facts, record } = allowance;
+        Self { webhook, facts_by: now + facts, record_by: now + record, trace_id: None }
+    }
+}
+
+/// How long the steps of a call may take, from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Until all facts are read.
+    pub facts: Duration,
+    /// Until the decision is on record.
+    pub record: Duration,
+}
+
+impl Allowance {
+    /// For a caller that waits this long for its answer.
+    pub fn within(timeout: Duration) -> Self {
+        let margin = MARGIN.min(timeout / 4);
+        Self { facts: timeout.saturating_sub(margin), record: timeout.saturating_sub(margin / 2) }
+    }
+
+    /// For the parameter `timeout`, which the API server sets to its own timeout for the call.
+    fn of(query: Option<&str>) -> Self {
+        let mut pairs = query.into_iter().flat_map(|query| query.split('&'));
+        let parameter = pairs.find_map(|pair| pair.strip_prefix("timeout="));
+        // A length of time in Go's notation, which jiff parses, too.
+        let given = parameter.and_then(|text| text.parse::<jiff::SignedDuration>().ok());
+        let given = given.and_then(|given| Duration::try_from(given).ok()).filter(|given| !given.is_zero());
+        given.map_or(DEFAULT, |given| Self::within(given.min(LONGEST_TIMEOUT)))
+    }
+}
 
 /// Decides about reviews. [`Gate`](crate::gate::Gate) implements it.
 pub trait Judge: Clone + Send + Sync + 'static {
-    /// Decides about a review, and writes the decision to the audit log. All reads end by
-    /// `deadline`.
-    fn judge(&self, webhook: Webhook, review: &Review, deadline: Instant) -> impl Future<Output = Decision> + Send;
+    /// Decides about a review, and writes the decision to the audit log.
+    fn judge(&self, call: &Call, review: &Review) -> impl Future<Output = Decision> + Send;
 
     /// Counts a request that got HTTP 503 because too many were in flight.
     fn overloaded(&self);
@@ -72,8 +121,8 @@ pub fn router<J: Judge>(judge: J, in_flight: usize) -> Router {
         large: Arc::new(Semaphore::new(LARGE_BODIES)),
     };
     Router::new()
-        .route("/mutate", post(|state, query, body| answer::<J>(Webhook::Mutate, state, query, body)))
-        .route("/validate", post(|state, query, body| answer::<J>(Webhook::Validate, state, query, body)))
+        .route("/mutate", post(|state, query, head, body| answer::<J>(Webhook::Mutate, state, query, head, body)))
+        .route("/validate", post(|state, query, head, body| answer::<J>(Webhook::Validate, state, query, head, body)))
         .with_state(endpoint)
 }
 
@@ -81,6 +130,7 @@ async fn answer<J: Judge>(
     webhook: Webhook,
     State(endpoint): State<Endpoint<J>>,
     RawQuery(query): RawQuery,
+    headers: HeaderMap,
     body: Body,
 ) -> Response {
     let Ok(_permit) = endpoint.capacity.try_acquire() else {
@@ -88,8 +138,9 @@ async fn answer<J: Judge>(
         return http_error(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
     };
     let now = Instant::now();
-    let deadline = now + timeout_of(query.as_deref());
-    let review = match timeout_at(deadline.min(now + BODY_TIMEOUT), read(body, &endpoint.large)).await {
+    let trace_id = TraceId::of(&headers);
+    let call = Call { trace_id, ..Call::new(webhook, now, Allowance::of(query.as_deref())) };
+    let review = match timeout_at(call.facts_by.min(now + BODY_TIMEOUT), read(body, &endpoint.large)).await {
         Ok(Ok(review)) => review,
         Ok(Err((status, why))) => {
             if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -99,7 +150,7 @@ async fn answer<J: Judge>(
         }
         Err(_) => return http_error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
     };
-    let decision = endpoint.judge.judge(webhook, &review, deadline).await;
+    let decision = endpoint.judge.judge(&call, &review).await;
     Json(Answer::new(webhook, &review, &decision)).into_response()
 }
 
@@ -129,40 +180,26 @@ fn http_error(status: StatusCode, why: &str) -> Response {
     (status, [(header::CONNECTION, "close")], format!("{why}\n")).into_response()
 }
 
-/// How long a call may take: the parameter `timeout`, which the API server sets to its own timeout
-/// for the call, minus [`MARGIN`].
-fn timeout_of(query: Option<&str>) -> Duration {
-    let parameter = query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("timeout="));
-    // A length of time in Go's notation, which jiff parses, too.
-    let given = parameter.and_then(|text| text.parse::<jiff::SignedDuration>().ok());
-    match given.and_then(|given| Duration::try_from(given).ok()).filter(|given| !given.is_zero()) {
-        Some(given) => {
-            let given = given.min(LONGEST_TIMEOUT);
-            given.saturating_sub(MARGIN.min(given / 4))
-        }
-        None => DEFAULT_TIMEOUT,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_call_gets_its_callers_timeout_minus_a_margin() {
-        for (query, milliseconds) in [
-            (None, 4000),
-            (Some("timeout=5s"), 4500),
-            (Some("a=b&timeout=10s"), 9500),
-            (Some("timeout=1s"), 750),
-            (Some("timeout=1m0s"), 29_500),
-            (Some("timeout=500ms"), 375),
-            (Some("timeout=0s"), 4000),
-            (Some("timeout=-5s"), 4000),
-            (Some("timeout=soon"), 4000),
-            (Some("timeout="), 4000),
+        for (query, facts, record) in [
+            (None, 4000, 4250),
+            (Some("timeout=5s"), 4500, 4750),
+            (Some("a=b&timeout=10s"), 9500, 9750),
+            (Some("timeout=1s"), 750, 875),
+            (Some("timeout=1m0s"), 29_500, 29_750),
+            (Some("timeout=500ms"), 375, 437),
+            (Some("timeout=0s"), 4000, 4250),
+            (Some("timeout=-5s"), 4000, 4250),
+            (Some("timeout=soon"), 4000, 4250),
+            (Some("timeout="), 4000, 4250),
         ] {
-            assert_eq!(timeout_of(query), Duration::from_millis(milliseconds), "{query:?}");
+            let Allowance { facts: until_facts, record: until_record } = Allowance::of(query);
+            assert_eq!((until_facts.as_millis(), until_record.as_millis()), (facts, record), "{query:?}");
         }
     }
 }

@@ -3,3 +3,4 @@
 pub mod handler;
 mod patch;
 pub mod review;
+pub mod trace;

@@ -17,21 +17,27 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use jiff::Timestamp;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{ClusterArg, live};
 use crate::{
     admission::{
-        handler::{BODY_LIMIT, Judge as _},
+        handler::{Allowance, BODY_LIMIT, Call, Judge as _},
         review::{self, Answer},
     },
-    audit::Audit,
+    audit::{Audit, Recorded},
     clock::Clock,
     cluster::{Cluster, Snapshot},
     config,
     gate::Gate,
     metrics::Metrics,
-    policy::{evidence::parse_time, review::Webhook, settings::Settings},
+    policy::{
+        evidence::parse_time,
+        facts::Facts,
+        review::{Review, Webhook},
+        settings::Settings,
+    },
 };
 
 /// Decide one AdmissionReview, and print the answer and the reasons.
@@ -41,20 +47,21 @@ use crate::{
 #[command(after_help = "Examples:
   fencegate review review.json --cluster cluster.yaml
   kubectl get nodes,leases,pods,volumeattachments,pv -A -o yaml > cluster.yaml
-  fencegate review --cluster audit-line.json < review.json      repeat a decision of the log")]
+  fencegate review audit-line.json                              make a decision of the audit log again")]
 pub struct Args {
-    /// The AdmissionReview that the API server sends, as JSON; `-` is standard input
+    /// The AdmissionReview that the API server sends, as JSON, or one line of the audit log; `-` is
+    /// standard input
     #[arg(value_name = "FILE|-", default_value = "-")]
     file: PathBuf,
-    /// Which webhook decides
-    #[arg(long, value_name = "WEBHOOK", default_value = "validate", value_parser = webhooks())]
-    webhook: Webhook,
+    /// Which webhook decides. Default: the one that wrote the line, or validate
+    #[arg(long, value_name = "WEBHOOK", value_parser = webhooks())]
+    webhook: Option<Webhook>,
     /// The configuration, a YAML file. Without it, the defaults apply
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where facts come from: `live`, a file with the output of `kubectl get -o yaml`, or a file
-    /// with one line of the audit log. Default: the cluster of the kubeconfig, or the built-in
-    /// example if there is none
+    /// with one line of the audit log. Default: the line that is decided again, or the cluster of
+    /// the kubeconfig, or the built-in example if there is none
     #[arg(long, value_name = "live|FILE")]
     cluster: Option<ClusterArg>,
     /// Decide as of this time, RFC 3339. Default: the time of the audit line, or now
@@ -71,9 +78,8 @@ enum Output {
     Json,
 }
 
-/// How long a decision may take: the `timeoutSeconds: 5` of the webhook configurations, minus the
-/// time that the server reserves for its answer.
-const TIMEOUT: Duration = Duration::from_millis(4500);
+/// How long the API server waits for an answer: `timeoutSeconds: 5` of the webhook configurations.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let body = read(&args.file)?;
@@ -84,10 +90,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => Settings::default(),
     };
-    let review = review::read(&body)?;
-    let cluster = match &args.cluster {
-        Some(cluster) => cluster.open().await?,
-        None => default_cluster().await?,
+    let Question { review, webhook, facts } = Question::read(&body)?;
+    let cluster = match (&args.cluster, facts) {
+        (Some(cluster), _) => cluster.open().await?,
+        (None, Some(facts)) => Cluster::of(Snapshot::Recorded(Box::new(facts))),
+        (None, None) => default_cluster().await?,
     };
     let gate = Gate {
         clock: clock(args.now, &cluster),
@@ -96,8 +103,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         audit: Audit::Discard,
         metrics: Arc::new(Metrics::default()),
     };
-    let webhook = args.webhook;
-    let decision = gate.judge(webhook, &review, Instant::now() + TIMEOUT).await;
+    let webhook = args.webhook.unwrap_or(webhook);
+    let call = Call::new(webhook, Instant::now(), Allowance::within(TIMEOUT));
+    let decision = gate.judge(&call, &review).await;
     let answer = Answer::new(webhook, &review, &decision);
     match args.output {
         Output::Json => println!("{}", serde_json::to_string(&answer)?),
@@ -114,6 +122,30 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::from(u8::from(!decision.allowed)))
+}
+
+/// What is to be decided: a review, or a line of the audit log.
+struct Question {
+    review: Review,
+    webhook: Webhook,
+    /// The facts in the line.
+    facts: Option<Facts>,
+}
+
+impl Question {
+    fn read(body: &[u8]) -> anyhow::Result<Self> {
+        /// The only field that tells a line from a review.
+        #[derive(Deserialize)]
+        struct Event {
+            #[expect(dead_code, reason = "it only has to be there")]
+            event: String,
+        }
+        if serde_json::from_slice::<Event>(body).is_err() {
+            return Ok(Self { review: review::read(body)?, webhook: Webhook::Validate, facts: None });
+        }
+        let Recorded { webhook, review, facts } = Recorded::parse(std::str::from_utf8(body)?)?;
+        Ok(Self { review, webhook, facts: Some(facts) })
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

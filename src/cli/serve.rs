@@ -153,7 +153,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         config: args.config,
         cluster: args.cluster.open().await?,
         clock: Clock::System,
-        audit: Audit::Stdout,
+        audit: Audit::stdout(Clock::System).context("standard output cannot be used")?,
         limits: Limits { connections: args.max_connections, ..Limits::default() },
         in_flight: args.max_in_flight,
         drain: args.drain,

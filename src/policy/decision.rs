@@ -110,6 +110,15 @@ impl Decision {
         Self { node, allowed: false, findings: vec![finding], ..Self::unrelated() }
     }
 
+    /// This decision, as a denial because it could not be put on record. What it said before holds
+    /// no more: nothing is stamped, and a break-glass was not used.
+    #[must_use]
+    pub fn unrecorded(mut self, why: String) -> Self {
+        self.findings.push(Finding::new(Reason::RecordUnavailable { why }, Mode::Enforce));
+        self.findings.sort_by_key(|finding| finding.reason.code());
+        Self { allowed: false, break_glass: BreakGlass::Unused, stamps: Stamps::new(), warnings: Vec::new(), ..self }
+    }
+
     /// Combines the outcomes of the checks into a decision.
     pub(super) fn of(assessment: &Assessment<'_>, outcomes: impl Iterator<Item = (Code, Mode, Outcome)>) -> Self {
         let proposal = &assessment.proposal;

@@ -123,17 +123,26 @@ codes! {
     FactsUnavailable = Enforce,
     /// The request has a `uid`, but could not be understood.
     ReviewMalformed = Enforce,
+    /// The decision could not be written to the audit log in time.
+    RecordUnavailable = Enforce,
 }
 
 impl Code {
     /// Whether the configuration may set a mode other than `enforce`.
     pub fn can_be_turned_off(self) -> bool {
-        !matches!(self, Self::FactsUnavailable | Self::ReviewMalformed | Self::StampForged | Self::EvidenceFrozen)
+        !matches!(
+            self,
+            Self::FactsUnavailable
+                | Self::ReviewMalformed
+                | Self::RecordUnavailable
+                | Self::StampForged
+                | Self::EvidenceFrozen
+        )
     }
 
     /// Whether a break-glass turns the failed check into a warning.
     pub fn can_be_waived(self) -> bool {
-        !matches!(self, Self::StampForged | Self::SelfAttested | Self::ReviewMalformed)
+        !matches!(self, Self::StampForged | Self::SelfAttested | Self::ReviewMalformed | Self::RecordUnavailable)
     }
 }
 
@@ -224,6 +233,9 @@ pub enum Reason {
     ReviewMalformed {
         why: String,
     },
+    RecordUnavailable {
+        why: String,
+    },
 }
 
 /// The last renewal of a node's Lease.
@@ -271,6 +283,7 @@ impl Reason {
             Self::StampForged { .. } => Code::StampForged,
             Self::FactsUnavailable { .. } => Code::FactsUnavailable,
             Self::ReviewMalformed { .. } => Code::ReviewMalformed,
+            Self::RecordUnavailable { .. } => Code::RecordUnavailable,
         }
     }
 }
@@ -357,6 +370,7 @@ impl fmt::Display for Reason {
             Self::StampForged { stamps } => write_joined(formatter, stamps, "; "),
             Self::FactsUnavailable { unread } => write_joined(formatter, unread, "; "),
             Self::ReviewMalformed { why } => formatter.write_str(why),
+            Self::RecordUnavailable { why } => write!(formatter, "the decision could not be put on record: {why}"),
         }
     }
 }
@@ -382,9 +396,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn four_checks_cannot_be_turned_off() {
+    fn five_checks_cannot_be_turned_off() {
         let fixed: Vec<&str> =
             Code::ALL.iter().filter(|code| !code.can_be_turned_off()).map(|code| code.name()).collect();
-        assert_eq!(fixed, ["EvidenceFrozen", "StampForged", "FactsUnavailable", "ReviewMalformed"]);
+        assert_eq!(
+            fixed,
+            ["EvidenceFrozen", "StampForged", "FactsUnavailable", "ReviewMalformed", "RecordUnavailable"]
+        );
     }
 }

@@ -28,6 +28,17 @@ pub enum Write {
 }
 
 impl Write {
+    /// The write with this Node before and after it: the inverse of [`before`](Self::before) and
+    /// [`after`](Self::after). `None` if there is no Node at all.
+    pub fn between(before: Option<Node>, after: Option<Node>) -> Option<Self> {
+        match (before, after) {
+            (None, Some(new)) => Some(Self::Create { new }),
+            (Some(old), Some(new)) => Some(Self::Update { old, new }),
+            (Some(old), None) => Some(Self::Delete { old }),
+            (None, None) => None,
+        }
+    }
+
     /// The stored Node, before the write. `None` on CREATE.
     pub fn before(&self) -> Option<&Node> {
         match self {

@@ -5,10 +5,11 @@
 
 use fencegate::{
     admission::review::{self, Answer},
+    audit::{Line, Recorded},
     cluster::Snapshot,
     policy::{
         Decision,
-        annotation::{APPLIED_BY, EVIDENCE},
+        annotation::EVIDENCE,
         decide,
         facts::{Fact, Facts},
         facts_needed,
@@ -166,19 +167,7 @@ proptest! {
     fn the_validating_webhook_accepts_every_write_that_the_mutating_one_completed(world in world()) {
         let first = world.decide_as(Webhook::Mutate);
         prop_assert!(first.allowed || first.stamps.is_empty(), "a denied write gets no stamps");
-        let mut completed = world.clone();
-        for (key, value) in &first.stamps {
-            let removes_the_mark = *key == APPLIED_BY && value.is_none();
-            prop_assert!(key.starts_with("fencegate.dev/") || removes_the_mark);
-            if completed.new["metadata"]["annotations"].is_null() {
-                completed.new["metadata"]["annotations"] = json!({});
-            }
-            let annotations = completed.new["metadata"]["annotations"].as_object_mut().unwrap();
-            match value {
-                Some(value) => annotations.insert((*key).to_owned(), json!(value)),
-                None => annotations.remove(*key),
-            };
-        }
+        let completed = world.completed(&first);
         let second = completed.decide();
         prop_assert_eq!(first.allowed, second.allowed, "{:?}\n{:?}", first, second);
         // The validating webhook does not see what the mutating one replaced: findings that it
@@ -204,6 +193,23 @@ proptest! {
         let all = world.all_facts();
         let codes = |facts: &Facts| decide(webhook, request, facts, &world.settings).codes();
         prop_assert_eq!(codes(&asked), codes(&all));
+    }
+
+    #[test]
+    fn both_webhooks_tell_the_same_transitions(world in world()) {
+        let first = world.decide_as(Webhook::Mutate);
+        let second = world.completed(&first).decide();
+        prop_assert_eq!(&first.transitions, &second.transitions, "{:?}\n{:?}", first, second);
+    }
+
+    #[test]
+    fn every_decision_can_be_made_again_from_its_audit_line_alone(world in world(), webhook in select(Webhook::ALL.to_vec())) {
+        let (review, facts, decision) = (world.parsed(), world.facts(), world.decide_as(webhook));
+        let line = Line::new(webhook, &review, &decision, &facts, None, 0.0);
+        let recorded = Recorded::parse(&serde_json::to_string(&line).unwrap()).unwrap();
+        prop_assert_eq!(&recorded.review, &review);
+        let again = decide(recorded.webhook, recorded.review.request().unwrap(), &recorded.facts, &world.settings);
+        prop_assert_eq!(again, decision);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use fencegate::{
     cluster::Snapshot,
     config,
     policy::{
-        Decision, decide,
+        Decision,
+        annotation::APPLIED_BY,
+        decide,
         facts::{Fact, Facts},
         facts_needed,
         reason::Code,
@@ -76,6 +78,24 @@ impl World {
 
     pub fn decide_with(&self, facts: &Facts) -> Decision {
         decide(Webhook::Validate, self.parsed().request().unwrap(), facts, &self.settings)
+    }
+
+    /// The world with the write as the mutating webhook completes it after this decision.
+    pub fn completed(&self, decision: &Decision) -> Self {
+        let mut completed = self.clone();
+        for (key, value) in &decision.stamps {
+            let removes_the_mark = *key == APPLIED_BY && value.is_none();
+            assert!(key.starts_with("fencegate.dev/") || removes_the_mark, "{key} is not the gate's");
+            if completed.new["metadata"]["annotations"].is_null() {
+                completed.new["metadata"]["annotations"] = json!({});
+            }
+            let annotations = completed.new["metadata"]["annotations"].as_object_mut().unwrap();
+            match value {
+                Some(value) => annotations.insert((*key).to_owned(), json!(value)),
+                None => annotations.remove(*key),
+            };
+        }
+        completed
     }
 
     /// The answer, with everything that a user or a controller sees of the decision.

@@ -101,26 +101,36 @@ impl Running {
 
     /// Sends a GET to the telemetry port, and returns status and body.
     pub async fn telemetry(&self, path: &str) -> (u16, String) {
-        let stream = TcpStream::connect(self.telemetry).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let request = Request::get(path).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
-        let response = sender.send_request(request).await.unwrap();
-        let status = response.status().as_u16();
-        (status, text(response).await)
+        get(self.telemetry, path).await
     }
 
     /// Waits until the telemetry port answers as `is_so` demands.
     pub async fn until(&self, path: &str, is_so: impl Fn(u16, &str) -> bool) {
-        for _ in 0..500 {
-            let (status, text) = self.telemetry(path).await;
-            if is_so(status, &text) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("{path} never answered as expected: {:?}", self.telemetry(path).await);
+        until(self.telemetry, path, is_so).await;
     }
+}
+
+/// Sends a GET without TLS, and returns status and body.
+pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get(path).header("host", "localhost").body(Full::<Bytes>::default()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status().as_u16();
+    (status, text(response).await)
+}
+
+/// Waits until a GET is answered as `is_so` demands.
+pub async fn until(address: SocketAddr, path: &str, is_so: impl Fn(u16, &str) -> bool) {
+    for _ in 0..500 {
+        let (status, text) = get(address, path).await;
+        if is_so(status, &text) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{path} never answered as expected: {:?}", get(address, path).await);
 }
 
 /// A client of a server, with its TLS settings.
@@ -132,12 +142,23 @@ pub struct Client {
     pub alpn: Vec<&'static str>,
     /// Certificate and key.
     pub identity: Option<(String, String)>,
+    /// The parameter `timeout` of a call, and other headers.
+    pub timeout: &'static str,
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl Client {
     pub fn new(address: SocketAddr, ca: &str) -> Self {
         let versions = vec![&TLS13, &TLS12];
-        Self { address, ca: ca.to_owned(), versions, alpn: vec!["http/1.1"], identity: None }
+        Self {
+            address,
+            ca: ca.to_owned(),
+            versions,
+            alpn: vec!["http/1.1"],
+            identity: None,
+            timeout: "5s",
+            headers: Vec::new(),
+        }
     }
 
     pub async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
@@ -163,10 +184,10 @@ impl Client {
     /// POSTs a body to `/validate` on a new connection.
     pub async fn post(&self, body: impl Into<Bytes>) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
         let stream = TokioIo::new(self.connect().await?);
-        let request = Request::post("https://localhost/validate?timeout=5s")
-            .header("host", "localhost")
-            .body(Full::new(body.into()))
-            .unwrap();
+        let uri = format!("https://localhost/validate?timeout={}", self.timeout);
+        let request = Request::post(uri).header("host", "localhost");
+        let request = self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        let request = request.body(Full::new(body.into())).unwrap();
         if self.alpn == ["h2"] {
             let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
             tokio::spawn(connection);

@@ -111,7 +111,9 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::BootUnchanged { .. } => vec![Step::DoubtFence, Step::TryAgain],
         Reason::EvidenceFrozen { .. } => vec![Step::KeepRecord],
         Reason::StampForged { .. } => vec![Step::LeaveOutStamps],
-        Reason::FactsUnavailable { .. } | Reason::ReviewMalformed { .. } => vec![Step::TryAgain],
+        Reason::FactsUnavailable { .. } | Reason::ReviewMalformed { .. } | Reason::RecordUnavailable { .. } => {
+            vec![Step::TryAgain]
+        }
     }
 }
 
@@ -294,6 +296,8 @@ fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
 fn try_again(situation: &Situation<'_>) -> &'static str {
     if situation.denies(&[Code::FactsUnavailable]) {
         "nothing was changed; try again once the gate can read these facts"
+    } else if situation.denies(&[Code::RecordUnavailable]) {
+        "nothing was changed; try again once the gate can write its audit log: its own log tells why it cannot"
     } else if situation.does(Transition::Delete) {
         "delete it again once nothing is left"
     } else if situation.denies(&[Code::PodsRemain, Code::VolumesAttached]) {

@@ -47,12 +47,13 @@ pub struct NodeMetadata {
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
     pub creation_timestamp: Option<Timestamp>,
     /// Set while the Node is being deleted and waits for its finalizers.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
-    #[serde(deserialize_with = "null_is_default")]
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
     /// The annotations under the gate's prefix, and [`annotation::APPLIED_BY`]. `None` if the Node
     /// has no annotations at all.
-    #[serde(deserialize_with = "only_read_annotations")]
+    #[serde(deserialize_with = "only_read_annotations", skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
 }
 
@@ -60,10 +61,10 @@ pub struct NodeMetadata {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeSpec {
-    #[serde(deserialize_with = "only_judged_taints")]
+    #[serde(deserialize_with = "only_judged_taints", skip_serializing_if = "Vec::is_empty")]
     pub taints: Vec<Taint>,
     /// The infrastructure provider's ID of the machine.
-    #[serde(rename = "providerID", deserialize_with = "null_is_default")]
+    #[serde(rename = "providerID", deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
     pub provider_id: String,
 }
 
@@ -72,9 +73,9 @@ pub struct NodeSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct NodeStatus {
-    #[serde(deserialize_with = "only_ready_condition")]
+    #[serde(deserialize_with = "only_ready_condition", skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-    #[serde(deserialize_with = "only_internal_addresses")]
+    #[serde(deserialize_with = "only_internal_addresses", skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<NodeAddress>,
     #[serde(deserialize_with = "object_or_null")]
     pub node_info: NodeInfo,

@@ -1,0 +1,186 @@
+//! Reads a line of the audit log back: the review, the webhook and the facts, from which the same
+//! decision is made again.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::line::DECISION;
+use crate::policy::{
+    facts::Facts,
+    json::{Object, null_is_default},
+    object::node::Node,
+    reason::Code,
+    request::{Request, User, Write},
+    review::{Content, Review, Webhook},
+};
+
+/// A decision as its line in the audit log tells it. The line does not hold the configuration, and
+/// of a review that could not be understood it holds only why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    pub webhook: Webhook,
+    pub review: Review,
+    pub facts: Facts,
+}
+
+/// Why a text is not the line of a decision that can be made again.
+#[derive(Debug, Error)]
+pub enum LineError {
+    #[error("not a line of the audit log: {0}")]
+    Parse(#[from] serde_json::Error),
+    #[error("not the line of a decision: its event is {0:?}")]
+    Event(String),
+    #[error("there is no webhook {0:?}")]
+    Webhook(String),
+    #[error("the line holds neither the Node before the write nor the one after it: an older fencegate wrote it")]
+    NoObjects,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawLine {
+    event: String,
+    uid: String,
+    node: String,
+    operation: String,
+    subresource: String,
+    webhook: String,
+    reasons: Vec<RawReason>,
+    user: RawUser,
+    dry_run: bool,
+    #[serde(default)]
+    before: Option<Object<Node>>,
+    #[serde(default)]
+    after: Option<Object<Node>>,
+    facts: Facts,
+}
+
+#[derive(Deserialize)]
+struct RawReason {
+    code: String,
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct RawUser {
+    name: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    uid: String,
+    groups: Vec<String>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    extra: BTreeMap<String, Vec<String>>,
+}
+
+impl Recorded {
+    /// Parses one line.
+    ///
+    /// # Errors
+    /// If it is not the line of a decision, or if it lacks what the decision was made of.
+    pub fn parse(line: &str) -> Result<Self, LineError> {
+        let line: RawLine = serde_json::from_str(line)?;
+        if line.event != DECISION {
+            return Err(LineError::Event(line.event));
+        }
+        let named = Webhook::ALL.into_iter().find(|webhook| webhook.name() == line.webhook);
+        let webhook = named.ok_or(LineError::Webhook(line.webhook))?;
+        let RawUser { name, uid, groups, extra } = line.user;
+        let user = User { name, uid, groups, extra };
+        let write = Write::between(line.before.map(|Object(node)| node), line.after.map(|Object(node)| node));
+        let malformed = line.reasons.into_iter().find(|reason| reason.code == Code::ReviewMalformed.name());
+        let content = match (write, malformed) {
+            (Some(write), _) => Content::Node(Box::new(Request { node: line.node, user: user.clone(), write })),
+            (None, Some(RawReason { message, .. })) => Content::Malformed { node: line.node, why: message },
+            (None, None) => return Err(LineError::NoObjects),
+        };
+        let review = Review {
+            uid: line.uid,
+            dry_run: line.dry_run,
+            operation: line.operation,
+            subresource: line.subresource,
+            user,
+            content,
+        };
+        Ok(Self { webhook, review, facts: line.facts })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn line() -> Value {
+        json!({
+            "ts": "2026-11-22T10:20:00Z", "event": "decision", "uid": "u", "node": "n1", "operation": "UPDATE",
+            "subresource": "", "webhook": "validate", "reasons": [], "user": {"name": "alice", "groups": ["dev"]},
+            "dryRun": false, "before": {"metadata": {"name": "n1"}}, "after": {"metadata": {"name": "n1"}},
+            "facts": {"now": "2026-11-22T10:20:00Z"},
+        })
+    }
+
+    #[test]
+    fn the_objects_in_a_line_say_what_was_written() {
+        for (absent, write) in [
+            ("", Write::Update { old: node(), new: node() }),
+            ("before", Write::Create { new: node() }),
+            ("after", Write::Delete { old: node() }),
+        ] {
+            let mut line = line();
+            line.as_object_mut().unwrap().remove(absent);
+            let recorded = Recorded::parse(&line.to_string()).unwrap();
+            assert_eq!(recorded.review.request().unwrap().write, write, "without {absent:?}");
+        }
+    }
+
+    fn node() -> Node {
+        serde_json::from_value(json!({"metadata": {"name": "n1"}})).unwrap()
+    }
+
+    #[test]
+    fn the_line_of_a_malformed_review_says_why_it_was_malformed() {
+        let mut line = line();
+        line["reasons"] = json!([{"code": "ReviewMalformed", "mode": "enforce", "message": "object is missing"}]);
+        line.as_object_mut().unwrap().retain(|key, _| key != "before" && key != "after");
+        let content = Recorded::parse(&line.to_string()).unwrap().review.content;
+        assert_eq!(content, Content::Malformed { node: "n1".into(), why: "object is missing".into() });
+    }
+
+    #[test]
+    fn a_line_that_lacks_something_is_an_error_that_says_what() {
+        let without = |key: &str| {
+            let mut line = line();
+            line.as_object_mut().unwrap().remove(key);
+            line
+        };
+        let mut old = without("before");
+        old.as_object_mut().unwrap().remove("after");
+        for (line, why) in [
+            (json!("hello"), "not a line of the audit log"),
+            (json!({"ts": "2026-11-22T10:20:00Z", "event": "log"}), "not a line of the audit log"),
+            (
+                {
+                    let mut line = line();
+                    line["event"] = json!("probe");
+                    line
+                },
+                r#"its event is "probe""#,
+            ),
+            (
+                {
+                    let mut line = line();
+                    line["webhook"] = json!("audit");
+                    line
+                },
+                r#"no webhook "audit""#,
+            ),
+            (without("facts"), "missing field `facts`"),
+            (old, "an older fencegate wrote it"),
+        ] {
+            let error = Recorded::parse(&line.to_string()).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}
