@@ -34,7 +34,7 @@ impl Judge for Gate {
     async fn judge(&self, webhook: Webhook, review: &Review, deadline: Instant) -> Decision {
         let start = Instant::now();
         let settings = self.settings.load_full();
-        let (decision, Reading { facts, timings }) = match &review.content {
+        let (decision, Reading { facts, timings }) = match review.content_for(webhook) {
             Content::Node(request) => {
                 let query = policy::facts_needed(request, &settings);
                 let reading = if query.is_empty() {
