@@ -6,13 +6,13 @@
 use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::Deserialize;
 use thiserror::Error;
 
 use crate::policy::{
     json::null_is_default,
     reason::{Code, Mode},
-    settings::{MaxNodes, OwnerKind, Settings},
+    settings::{NodeLimit, OwnerKind, Settings},
     source::Source,
 };
 
@@ -76,8 +76,16 @@ struct Owner {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 struct PlaceSection {
-    #[serde(deserialize_with = "count_or_percentage")]
-    max_nodes: Option<MaxNodes>,
+    max_nodes: Option<Limit>,
+    max_not_ready: Option<Limit>,
+}
+
+/// A count, or a percentage such as `30%`.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Limit {
+    Count(usize),
+    Text(String),
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -121,7 +129,9 @@ impl File {
         }
         settings.guard_claims = self.release.guard_claims.unwrap_or(settings.guard_claims);
         settings.count_tolerating = self.release.count_tolerating.unwrap_or(settings.count_tolerating);
-        settings.max_nodes = self.place.max_nodes;
+        settings.max_nodes = self.place.max_nodes.map(|limit| node_limit("place.maxNodes", limit)).transpose()?;
+        settings.max_not_ready =
+            self.place.max_not_ready.map(|limit| node_limit("place.maxNotReady", limit)).transpose()?;
         settings.attest_needs_rbac = match self.authorization.attest.as_deref() {
             None | Some("anyone") => false,
             Some("rbac") => true,
@@ -178,24 +188,16 @@ fn check(name: &str, mode: &str) -> Result<(Code, Mode), ConfigError> {
     Ok((*code, mode))
 }
 
-fn count_or_percentage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MaxNodes>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Limit {
-        Count(usize),
-        Text(String),
-    }
-    let parsed = match Option::deserialize(deserializer)? {
-        None => return Ok(None),
-        Some(Limit::Count(count)) => return Ok(Some(MaxNodes::Count(count))),
-        Some(Limit::Text(text)) => match text.strip_suffix('%') {
-            Some(percent) => percent.parse().ok().filter(|percent| *percent <= 100).map(MaxNodes::Percent).ok_or(text),
-            None => text.parse().map(MaxNodes::Count).map_err(|_| text),
-        },
+fn node_limit(name: &str, limit: Limit) -> Result<NodeLimit, ConfigError> {
+    let text = match limit {
+        Limit::Count(count) => return Ok(NodeLimit::Count(count)),
+        Limit::Text(text) => text,
     };
-    parsed
-        .map(Some)
-        .map_err(|text| D::Error::custom(format_args!("maxNodes: {text:?} is neither a count nor a percentage")))
+    let parsed = match text.strip_suffix('%') {
+        Some(percent) => percent.parse().ok().filter(|percent| *percent <= 100).map(NodeLimit::Percent),
+        None => text.parse().ok().map(NodeLimit::Count),
+    };
+    parsed.ok_or_else(|| field(name, format!("{text:?} is neither a count nor a percentage")))
 }
 
 #[cfg(test)]
@@ -209,7 +211,7 @@ kind: GateConfig
 evidence: { maxAge: 24h, clockSkew: 10s, sources: [annotations, cloud-shutdown] }
 checks: {}                                 # any reason with a mode; has the last word
 release: { guardedOwners: [{ group: apps, kind: StatefulSet }], guardClaims: true, countTolerating: false }
-place: { maxNodes: null }
+place: { maxNodes: null, maxNotReady: null }
 authorization: { attest: anyone }          # or rbac
 ";
 
@@ -226,7 +228,7 @@ authorization: { attest: anyone }          # or rbac
             b"evidence: {maxAge: 1h30m, clockSkew: 0s, sources: [cloud-shutdown]}
 checks: {NodeStillReady: off, PodsRemain: warn, NodeNotRecovered: enforce, StampForged: enforce}
 release: {guardedOwners: [{kind: ReplicationController}], guardClaims: false, countTolerating: true}
-place: {maxNodes: 30%}
+place: {maxNodes: 30%, maxNotReady: 3}
 authorization: {attest: rbac}",
         )
         .unwrap();
@@ -235,10 +237,13 @@ authorization: {attest: rbac}",
         assert_eq!(settings.mode(Code::NodeStillReady), Mode::Off);
         assert_eq!(settings.mode(Code::PodsRemain), Mode::Warn);
         assert_eq!(settings.guarded_owners, [OwnerKind { group: String::new(), kind: "ReplicationController".into() }]);
-        assert_eq!(settings.max_nodes, Some(MaxNodes::Percent(30)));
+        assert_eq!(settings.max_nodes, Some(NodeLimit::Percent(30)));
+        assert_eq!(settings.max_not_ready, Some(NodeLimit::Count(3)));
         assert!(settings.attest_needs_rbac && settings.count_tolerating && !settings.guard_claims);
-        assert_eq!(parse(b"place: {maxNodes: 2}").unwrap().max_nodes, Some(MaxNodes::Count(2)));
-        assert_eq!(parse(b"place: {maxNodes: \"100%\"}").unwrap().max_nodes, Some(MaxNodes::Percent(100)));
+        assert_eq!(parse(b"place: {maxNodes: 2}").unwrap().max_nodes, Some(NodeLimit::Count(2)));
+        let all = parse(b"place: {maxNodes: \"100%\", maxNotReady: \"0%\"}").unwrap();
+        assert_eq!(all.max_nodes, Some(NodeLimit::Percent(100)));
+        assert_eq!(all.max_not_ready, Some(NodeLimit::Percent(0)));
     }
 
     #[test]
@@ -262,6 +267,9 @@ authorization: {attest: rbac}",
             ("place: {maxNodes: many}", "maxNodes"),
             ("place: {maxNodes: 101%}", "maxNodes"),
             ("place: {maxNodes: -1}", "maxNodes"),
+            ("place: {maxNotReady: 101%}", "place.maxNotReady"),
+            ("place: {maxNotReady: 1.5}", "maxNotReady"),
+            ("place: {maxNotready: 1}", "maxNotready"),
             ("authorization: {attest: everyone}", "authorization.attest"),
             ("apiVersion: fencegate.dev/v2", "apiVersion"),
             ("kind: Pod", "kind"),

@@ -61,7 +61,7 @@ impl Judge for Gate {
 impl Gate {
     async fn decide(&self, call: &Call, review: &Review) -> (Decision, Reading) {
         let settings = self.settings.load_full();
-        match &review.content {
+        match review.content_for(call.webhook) {
             Content::Node(request) => {
                 let query = policy::facts_needed(request, &settings);
                 let reading = if query.is_empty() {

@@ -100,6 +100,9 @@ codes! {
     PlacedWithoutEviction = Warn,
     /// More nodes would be out of service than `place.maxNodes` allows.
     TooManyOutOfService = Off,
+    /// More nodes, this one included, are not Ready than `place.maxNotReady` allows: it is the
+    /// network or the control plane, not the machines.
+    TooManyNotReady = Off,
     /// A pod that the outage displaced is still bound to the node: one of a guarded owner or of a
     /// StatefulSet, or one that mounts a PersistentVolumeClaim.
     PodsRemain = Enforce,
@@ -204,6 +207,11 @@ pub enum Reason {
         total: usize,
         allowed: String,
     },
+    TooManyNotReady {
+        not_ready: usize,
+        total: usize,
+        allowed: String,
+    },
     PodsRemain {
         pods: Vec<BlockingPod>,
     },
@@ -274,6 +282,7 @@ impl Reason {
             Self::NotAuthorized { .. } => Code::NotAuthorized,
             Self::PlacedWithoutEviction => Code::PlacedWithoutEviction,
             Self::TooManyOutOfService { .. } => Code::TooManyOutOfService,
+            Self::TooManyNotReady { .. } => Code::TooManyNotReady,
             Self::PodsRemain { .. } => Code::PodsRemain,
             Self::VolumesAttached { .. } => Code::VolumesAttached,
             Self::NodeNotRecovered { .. } => Code::NodeNotRecovered,
@@ -354,6 +363,10 @@ impl fmt::Display for Reason {
                     FirstFive(others)
                 )
             }
+            Self::TooManyNotReady { not_ready, total, allowed } => write!(
+                formatter,
+                "{not_ready} of {total} nodes are not Ready, {allowed} allowed: more likely the network or the control plane than the machines"
+            ),
             Self::PodsRemain { pods } => write!(formatter, "still bound to the node: {}", FirstFive(pods)),
             Self::VolumesAttached { volumes } => write!(formatter, "still on the node: {}", FirstFive(volumes)),
             Self::NodeNotRecovered { ready } => write!(formatter, "the node reports Ready={ready}"),

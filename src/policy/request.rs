@@ -64,6 +64,16 @@ impl Write {
         }
     }
 
+    /// Whether the API server will refuse this update with 409 Conflict, after the mutating
+    /// webhooks: it names another version of the Node than the stored one. The API server compares
+    /// numbers, so that only two numbers in canonical form certainly differ; a write with version
+    /// `0` or without one replaces any version.
+    pub fn is_stale(&self) -> bool {
+        let Self::Update { old, new } = self else { return false };
+        let (stored, named) = (&old.metadata.resource_version, &new.metadata.resource_version);
+        is_canonical(named) && is_canonical(stored) && named != stored
+    }
+
     /// The newest object in the request: the new one, or on DELETE the old one. The break-glass is
     /// read from it (contract section 7).
     pub fn newest(&self) -> &Node {
@@ -72,6 +82,11 @@ impl Write {
             Self::Delete { old } => old,
         }
     }
+}
+
+/// Whether a version is a positive number, as the API server writes it.
+fn is_canonical(version: &str) -> bool {
+    !version.starts_with('0') && !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The requester: `userInfo` of the request, as the API server authenticated it.
@@ -121,6 +136,44 @@ mod tests {
             extra: extra.iter().map(|(key, value)| ((*key).to_owned(), vec![(*value).to_owned()])).collect(),
             ..User::default()
         }
+    }
+
+    fn version(version: &str) -> Node {
+        let mut node = Node::default();
+        node.metadata.resource_version = version.into();
+        node
+    }
+
+    #[test]
+    fn an_update_is_stale_if_it_certainly_names_another_version_than_the_stored_one() {
+        for (stored, named, expected) in [
+            ("7", "7", false),
+            ("7", "6", true),
+            ("7", "8", true),
+            ("70", "7", true),
+            ("7", "99999999999999999999999", true),
+            ("7", "", false),
+            ("7", "0", false),
+            ("7", "007", false),
+            ("7", "006", false),
+            ("7", " 5", false),
+            ("7", "5 ", false),
+            ("7", "+5", false),
+            ("7", "-5", false),
+            ("7", "5.0", false),
+            ("7", "five", false),
+            ("7", "٥", false),
+            ("", "5", false),
+        ] {
+            let update = Write::Update { old: version(stored), new: version(named) };
+            assert_eq!(update.is_stale(), expected, "{named:?} for {stored:?}");
+        }
+    }
+
+    #[test]
+    fn a_creation_and_a_deletion_are_never_stale() {
+        assert!(!Write::Create { new: version("5") }.is_stale());
+        assert!(!Write::Delete { old: version("5") }.is_stale());
     }
 
     #[test]

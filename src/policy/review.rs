@@ -66,6 +66,17 @@ impl Review {
         }
     }
 
+    /// The content as this webhook judges it. Mutating webhooks run before the API server checks
+    /// versions, so that the mutating side leaves a stale write to the API server: its writer
+    /// reads a conflict, and tries again with the current Node. The validating side only sees
+    /// what passed that check.
+    pub fn content_for(&self, webhook: Webhook) -> &Content {
+        match (webhook, &self.content) {
+            (Webhook::Mutate, Content::Node(request)) if request.write.is_stale() => &Content::Unrelated,
+            (Webhook::Mutate | Webhook::Validate, content) => content,
+        }
+    }
+
     /// The write to a Node, if the review has one that could be parsed.
     pub fn request(&self) -> Option<&Request> {
         match &self.content {

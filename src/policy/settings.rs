@@ -29,7 +29,10 @@ pub struct Settings {
     /// that `NoSchedule` did not evict.
     pub count_tolerating: bool,
     /// How many nodes may be out of service at once. `None`: no limit.
-    pub max_nodes: Option<MaxNodes>,
+    pub max_nodes: Option<NodeLimit>,
+    /// How many nodes may be not Ready when another one is put out of service, that one included.
+    /// `None`: no limit.
+    pub max_not_ready: Option<NodeLimit>,
     /// Whether writing evidence and placing the taint need the RBAC verb `attest` on
     /// `nodes.fencegate.dev`.
     pub attest_needs_rbac: bool,
@@ -46,6 +49,7 @@ impl Default for Settings {
             guard_claims: true,
             count_tolerating: false,
             max_nodes: None,
+            max_not_ready: None,
             attest_needs_rbac: false,
         }
     }
@@ -53,11 +57,13 @@ impl Default for Settings {
 
 impl Settings {
     /// The mode of a check. A mode in the configuration takes precedence. Otherwise, the setting
-    /// that `NotAuthorized` or `TooManyOutOfService` needs also turns the check on.
+    /// that `NotAuthorized`, `TooManyOutOfService` or `TooManyNotReady` needs also turns the check
+    /// on.
     pub fn mode(&self, code: Code) -> Mode {
         let is_turned_on = match code {
             Code::NotAuthorized => self.attest_needs_rbac,
             Code::TooManyOutOfService => self.max_nodes.is_some(),
+            Code::TooManyNotReady => self.max_not_ready.is_some(),
             _ => false,
         };
         let default = if is_turned_on { Mode::Enforce } else { code.default_mode() };
@@ -73,25 +79,25 @@ pub struct OwnerKind {
     pub kind: String,
 }
 
-/// How many nodes may be out of service at once.
+/// How many nodes may be in a state at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MaxNodes {
+pub enum NodeLimit {
     Count(usize),
-    /// A percentage of all nodes, 0 to 100. Compared exactly: 1 of 3 nodes is more than 33%.
+    /// A percentage of all nodes, 0 to 100. It is never rounded up: 1 of 3 nodes is more than 33%.
     Percent(u8),
 }
 
-impl MaxNodes {
-    /// Whether `out` of `total` nodes are within the limit.
-    pub fn allows(self, out: usize, total: usize) -> bool {
+impl NodeLimit {
+    /// Whether `nodes` of `total` nodes are within the limit.
+    pub fn allows(self, nodes: usize, total: usize) -> bool {
         match self {
-            Self::Count(count) => out <= count,
-            Self::Percent(percent) => out.saturating_mul(100) <= total.saturating_mul(usize::from(percent)),
+            Self::Count(count) => nodes <= count,
+            Self::Percent(percent) => nodes.saturating_mul(100) <= total.saturating_mul(usize::from(percent)),
         }
     }
 }
 
-impl fmt::Display for MaxNodes {
+impl fmt::Display for NodeLimit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Count(count) => write!(formatter, "{count}"),
@@ -106,19 +112,24 @@ mod tests {
 
     #[test]
     fn a_percentage_is_compared_exactly() {
-        assert!(MaxNodes::Percent(34).allows(1, 3));
-        assert!(!MaxNodes::Percent(33).allows(1, 3));
-        assert!(MaxNodes::Percent(50).allows(2, 4));
-        assert!(!MaxNodes::Count(1).allows(2, 100));
+        assert!(NodeLimit::Percent(34).allows(1, 3));
+        assert!(!NodeLimit::Percent(33).allows(1, 3));
+        assert!(NodeLimit::Percent(50).allows(2, 4));
+        assert!(!NodeLimit::Percent(50).allows(3, 5), "50% of 5 nodes are 2");
+        assert!(!NodeLimit::Percent(0).allows(1, 100));
+        assert!(!NodeLimit::Count(1).allows(2, 100));
     }
 
     #[test]
     fn a_setting_turns_on_the_check_that_needs_it_and_a_mode_takes_precedence() {
         let mut settings = Settings::default();
         assert_eq!(settings.mode(Code::TooManyOutOfService), Mode::Off);
-        settings.max_nodes = Some(MaxNodes::Count(1));
+        settings.max_nodes = Some(NodeLimit::Count(1));
         assert_eq!(settings.mode(Code::TooManyOutOfService), Mode::Enforce);
         settings.modes.insert(Code::TooManyOutOfService, Mode::Warn);
         assert_eq!(settings.mode(Code::TooManyOutOfService), Mode::Warn);
+        assert_eq!(settings.mode(Code::TooManyNotReady), Mode::Off);
+        settings.max_not_ready = Some(NodeLimit::Count(1));
+        assert_eq!(settings.mode(Code::TooManyNotReady), Mode::Enforce);
     }
 }

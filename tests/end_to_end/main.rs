@@ -29,6 +29,7 @@ mod layers;
 mod replicas;
 mod rights;
 mod sources;
+mod stale;
 mod story;
 mod ways;
 mod world;

@@ -139,6 +139,21 @@ proptest! {
     }
 
     #[test]
+    fn the_mutating_webhook_leaves_exactly_stale_updates_to_the_api_server(
+        world in world(),
+        named in select(vec!["7", "6", "8", "70", "0", "007", "006", "", " 5"]),
+    ) {
+        let mut versioned = world.clone();
+        versioned.old["metadata"]["resourceVersion"] = json!("7");
+        versioned.new["metadata"]["resourceVersion"] = json!(named);
+        let review = versioned.parsed();
+        let is_stale = world.operation == "UPDATE" && ["6", "8", "70"].contains(&named);
+        prop_assert_eq!(*review.content_for(Webhook::Mutate) == Content::Unrelated, is_stale);
+        prop_assert_eq!(review.content_for(Webhook::Validate), &review.content);
+        prop_assert_eq!(world.answer(), versioned.answer(), "no version changes what the validating webhook says");
+    }
+
+    #[test]
     fn an_unrelated_field_never_changes_the_verdict(world in world(), before in any::<bool>(), after in any::<bool>()) {
         let mut patched = world.clone();
         for (node, touched) in [(&mut patched.old, before), (&mut patched.new, after)] {

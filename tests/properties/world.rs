@@ -188,18 +188,18 @@ fn settings() -> impl Strategy<Value = Settings> {
         checks,
         owners,
         (any::<bool>(), any::<bool>()),
-        limits,
+        (limits.clone(), limits),
         select(vec!["anyone", "rbac"]),
         select(vec!["24h", "4m", "0s"]),
         select(vec!["10s", "0s", "1h"]),
     )
-        .prop_map(|(sources, checks, owners, release, max_nodes, attest, max_age, clock_skew)| {
+        .prop_map(|(sources, checks, owners, release, (max_nodes, max_not_ready), attest, max_age, clock_skew)| {
             let (guard_claims, count_tolerating) = release;
             json!({
                 "evidence": {"sources": sources, "maxAge": max_age, "clockSkew": clock_skew},
                 "checks": checks,
                 "release": {"guardedOwners": owners, "guardClaims": guard_claims, "countTolerating": count_tolerating},
-                "place": {"maxNodes": max_nodes},
+                "place": {"maxNodes": max_nodes, "maxNotReady": max_not_ready},
                 "authorization": {"attest": attest},
             })
         });

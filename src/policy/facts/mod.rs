@@ -74,7 +74,7 @@ pub enum Fact {
     /// VolumeAttachments of the node, and some of the PersistentVolumes behind them
     /// ([`Facts::volumes_to_read`]).
     VolumeAttachments,
-    /// Every Node's taints.
+    /// Every Node's taints, and whether it is Ready.
     Nodes,
     /// Whether RBAC grants the requester this verb for the node.
     Access(Verb),
@@ -346,7 +346,7 @@ impl LeaseAnswer {
     }
 }
 
-/// The number of Nodes, and the names of those that are out of service.
+/// The number of Nodes, the names of those that are out of service, and how many are not Ready.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSummary {
@@ -355,6 +355,8 @@ pub struct NodeSummary {
     pub out_of_service: BTreeSet<String>,
     /// Whether `total` includes the node that the decision is about.
     pub counts_node: bool,
+    /// How many Nodes are not Ready, without the node that the decision is about.
+    pub others_not_ready: usize,
 }
 
 impl NodeSummary {
@@ -363,7 +365,9 @@ impl NodeSummary {
         let mut summary = Self::default();
         for listed in nodes {
             summary.total += 1;
-            summary.counts_node |= listed.metadata.name == node;
+            let is_another = listed.metadata.name != node;
+            summary.counts_node |= !is_another;
+            summary.others_not_ready += usize::from(is_another && listed.ready().is_none());
             if listed.is_out_of_service() {
                 summary.out_of_service.insert(listed.metadata.name.clone());
             }

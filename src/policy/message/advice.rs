@@ -26,6 +26,7 @@ enum Step {
     LeaveOutStamps,
     KeepRecord,
     LeaveTaint,
+    FindCommonCause,
     SwitchOff,
     ConfirmFence,
     CompareClocks,
@@ -104,6 +105,7 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::EffectUndocumented { .. } | Reason::PlacedWithoutEviction => vec![Step::UseEffect],
         Reason::NotAuthorized { verb, .. } => vec![Step::AskForRole(*verb)],
         Reason::TooManyOutOfService { .. } => vec![Step::ReturnOthersFirst],
+        Reason::TooManyNotReady { .. } => vec![Step::FindCommonCause, Step::TryAgain],
         Reason::PodsRemain { pods } => pods.iter().map(|pod| for_pod(pod, situation)).chain([Step::TryAgain]).collect(),
         Reason::VolumesAttached { volumes } => volumes.iter().map(for_volume).chain([Step::TryAgain]).collect(),
         Reason::NodeNotRecovered { .. } => vec![Step::Repair, Step::TryAgain],
@@ -166,6 +168,10 @@ impl Step {
             Self::LeaveTaint => {
                 let text = "an entry is added only while the machine is silent; if it is back, return it to service";
                 (text, vec![situation.release()])
+            }
+            Self::FindCommonCause => {
+                let text = "so many nodes seldom die at once: look at the network and the control plane first; every node's state";
+                (text, vec![Situation::list_nodes()])
             }
             Self::SwitchOff => return (switch_off(situation), vec![]),
             Self::ConfirmFence => match situation.method() {

@@ -179,6 +179,10 @@ impl<'a> Situation<'a> {
         Command::new("kubectl get nodes -o").arg("custom-columns=NAME:.metadata.name,TAINTS:.spec.taints[*].key")
     }
 
+    pub fn list_nodes() -> Command {
+        Command::new("kubectl get nodes -o").arg("wide")
+    }
+
     fn name(&self) -> &'a str {
         &self.request.node
     }

@@ -43,6 +43,10 @@ pub struct Node {
 pub struct NodeMetadata {
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+    /// The version of the stored Node, or the one that a write replaces. Empty if a write names
+    /// none.
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    pub resource_version: String,
     /// When the API server stored the Node. A value that cannot be parsed counts as missing.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
     pub creation_timestamp: Option<Timestamp>,
