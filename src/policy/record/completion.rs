@@ -76,6 +76,7 @@ mod tests {
         object::node::OUT_OF_SERVICE,
     };
 
+    #[expect(clippy::needless_pass_by_value, reason = "literals read better without an ampersand")]
     fn node(tainted: bool, annotations: Value, boot: &str) -> Node {
         let taints = if tainted { json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]) } else { json!([]) };
         from_value(json!({
