@@ -11,8 +11,8 @@ use crate::{
         plane::{MERGE, Plane},
     },
     world::{
-        PLACE, REMOVE, TAINT, World, accepts, claim, is_tainted, kubectl, now, of_node, rejects, said, until_silent,
-        volume,
+        PLACE, REMOVE, TAINT, World, accepts, claim, is_tainted, kubectl, of_node, record_on, rejects, said,
+        until_silent, volume,
     },
 };
 
@@ -83,11 +83,12 @@ async fn record_fence(world: &World, method: &str) {
     let (plane, node) = (&world.plane, world.node.as_str());
     world.until_ready(false).await;
     until_silent(plane, node).await;
-    let boot = of_node(plane, node).await["status"]["nodeInfo"]["bootID"].as_str().unwrap().to_owned();
     let method = format!("fencegate.dev/method={method}");
-    let times = [format!("fencegate.dev/fenced-at={}", now()), format!("fencegate.dev/boot-id={boot}")];
-    let arguments = ["annotate", "node", node, &method, &times[0], &times[1], "fencegate.dev/fenced-by=alice"];
-    accepts(kubectl(plane, &arguments));
+    let rest = ["fencegate.dev/fenced-at=now", "fencegate.dev/fenced-by=alice"];
+    accepts(kubectl(plane, &["annotate", "node", node, &method, rest[0], rest[1]]));
+    // Nobody has to look up which boot was fenced.
+    let boot = of_node(plane, node).await["status"]["nodeInfo"]["bootID"].as_str().unwrap().to_owned();
+    assert_eq!(record_on(plane, node).await["boot-id"], boot);
 }
 
 /// The attachment of this claim's volume.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     harness::{
         gate::{Gate, policy_alone},
-        plane::{ApiError, Plane, STRATEGIC},
+        plane::{ApiError, MERGE, Plane, STRATEGIC},
     },
     world::{
         PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, is_tainted, kubectl, lone_node, of_node,
@@ -203,11 +203,19 @@ async fn the_record_on_the_node_describes_the_outage_from_fence_to_release() {
     dead_node(&plane, "n7", json!({})).await;
     let by =
         ["fencegate.dev/method=power-off", "fencegate.dev/fenced-by=alice", "fencegate.dev/proof=Chassis Power is off"];
-    let fenced_at = evidence()["fencegate.dev/fenced-at"].as_str().unwrap().to_owned();
-    let at = format!("fencegate.dev/fenced-at={fenced_at}");
-    accepts(plane.kubectl("alice", &["annotate", "node", "n7", by[0], by[1], by[2], &at], ""));
+    let at = "fencegate.dev/fenced-at=now";
+    accepts(plane.kubectl("alice", &["annotate", "node", "n7", by[0], by[1], by[2], at], ""));
     let recorded = record_on(&plane, "n7").await;
-    assert_eq!((recorded["recorded-by"].as_str(), recorded.len()), ("alice", 6), "{recorded:?}");
+    assert_eq!((recorded["recorded-by"].as_str(), recorded.len()), ("alice", 7), "{recorded:?}");
+    assert_eq!(recorded["boot-id"], "boot-7", "the gate adds the boot that the Node reports: {recorded:?}");
+    let fenced_at = recorded["fenced-at"].clone();
+    assert_eq!(fenced_at, recorded["recorded-at"], "now is the time of the write: {recorded:?}");
+    // The mutating webhook overwrites the times that a writer sends with its own.
+    let earlier = (jiff::Timestamp::now() - jiff::SignedDuration::from_mins(3)).strftime("%FT%TZ").to_string();
+    let sent = json!({"fencegate.dev/proof": "Chassis Power is off", "fencegate.dev/recorded-at": earlier,
+        "fencegate.dev/fenced-by": "alice, OPS-7"});
+    plane.patch("alice", MERGE, "/api/v1/nodes/n7", json!({"metadata": {"annotations": sent}})).await.unwrap();
+    assert!(record_on(&plane, "n7").await["recorded-at"] >= fenced_at);
     accepts(plane.kubectl("admin", &["taint", "node", "n7", PLACE], ""));
     let placed = record_on(&plane, "n7").await;
     assert_eq!((placed["placed-by"].as_str(), placed["source"].as_str()), ("admin", "annotations"), "{placed:?}");
@@ -235,7 +243,8 @@ async fn the_record_on_the_node_describes_the_outage_from_fence_to_release() {
     for (field, value) in [
         ("method", "power-off"),
         ("fencedAt", &fenced_at),
-        ("fencedBy", "alice"),
+        ("fencedBy", "alice, OPS-7"),
+        ("bootId", "boot-7"),
         ("proof", "Chassis Power is off"),
         ("recordedBy", "alice"),
         ("source", "annotations"),

@@ -7,11 +7,11 @@ use crate::{
     harness::{
         accounts::{bind, bind_role},
         gate::Gate,
-        plane::{ANONYMOUS, Plane},
+        plane::{ANONYMOUS, MERGE, Plane},
     },
     world::{
-        PLACE, REMOVE, TAINT, accepts, dead_node, evidence, is_tainted, of_node, plane_with_alice, record_on, rejects,
-        said,
+        PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, is_tainted, of_node, plane_with_alice,
+        record_on, rejects, said,
     },
 };
 
@@ -39,7 +39,7 @@ async fn annotate(plane: &Plane, user: &str, node: &str, annotations: Value) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_break_glass_needs_its_rbac_verb_and_each_reason_works_once() {
+async fn a_break_glass_belongs_to_whoever_has_its_verb_and_wrote_it() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard(&plane).await;
     let_everyone_write_nodes(&plane).await;
@@ -47,19 +47,16 @@ async fn a_break_glass_needs_its_rbac_verb_and_each_reason_works_once() {
     bind_in_namespace(&plane, "admin", "tenant").await;
     dead_node(&plane, "n1", json!({})).await;
     let taint = |user: &str, change: &str| plane.kubectl(user, &["taint", "node", "n1", change], "");
+    let break_glass = async |user: &str, reason: &str| {
+        annotate(&plane, user, "n1", json!({"fencegate.dev/break-glass": reason})).await
+    };
 
-    annotate(&plane, "oncall", "n1", json!({"fencegate.dev/break-glass": "rack burnt down"})).await.unwrap();
-    for user in ["oncall", "tenant"] {
-        let output = taint(user, PLACE);
-        assert!(said(&output).contains("ask to be bound to ClusterRole fencegate-break-glass"), "{}", said(&output));
-        rejects(output, &["EvidenceMissing", "NotAuthorized"]);
+    // Nobody leaves one for somebody else.
+    for user in ["oncall", "tenant", ANONYMOUS] {
+        let denied = break_glass(user, "rack burnt down").await.unwrap_err();
+        assert!(denied.contains("may not break-glass nodes.fencegate.dev/n1"), "{user}: {denied}");
+        assert!(denied.contains("ask for the ClusterRole fencegate-break-glass"), "{user}: {denied}");
     }
-    let patch = json!({"spec": {"taints": [{"key": TAINT, "effect": "NoExecute"}]}});
-    let anonymous = plane.api(ANONYMOUS, Method::PATCH, "/api/v1/nodes/n1", Some(patch)).await.unwrap_err();
-    assert!(
-        anonymous.message.contains("\"system:anonymous\" may not break-glass nodes.fencegate.dev/n1"),
-        "{anonymous:?}"
-    );
     let from_node = annotate(&plane, "node-n1", "n1", evidence()).await.unwrap_err();
     assert!(from_node.contains("SelfAttested"), "{from_node}");
 
@@ -71,6 +68,14 @@ async fn a_break_glass_needs_its_rbac_verb_and_each_reason_works_once() {
             list.lines().any(|line| line.contains("nodes.fencegate.dev") && line.contains("[break-glass]"))
         })
         .await;
+    break_glass("oncall", "rack burnt down").await.unwrap();
+    let record = record_on(&plane, "n1").await;
+    assert_eq!((record["break-glass-by"].as_str(), record.len()), ("oncall", 3), "{record:?}");
+
+    // Not even a cluster admin uses it, though they have every right.
+    let admins = taint("admin", PLACE);
+    assert!(said(&admins).contains("counts only for whoever wrote it"), "{}", said(&admins));
+    rejects(admins, &["EvidenceMissing"]);
     let used = taint("oncall", PLACE);
     assert!(
         said(&used).contains("Warning: break-glass used, this is on record: \"rack burnt down\""),
@@ -79,23 +84,31 @@ async fn a_break_glass_needs_its_rbac_verb_and_each_reason_works_once() {
     );
     accepts(used);
     let record = record_on(&plane, "n1").await;
-    assert_eq!((record["overridden"].as_str(), record["placed-by"].as_str()), ("rack burnt down", "oncall"));
+    let overridden = (record["overridden"].as_str(), record["overridden-by"].as_str(), record["placed-by"].as_str());
+    assert_eq!(overridden, ("rack burnt down", "oncall", "oncall"));
     assert!(!record.contains_key("source"), "no source vouched: {record:?}");
+    assert!(!record.keys().any(|key| key.starts_with("break-glass")), "nothing is left to be used again: {record:?}");
 
-    // A release that needs no break-glass removes it. Its reason stays in `last-outage`.
+    // What it was used for stays until the next placement.
     accepts(taint("oncall", REMOVE));
     let record = record_on(&plane, "n1").await;
-    assert_eq!(record.keys().collect::<Vec<_>>(), ["last-outage"], "{record:?}");
+    let left = ["last-outage", "overridden", "overridden-at", "overridden-by"];
+    assert_eq!(record.keys().collect::<Vec<_>>(), left, "{record:?}");
     assert!(record["last-outage"].contains("rack burnt down"), "{record:?}");
+    rejects(taint("oncall", PLACE), &["EvidenceMissing"]);
 
-    // A used reason cannot be used again as long as the stamp is there, and the stamp cannot be
-    // removed before the reason.
-    annotate(&plane, "oncall", "n1", json!({"fencegate.dev/break-glass": "again"})).await.unwrap();
-    accepts(taint("oncall", PLACE));
-    let spent = annotate(&plane, "oncall", "n1", json!({"fencegate.dev/overridden": null})).await.unwrap_err();
-    assert!(spent.contains("EvidenceFrozen"), "{spent}");
-    let frozen = annotate(&plane, "oncall", "n1", evidence()).await.unwrap_err();
-    assert!(frozen.contains("EvidenceFrozen") && frozen.contains("this break-glass was used before"), "{frozen}");
+    // One write may bring it and use it. A deletion cannot bring one, so it counts on the stored.
+    let both = json!({"metadata": {"annotations": {"fencegate.dev/break-glass": "again"}},
+        "spec": {"taints": [{"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"}]}});
+    plane.patch("oncall", MERGE, "/api/v1/nodes/n1", both).await.unwrap();
+    assert_eq!(record_on(&plane, "n1").await["overridden"], "again");
+    attach(&plane, "va", "n1").await;
+    let delete = |user: &str| plane.kubectl(user, &["delete", "node", "n1"], "");
+    rejects(delete("oncall"), &["VolumesAttached"]);
+    break_glass("oncall", "the array is gone").await.unwrap();
+    rejects(delete("admin"), &["VolumesAttached"]);
+    accepts(delete("oncall"));
+    detach(&plane, "va").await;
 
     let lines = gate.audit_log();
     let used: Vec<&Value> = lines.iter().filter(|line| line["breakGlass"] == "rack burnt down").collect();
