@@ -16,11 +16,12 @@ use crate::{
     },
     audit::{Audit, Line, WriteError},
     clock::Clock,
-    cluster::Cluster,
+    cluster::{Cluster, Written},
     metrics::Metrics,
     policy::{
         self, Decision,
-        facts::{Facts, Reading},
+        facts::{Fact, FactQuery, Facts, Reading},
+        request::Request,
         review::{Content, Review},
         settings::Settings,
     },
@@ -60,19 +61,39 @@ impl Judge for Gate {
 
 impl Gate {
     async fn decide(&self, call: &Call, review: &Review) -> (Decision, Reading) {
-        let settings = self.settings.load_full();
         match review.content_for(call.webhook) {
-            Content::Node(request) => {
-                let query = policy::facts_needed(request, &settings);
-                let reading = if query.is_empty() {
-                    self.no_facts()
-                } else {
-                    self.cluster.read(request, &query, &self.clock, call.facts_by).await
-                };
-                (policy::decide(call.webhook, request, &reading.facts, &settings), reading)
-            }
+            Content::Node(request) => self.decide_write(call, review, request).await,
             Content::Unrelated => (Decision::unrelated(), self.no_facts()),
             Content::Malformed { node, why } => (Decision::malformed(node.clone(), why.clone()), self.no_facts()),
+        }
+    }
+
+    /// Reads the facts and decides. A placement that is allowed is entered in the Lease first; if
+    /// another one was faster, the Lease is read again and the decision is made again.
+    async fn decide_write(&self, call: &Call, review: &Review, request: &Request) -> (Decision, Reading) {
+        let settings = self.settings.load_full();
+        let query = policy::facts_needed(request, &settings);
+        let mut reading = if query.is_empty() {
+            self.no_facts()
+        } else {
+            self.cluster.read(request, &query, &self.clock, call.facts_by).await
+        };
+        loop {
+            let decision = policy::decide(call.webhook, request, &reading.facts, &settings);
+            let Some(reservation) = policy::reservation(call.webhook, review, &decision, &reading.facts) else {
+                return (decision, reading);
+            };
+            match self.cluster.reserve(&reservation, call.facts_by).await {
+                Ok(Written::Done) => return (decision, reading),
+                Ok(Written::Conflict) => {
+                    let query = FactQuery::from([Fact::Budget]);
+                    let again = self.cluster.read(request, &query, &self.clock, call.facts_by).await;
+                    reading.facts.budget = again.facts.budget;
+                    reading.timings.extend(again.timings);
+                }
+                // The decision is made once more, without this fact.
+                Err(why) => reading.facts.fail(self.clock.now(), Fact::Budget, why),
+            }
         }
     }
 

@@ -35,6 +35,7 @@ const POLICY_LAYERS: Layers = &[
     &["record"],
     &["rules"],
     &["decision"],
+    &["reservation"],
     &["message", "mod"],
 ];
 

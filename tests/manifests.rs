@@ -100,7 +100,7 @@ fn rules(role: &Value) -> Vec<(String, String, Vec<String>)> {
 }
 
 #[test]
-fn the_gate_may_read_what_its_rules_need_and_write_nothing() {
+fn the_gate_may_read_what_its_rules_need_and_write_one_lease_in_its_namespace() {
     let objects = shared("base/rbac.yaml");
     let role = objects.iter().find(|object| object["kind"] == "ClusterRole").unwrap();
     let mut given = rules(role);
@@ -115,6 +115,14 @@ fn the_gate_may_read_what_its_rules_need_and_write_nothing() {
         may("list", "storage.k8s.io", "volumeattachments"),
     ];
     assert_eq!(given, needed);
+    let roles: Vec<&Value> = objects.iter().filter(|object| object["kind"] == "Role").collect();
+    let lease = |verbs: Value| json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs});
+    let mut named = lease(json!(["get", "update"]));
+    named["resourceNames"] = json!(["fencegate-budget"]);
+    assert_eq!(
+        roles.iter().map(|role| &role["rules"]).collect::<Vec<_>>(),
+        [&json!([lease(json!(["create"])), named])]
+    );
 }
 
 #[test]

@@ -22,7 +22,10 @@ use self::{
 };
 use crate::{
     clock::Clock,
-    cluster::registration::{Registration, RegistrationError, StoredLease, StoredSecret, Written},
+    cluster::{
+        Written,
+        registration::{Registration, RegistrationError, StoredLease, StoredSecret},
+    },
     policy::review::Webhook,
     tls::{Serving, TlsError},
 };

@@ -93,9 +93,10 @@ impl From<&str> for ClusterArg {
 }
 
 impl ClusterArg {
-    async fn open(&self) -> anyhow::Result<Cluster> {
+    /// Opens it for a gate in this namespace, if that is known.
+    async fn open(&self, namespace: Option<String>) -> anyhow::Result<Cluster> {
         match self {
-            Self::Live => live().await,
+            Self::Live => live(namespace).await,
             Self::File(path) => {
                 let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
                 let snapshot = Snapshot::parse(&text).with_context(|| path.display().to_string())?;
@@ -106,8 +107,8 @@ impl ClusterArg {
 }
 
 /// The cluster of the kubeconfig, or the cluster that this program runs in.
-async fn live() -> anyhow::Result<Cluster> {
-    Ok(Cluster::Live(Live::new(client().await?)))
+async fn live(namespace: Option<String>) -> anyhow::Result<Cluster> {
+    Ok(Cluster::Live(Live::new(client().await?).in_namespace(namespace)))
 }
 
 /// A client for this cluster.

@@ -81,6 +81,9 @@ enum Output {
 /// How long the API server waits for an answer: `timeoutSeconds: 5` of the webhook configurations.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The gate's namespace, as the manifests have it.
+const NAMESPACE: &str = "fencegate-system";
+
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let body = read(&args.file)?;
     let settings = match &args.config {
@@ -91,8 +94,10 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => Settings::default(),
     };
     let Question { review, webhook, facts } = Question::read(&body)?;
+    // Like a dry run, this decides about a write that does not happen.
+    let review = Review { dry_run: true, ..review };
     let cluster = match (&args.cluster, facts) {
-        (Some(cluster), _) => cluster.open().await?,
+        (Some(cluster), _) => cluster.open(Some(NAMESPACE.to_owned())).await?,
         (None, Some(facts)) => Cluster::of(Snapshot::Recorded(Box::new(facts))),
         (None, None) => default_cluster().await?,
     };
@@ -165,7 +170,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// The cluster of the kubeconfig, or the built-in example if there is none.
 async fn default_cluster() -> anyhow::Result<Cluster> {
-    if let Ok(cluster) = live().await {
+    if let Ok(cluster) = live(Some(NAMESPACE.to_owned())).await {
         eprintln!("facts come from the cluster of your kubeconfig; use --cluster FILE to read them from a file");
         return Ok(cluster);
     }

@@ -74,7 +74,8 @@ pub struct Args {
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Self-managed certificates (without --tls-cert)")]
 struct SelfManagedArgs {
-    /// Namespace of the Secret and the Lease [default: the pod's own]
+    /// Namespace of the Secret and the Leases [default: the pod's own]. Without it,
+    /// `place.maxNodes` denies every placement
     #[arg(long, value_name = "NAME", env = "FENCEGATE_NAMESPACE")]
     namespace: Option<String>,
     /// Service that the API server calls: the certificate is for NAME.NAMESPACE.svc
@@ -106,14 +107,16 @@ const OWN_NAMESPACE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/names
 const SETTLE: u32 = 6;
 
 impl SelfManagedArgs {
+    /// The gate's own namespace.
+    fn namespace(&self) -> std::io::Result<String> {
+        let given = self.namespace.clone().map_or_else(|| std::fs::read_to_string(OWN_NAMESPACE), Ok);
+        given.map(|namespace| namespace.trim().to_owned())
+    }
+
     async fn options(self, client_ca: Option<PathBuf>) -> anyhow::Result<certificates::Options> {
-        let namespace = match self.namespace {
-            Some(namespace) => namespace,
-            None => std::fs::read_to_string(OWN_NAMESPACE).with_context(|| {
-                format!("{OWN_NAMESPACE} cannot be read: outside a pod, set --namespace, or --tls-cert and --tls-key")
-            })?,
-        };
-        let namespace = namespace.trim().to_owned();
+        let namespace = self.namespace().with_context(|| {
+            format!("{OWN_NAMESPACE} cannot be read: outside a pod, set --namespace, or --tls-cert and --tls-key")
+        })?;
         let hosts =
             if self.tls_host.is_empty() { vec![format!("{}.{namespace}.svc", self.service)] } else { self.tls_host };
         let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
@@ -142,6 +145,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     telemetry::init(args.log_format, std::env::var("RUST_LOG").ok().as_deref());
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let namespace = args.self_managed.namespace().ok();
     let certificates = match (args.tls_cert, args.tls_key) {
         (Some(certificate), Some(key)) => Certificates::Files { certificate, key, client_ca: args.client_ca },
         _ => Certificates::SelfManaged(Box::new(args.self_managed.options(args.client_ca).await?)),
@@ -151,7 +155,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         telemetry_listen: Some(args.telemetry_listen),
         certificates,
         config: args.config,
-        cluster: args.cluster.open().await?,
+        cluster: args.cluster.open(namespace).await?,
         clock: Clock::System,
         audit: Audit::stdout(Clock::System).context("standard output cannot be used")?,
         limits: Limits { connections: args.max_connections, ..Limits::default() },

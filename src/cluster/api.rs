@@ -15,8 +15,10 @@ use kube::{
     },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use thiserror::Error;
 
+use super::Written;
 use crate::policy::{
     json::{Object, null_is_default, objects_or_null},
     object::custom::Kind,
@@ -27,7 +29,7 @@ const PAGE: u32 = 500;
 /// How long the API server may take to answer with its version: as long as for a review.
 const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a read failed.
+/// Why a read, or the write of a reservation, failed.
 #[derive(Debug, Error)]
 pub(super) enum ReadError {
     #[error("{0:?} cannot be part of a request")]
@@ -42,6 +44,8 @@ pub(super) enum ReadError {
     /// Without the API server's time, its clock cannot be compared with the times that it stored.
     #[error("the answer has no Date")]
     NoDate,
+    #[error("the gate's own namespace is not known: set --namespace")]
+    NoNamespace,
 }
 
 /// Why an API server could not be reached.
@@ -97,6 +101,25 @@ impl Api {
         let create = clustered::<T>().create(&PostParams::default(), serde_json::to_vec(object)?);
         let answer = self.client.request_text(create.map_err(kube::Error::BuildRequest)?).await?;
         Ok(serde_json::from_str(&answer)?)
+    }
+
+    /// Creates an object, or replaces the version that it names.
+    pub async fn store(&self, builder: &UrlBuilder, name: &str, object: &Value) -> Result<Written, ReadError> {
+        let body = serde_json::to_vec(object)?;
+        let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
+        let request = match version {
+            Some(_) => builder.replace(name, &PostParams::default(), body),
+            None => builder.create(&PostParams::default(), body),
+        };
+        match self.client.request_text(request.map_err(kube::Error::BuildRequest)?).await {
+            Ok(_) => Ok(Written::Done),
+            Err(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT => Ok(Written::Conflict),
+            // It was deleted since it was read.
+            Err(kube::Error::Api(status)) if status.code == StatusCode::NOT_FOUND && version.is_some() => {
+                Ok(Written::Conflict)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The objects of a custom kind that `keep` returns, from one namespace or all. `None` if the

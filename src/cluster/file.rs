@@ -13,9 +13,13 @@ use thiserror::Error;
 
 use super::{VIRTUAL_GROUP, VIRTUAL_RESOURCE};
 use crate::policy::{
-    facts::{Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary, Observed},
+    facts::{
+        Access, BudgetAnswer, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary,
+        Observed,
+    },
     json::{Object, null_is_default},
     object::{
+        budget::{self, Budget},
         lease::Lease,
         node::Node,
         pod::Pod,
@@ -41,6 +45,7 @@ pub enum Snapshot {
 pub struct Objects {
     nodes: Vec<Node>,
     leases: BTreeMap<String, Lease>,
+    budget: Option<Budget>,
     pods: Vec<Pod>,
     volume_attachments: Vec<VolumeAttachment>,
     persistent_volumes: BTreeMap<String, PersistentVolume>,
@@ -197,6 +202,7 @@ impl Objects {
                 FactValue::VolumeAttachments(of_node.cloned().collect())
             }
             Fact::Nodes => FactValue::Nodes(NodeSummary::of(&self.nodes, node)),
+            Fact::Budget => FactValue::Budget(BudgetAnswer { date: now, lease: self.budget.clone() }),
             Fact::Access(verb) => FactValue::Access(verb, self.access(&request.user, verb.name(), node)),
             Fact::Custom(kind) => FactValue::Custom(kind, self.custom(kind, request.write.current())),
         }
@@ -252,6 +258,7 @@ impl Objects {
                 let lease: Lease = typed(&kind, &name, object)?;
                 self.leases.insert(name.clone(), lease.with_managed_fields());
             }
+            ("Lease", _) if name == budget::NAME => self.budget = Some(typed(&kind, &name, object)?),
             ("Pod", _) => self.pods.push(typed(&kind, &name, object)?),
             ("VolumeAttachment", _) => self.volume_attachments.push(typed(&kind, &name, object)?),
             ("PersistentVolume", _) => {

@@ -16,17 +16,19 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    ReachError, VIRTUAL_GROUP, VIRTUAL_RESOURCE,
+    ReachError, VIRTUAL_GROUP, VIRTUAL_RESOURCE, Written,
     api::{Api, ReadError, check_name, clustered, namespaced},
 };
 use crate::{
     clock::Clock,
     policy::{
+        Reservation,
         facts::{
-            Access, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary, Observed,
-            Reading, Timing, Verb,
+            Access, BudgetAnswer, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary,
+            Observed, Reading, Timing, Verb,
         },
         object::{
+            budget::{self, Budget},
             node::Node,
             pod::Pod,
             volume::{ClaimRef, PersistentVolume, PersistentVolumeClaim, VolumeAttachment},
@@ -44,12 +46,20 @@ const WHY_LENGTH: usize = 240;
 #[derive(Clone)]
 pub struct Live {
     api: Api,
+    /// The gate's own namespace, if it is known.
+    namespace: Option<String>,
 }
 
 impl Live {
     /// Reads facts with this client.
     pub fn new(client: Client) -> Self {
-        Self { api: Api::new(client) }
+        Self { api: Api::new(client), namespace: None }
+    }
+
+    /// The same, for a gate in this namespace.
+    #[must_use]
+    pub fn in_namespace(self, namespace: Option<String>) -> Self {
+        Self { namespace, ..self }
     }
 
     /// Reads all facts in `query` concurrently, then the PersistentVolumes that these facts make
@@ -83,6 +93,22 @@ impl Live {
         Reading { facts, timings }
     }
 
+    /// Writes the Lease of a reservation, unless it changed since it was read.
+    ///
+    /// # Errors
+    /// Why it could not be written by `deadline`, as one line for people.
+    pub async fn reserve(&self, reservation: &Reservation, deadline: Instant) -> Result<Written, String> {
+        let write = async {
+            let namespace = self.own_namespace()?;
+            let builder = namespaced::<coordination::Lease>(namespace);
+            self.api.store(&builder, budget::NAME, &reservation.lease(namespace)).await
+        };
+        match timeout_at(deadline, write).await {
+            Ok(result) => result.map_err(|error| one_line(&error.to_string())),
+            Err(_) => Err("the write was not answered in time".to_owned()),
+        }
+    }
+
     /// Checks that the API server answers.
     ///
     /// # Errors
@@ -98,6 +124,7 @@ impl Live {
             Fact::Pods => FactValue::Pods(self.pods(node).await?),
             Fact::VolumeAttachments => FactValue::VolumeAttachments(self.volume_attachments(node).await?),
             Fact::Nodes => FactValue::Nodes(self.nodes(node).await?),
+            Fact::Budget => FactValue::Budget(self.budget().await?),
             Fact::Access(verb) => FactValue::Access(verb, self.access(request, verb).await?),
             Fact::Custom(kind) => FactValue::Custom(kind, self.custom(kind, request.write.current()).await?),
         })
@@ -136,6 +163,18 @@ impl Live {
     async fn nodes(&self, node: &str) -> Result<NodeSummary, ReadError> {
         let nodes: Vec<Node> = self.api.list(&clustered::<core::Node>(), None, Some).await?;
         Ok(NodeSummary::of(&nodes, node))
+    }
+
+    async fn budget(&self) -> Result<BudgetAnswer, ReadError> {
+        let builder = namespaced::<coordination::Lease>(self.own_namespace()?);
+        let (date, lease): (_, Option<Budget>) = self.api.get_dated(&builder, budget::NAME).await?;
+        Ok(BudgetAnswer { date, lease })
+    }
+
+    fn own_namespace(&self) -> Result<&str, ReadError> {
+        let namespace = self.namespace.as_deref().ok_or(ReadError::NoNamespace)?;
+        check_name(namespace)?;
+        Ok(namespace)
     }
 
     /// The objects of a custom kind that are about the node.

@@ -1,5 +1,7 @@
 //! Reads the facts that a decision needs: live from an API server, or from a file.
 //!
+//! The only thing that it writes for a decision is the Lease of a [`Reservation`].
+//!
 //! This module decides nothing. [`facts_needed`](crate::policy::facts_needed) lists what to read,
 //! and a fact that cannot be read becomes [`Observed::Unknown`](crate::policy::facts::Observed)
 //! with a reason for people, not an error. Nothing is cached: the controllers that act on the taint
@@ -13,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     clock::Clock,
     policy::{
+        Reservation,
         facts::{FactQuery, Reading},
         request::Request,
     },
@@ -31,6 +34,14 @@ pub use live::Live;
 /// RBAC needs only the name.
 const VIRTUAL_GROUP: &str = "fencegate.dev";
 const VIRTUAL_RESOURCE: &str = "nodes";
+
+/// The result of a write that replaces one version of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    Done,
+    /// The object was created, changed or deleted since it was read.
+    Conflict,
+}
 
 /// Where facts come from.
 #[derive(Clone)]
@@ -55,6 +66,18 @@ impl Cluster {
             Self::File(snapshot) => {
                 Reading { facts: snapshot.load().read(request, query, clock.now()), timings: Vec::new() }
             }
+        }
+    }
+
+    /// Writes the Lease of a reservation, unless it changed since it was read. A snapshot has no
+    /// other writers, and stays as it is.
+    ///
+    /// # Errors
+    /// Why it could not be written by `deadline`, as one line for people.
+    pub async fn reserve(&self, reservation: &Reservation, deadline: Instant) -> Result<Written, String> {
+        match self {
+            Self::Live(live) => live.reserve(reservation, deadline).await,
+            Self::File(_) => Ok(Written::Done),
         }
     }
 

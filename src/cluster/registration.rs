@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use super::api::describe;
+use super::{Written, api::describe};
 use crate::policy::review::Webhook;
 
 /// The name of the Lease and of both webhook configurations, and the field manager of `caBundle`.
@@ -48,14 +48,6 @@ pub enum RegistrationError {
     Write { object: String, source: kube::Error },
     #[error("{object} has no webhook {WEBHOOK}")]
     NoWebhook { object: String },
-}
-
-/// The result of a conditional write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Written {
-    Done,
-    /// The object was created, changed or deleted since it was read.
-    Conflict,
 }
 
 /// The Secret as it was read; a write replaces exactly this version.

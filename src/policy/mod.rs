@@ -9,10 +9,9 @@
 //! The modules form layers. Each module uses only layers below its own:
 //!
 //! ```text
-//! mod, message → decision → rules → record → assessment → break_glass → proposal → settings
-//!     → reason → source
-//!     → blocker, facts, review, transition → request → evidence, object, shell
-//!     → annotation, json, text
+//! mod, message → reservation → decision → rules → record → assessment → break_glass → proposal
+//!     → settings → reason → source → blocker, facts, review, transition → request
+//!     → evidence, object, shell → annotation, json, text
 //! ```
 //!
 //! # Example
@@ -75,6 +74,7 @@ pub mod proposal;
 pub mod reason;
 pub mod record;
 pub mod request;
+pub mod reservation;
 pub mod review;
 mod rules;
 pub mod settings;
@@ -90,6 +90,7 @@ use proposal::Proposal;
 use reason::Mode;
 use record::completion;
 use request::Request;
+pub use reservation::{Reservation, reservation};
 use review::Webhook;
 use rules::{ALWAYS, RULES, Rule};
 use settings::Settings;

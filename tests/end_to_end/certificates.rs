@@ -1,7 +1,7 @@
 //! Certificates that the replicas make and renew themselves, also while someone breaks something.
 
 use fencegate::{
-    cluster::registration::{Registration, Written},
+    cluster::{Written, registration::Registration},
     policy::review::Webhook,
 };
 use http::Method;

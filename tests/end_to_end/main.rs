@@ -18,6 +18,7 @@ mod shells;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod budget;
 mod certificates;
 mod clocks;
 mod commands;

@@ -422,6 +422,11 @@ fn objects() -> impl Strategy<Value = Vec<Value>> {
         let taints = if is_out { json!([{"key": "node.kubernetes.io/out-of-service"}]) } else { json!([]) };
         json!({"kind": "Node", "metadata": {"name": "n2"}, "spec": {"taints": taints}})
     });
+    let entries = [r#"{"n3":"2026-11-22T10:19:50Z"}"#, r#"{"n3":"2026-11-22T10:19:00Z"}"#, "{}", "not JSON"];
+    let budget = select(entries.to_vec()).prop_map(|entries| {
+        json!({"kind": "Lease", "metadata": {"name": "fencegate-budget", "namespace": "fencegate-system",
+            "annotations": {"fencegate.dev/admitted": entries}}})
+    });
     (
         vec(pod(), 0..4),
         vec(custom_resource(), 0..4),
@@ -430,9 +435,10 @@ fn objects() -> impl Strategy<Value = Vec<Value>> {
         option::of(attachment),
         option::of(volume),
         option::of(other),
+        option::of(budget),
     )
-        .prop_map(|(pods, custom, access, lease, attachment, volume, other)| {
-            let single = [lease, attachment, volume, other].into_iter().flatten();
+        .prop_map(|(pods, custom, access, lease, attachment, volume, other, budget)| {
+            let single = [lease, attachment, volume, other, budget].into_iter().flatten();
             pods.into_iter().chain(custom).chain(access).chain(single).collect()
         })
 }

@@ -28,8 +28,10 @@ use super::{
     text::NAMED,
 };
 
+mod budget;
 mod custom;
 
+pub use budget::BudgetAnswer;
 pub use custom::{CustomFacts, CustomKind};
 
 /// A verb on the virtual resource `nodes.fencegate.dev`. A SubjectAccessReview checks whether the
@@ -76,6 +78,8 @@ pub enum Fact {
     VolumeAttachments,
     /// Every Node's taints, and whether it is Ready.
     Nodes,
+    /// The Lease in which the gate enters the nodes that it lets be put out of service.
+    Budget,
     /// Whether RBAC grants the requester this verb for the node.
     Access(Verb),
     /// Custom resources about the node.
@@ -85,7 +89,7 @@ pub enum Fact {
 impl Fact {
     /// All facts.
     pub fn all() -> impl Iterator<Item = Self> {
-        [Self::Lease, Self::Pods, Self::VolumeAttachments, Self::Nodes]
+        [Self::Lease, Self::Pods, Self::VolumeAttachments, Self::Nodes, Self::Budget]
             .into_iter()
             .chain(Verb::ALL.map(Self::Access))
             .chain(CustomKind::ALL.iter().copied().map(Self::Custom))
@@ -98,6 +102,7 @@ impl Fact {
             Self::Pods => "pods",
             Self::VolumeAttachments => "volume_attachments",
             Self::Nodes => "nodes",
+            Self::Budget => "budget",
             Self::Access(_) => "access",
             Self::Custom(kind) => kind.name(),
         }
@@ -167,6 +172,7 @@ pub enum FactValue {
     Pods(Vec<Pod>),
     VolumeAttachments(Vec<VolumeAttachment>),
     Nodes(NodeSummary),
+    Budget(BudgetAnswer),
     Access(Verb, Access),
     /// Objects of a custom kind, as JSON.
     Custom(CustomKind, Installed<Value>),
@@ -193,6 +199,8 @@ pub struct Facts {
     pub claimed_volumes: BTreeMap<String, Observed<Option<PersistentVolume>>>,
     #[serde(default, skip_serializing_if = "Observed::is_not_read")]
     pub nodes: Observed<NodeSummary>,
+    #[serde(default, skip_serializing_if = "Observed::is_not_read")]
+    pub budget: Observed<BudgetAnswer>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub access: BTreeMap<Verb, Observed<Access>>,
     #[serde(default, flatten)]
@@ -212,6 +220,7 @@ impl Facts {
             FactValue::Pods(value) => self.pods = Observed::Known { at, value },
             FactValue::VolumeAttachments(value) => self.volume_attachments = Observed::Known { at, value },
             FactValue::Nodes(value) => self.nodes = Observed::Known { at, value },
+            FactValue::Budget(value) => self.budget = Observed::Known { at, value },
             FactValue::Access(verb, value) => {
                 self.access.insert(verb, Observed::Known { at, value });
             }
@@ -235,6 +244,7 @@ impl Facts {
             Fact::Pods => self.pods = missing.of(),
             Fact::VolumeAttachments => self.volume_attachments = missing.of(),
             Fact::Nodes => self.nodes = missing.of(),
+            Fact::Budget => self.budget = missing.of(),
             Fact::Access(verb) => {
                 self.access.insert(verb, missing.of());
             }

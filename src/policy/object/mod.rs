@@ -5,6 +5,7 @@
 //! AdmissionReview, a `kubectl get` file and an audit line.
 
 pub mod bare_metal_host;
+pub mod budget;
 pub mod custom;
 pub mod fence_agents_remediation;
 pub mod lease;

@@ -2,10 +2,13 @@
 //! silent, at once. Automation that fences half a cluster is more likely wrong than right, and half
 //! a cluster that falls silent at once is more likely cut off than dead.
 
+use std::collections::BTreeSet;
+
 use super::{Outcome, Rule};
 use crate::policy::{
     assessment::Assessment,
-    facts::{Fact, NodeSummary},
+    facts::{Fact, Facts, NodeSummary, Unread},
+    object::budget::{ADMITTED, NAME},
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -13,7 +16,7 @@ use crate::policy::{
 pub(super) const OUT_OF_SERVICE: Rule = Rule {
     code: Code::TooManyOutOfService,
     applies: |proposal| proposal.does(Transition::Place) && proposal.settings.max_nodes.is_some(),
-    needs: |_| vec![Fact::Nodes],
+    needs: |_| vec![Fact::Nodes, Fact::Budget],
     check: check_out_of_service,
 };
 
@@ -27,8 +30,14 @@ pub(super) const NOT_READY: Rule = Rule {
 fn check_out_of_service(assessment: &Assessment<'_>) -> Outcome {
     let Some(allowed) = assessment.proposal.settings.max_nodes else { return Outcome::pass() };
     let node = &assessment.proposal.request.node;
+    let admitted = match admitted(assessment.facts) {
+        Ok(admitted) => admitted,
+        Err(unread) => return Outcome { unread: vec![unread], ..Outcome::pass() },
+    };
     judge(assessment, |nodes, total| {
-        let others: Vec<String> = nodes.out_of_service.iter().filter(|name| *name != node).cloned().collect();
+        let others: BTreeSet<&String> =
+            nodes.out_of_service.iter().chain(&admitted).filter(|name| *name != node).collect();
+        let others: Vec<String> = others.into_iter().cloned().collect();
         Outcome::fail_if(!allowed.allows(others.len() + 1, total), || Reason::TooManyOutOfService {
             others,
             total,
@@ -49,6 +58,15 @@ fn check_not_ready(assessment: &Assessment<'_>) -> Outcome {
     })
 }
 
+/// The nodes that were let through a moment ago. The list of Nodes may not show them yet.
+fn admitted(facts: &Facts) -> Result<BTreeSet<String>, Unread> {
+    let unusable = |why: &str| Unread { what: format!("Lease {NAME}"), why: format!("could not be used: {why}") };
+    let entries = facts.budget.value().map_err(unusable)?.recent();
+    let entries =
+        entries.ok_or_else(|| unusable(&format!("its annotation {ADMITTED} is not the gate's; delete it")))?;
+    Ok(entries.into_keys().collect())
+}
+
 /// Judges by all nodes, and by their number with this one.
 fn judge(assessment: &Assessment<'_>, by: impl FnOnce(&NodeSummary, usize) -> Outcome) -> Outcome {
     match assessment.facts.nodes.value() {
@@ -59,42 +77,82 @@ fn judge(assessment: &Assessment<'_>, by: impl FnOnce(&NodeSummary, usize) -> Ou
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
     use super::{
         super::testing::{evidence, facts, placing, run, run_with},
         *,
     };
     use crate::policy::{
-        facts::{Facts, Observed},
+        facts::{BudgetAnswer, Observed},
         settings::{NodeLimit, Settings},
     };
 
-    fn known(value: NodeSummary) -> Facts {
-        Facts { nodes: Observed::Known { at: facts().now, value }, ..facts() }
+    /// The list of Nodes, and a Lease that holds `admitted` from 30 s ago.
+    fn known(value: NodeSummary, admitted: &[&str]) -> Facts {
+        let now = facts().now;
+        let entries: BTreeMap<&str, &str> = admitted.iter().map(|name| (*name, "2026-11-22T10:19:30Z")).collect();
+        let entries = serde_json::to_string(&entries).unwrap();
+        let lease = serde_json::from_value(json!({"metadata": {"annotations": {ADMITTED: entries}}})).unwrap();
+        let budget = BudgetAnswer { date: now, lease: Some(lease) };
+        Facts {
+            nodes: Observed::Known { at: now, value },
+            budget: Observed::Known { at: now, value: budget },
+            ..facts()
+        }
     }
 
-    fn too_many(out: &[&str], limit: NodeLimit) -> bool {
+    fn too_many(out: &[&str], admitted: &[&str], limit: NodeLimit) -> bool {
         let out_of_service = out.iter().map(|name| (*name).to_owned()).collect();
-        let facts = known(NodeSummary { total: 4, out_of_service, counts_node: true, others_not_ready: 0 });
+        let nodes = NodeSummary { total: 4, out_of_service, counts_node: true, others_not_ready: 0 };
         let settings = Settings { max_nodes: Some(limit), ..Settings::default() };
-        run_with(&OUT_OF_SERVICE, &placing(&evidence()), &facts, &settings).unwrap().failed.is_some()
+        run_with(&OUT_OF_SERVICE, &placing(&evidence()), &known(nodes, admitted), &settings).unwrap().failed.is_some()
     }
 
     #[test]
     fn the_node_itself_is_counted_once() {
-        assert!(!too_many(&[], NodeLimit::Count(1)));
-        assert!(!too_many(&["n1"], NodeLimit::Count(1)));
-        assert!(too_many(&["n2"], NodeLimit::Count(1)));
-        assert!(!too_many(&["n2"], NodeLimit::Percent(50)));
-        assert!(too_many(&["n2", "n3"], NodeLimit::Percent(50)));
-        assert!(too_many(&[], NodeLimit::Count(0)));
+        assert!(!too_many(&[], &[], NodeLimit::Count(1)));
+        assert!(!too_many(&["n1"], &["n1"], NodeLimit::Count(1)));
+        assert!(too_many(&["n2"], &[], NodeLimit::Count(1)));
+        assert!(!too_many(&["n2"], &[], NodeLimit::Percent(50)));
+        assert!(too_many(&["n2", "n3"], &[], NodeLimit::Percent(50)));
+        assert!(too_many(&[], &[], NodeLimit::Count(0)));
+    }
+
+    #[test]
+    fn a_node_that_was_let_through_a_moment_ago_is_counted_once() {
+        assert!(too_many(&[], &["n2"], NodeLimit::Count(1)));
+        assert!(!too_many(&[], &["n2"], NodeLimit::Count(2)));
+        assert!(!too_many(&["n2"], &["n2"], NodeLimit::Count(2)));
+        assert!(too_many(&["n2"], &["n3"], NodeLimit::Count(2)));
+    }
+
+    #[test]
+    fn an_entry_counts_for_30_seconds_and_as_long_as_it_is_ahead_of_the_clock() {
+        let answer = |at: &str| {
+            let entries = json!({"n2": at}).to_string();
+            let lease = serde_json::from_value(json!({"metadata": {"annotations": {ADMITTED: entries}}})).unwrap();
+            BudgetAnswer { date: "2026-11-22T10:20:00Z".parse().unwrap(), lease: Some(lease) }
+        };
+        for (at, counts) in [
+            ("2026-11-22T10:19:29Z", false),
+            ("2026-11-22T10:19:30Z", true),
+            ("2026-11-22T10:20:00Z", true),
+            ("2026-11-22T11:20:00Z", true),
+        ] {
+            assert_eq!(!answer(at).recent().unwrap().is_empty(), counts, "{at}");
+        }
+        assert_eq!(answer("just now").recent(), None);
     }
 
     #[test]
     fn the_node_itself_counts_as_not_ready() {
         let too_many = |others_not_ready, counts_node, limit| {
-            let facts = known(NodeSummary { total: 4, counts_node, others_not_ready, ..NodeSummary::default() });
+            let nodes = NodeSummary { total: 4, counts_node, others_not_ready, ..NodeSummary::default() };
             let settings = Settings { max_not_ready: Some(limit), ..Settings::default() };
-            run_with(&NOT_READY, &placing(&evidence()), &facts, &settings).unwrap().failed.is_some()
+            run_with(&NOT_READY, &placing(&evidence()), &known(nodes, &[]), &settings).unwrap().failed.is_some()
         };
         assert!(too_many(0, true, NodeLimit::Count(0)));
         assert!(!too_many(0, true, NodeLimit::Count(1)));
@@ -109,16 +167,26 @@ mod tests {
     }
 
     #[test]
-    fn without_its_limit_a_check_does_not_apply_and_without_the_list_it_does_not_pass() {
+    fn without_its_limit_a_check_does_not_apply_and_without_a_fact_it_does_not_pass() {
         let both = Settings {
             max_nodes: Some(NodeLimit::Percent(100)),
             max_not_ready: Some(NodeLimit::Percent(100)),
             ..Settings::default()
         };
-        for rule in [&OUT_OF_SERVICE, &NOT_READY] {
+        let all = known(NodeSummary { total: 4, ..NodeSummary::default() }, &[]);
+        let unread = |rule, facts: &Facts| -> Vec<String> {
+            let outcome = run_with(rule, &placing(&evidence()), facts, &both).unwrap();
+            outcome.unread.iter().map(ToString::to_string).collect()
+        };
+        let (nodes, lease) = (
+            "the list of Nodes could not be read: it was not read",
+            "Lease fencegate-budget could not be used: it was not read",
+        );
+        for (rule, needed) in [(&OUT_OF_SERVICE, vec![lease]), (&NOT_READY, vec![nodes])] {
             assert_eq!(run(rule, &placing(&evidence()), &facts()), None);
-            let unread = run_with(rule, &placing(&evidence()), &facts(), &both).unwrap().unread;
-            assert_eq!(unread[0].to_string(), "the list of Nodes could not be read: it was not read");
+            assert_eq!(unread(rule, &facts()), needed);
+            assert!(unread(rule, &all).is_empty());
         }
+        assert_eq!(unread(&OUT_OF_SERVICE, &Facts { nodes: Observed::NotRead, ..all }), [nodes]);
     }
 }
