@@ -12,11 +12,13 @@ use serde_json::{Value, json};
 use crate::{
     harness::{
         gate::{Gate, Replica, rendered},
-        plane::Plane,
+        plane::{MERGE, Plane},
     },
     replicas::Load,
-    support,
-    world::{PLACE, accepts, kubectl, lone_node, plane_with_alice, rejects, said},
+    world::{
+        PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, kubectl, lone_node, plane_with_alice,
+        record_on, rejects, said,
+    },
 };
 
 fn repository(path: &str) -> PathBuf {
@@ -229,33 +231,62 @@ async fn uninstalling_leaves_nothing_that_blocks() {
     .await;
 }
 
+/// A node in the middle of an outage, as version 0.1.0 recorded it: it did not know which boot was
+/// fenced, and a break-glass that was used stayed on the Node.
+async fn outage_of_the_previous_version(plane: &Plane, node: &str) {
+    let record = json!({
+        "fencegate.dev/method": "power-off",
+        "fencegate.dev/fenced-at": "2026-11-22T10:15:00Z",
+        "fencegate.dev/fenced-by": "alice",
+        "fencegate.dev/recorded-by": "alice",
+        "fencegate.dev/recorded-at": "2026-11-22T10:16:00Z",
+        "fencegate.dev/placed-by": "admin",
+        "fencegate.dev/placed-at": "2026-11-22T10:17:00Z",
+        "fencegate.dev/source": "annotations",
+        "fencegate.dev/break-glass": "INC-7",
+        "fencegate.dev/overridden": "INC-7",
+    });
+    let taint = json!({"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"});
+    dead_node(plane, node, json!({"metadata": {"annotations": record}, "spec": {"taints": [taint]}})).await;
+    attach(plane, "va", node).await;
+}
+
+/// Ends that outage, and begins the next one.
+async fn ends_well(plane: &Plane, node: &str) {
+    let release = || kubectl(plane, &["taint", "node", node, REMOVE]);
+    let refused = release();
+    assert!(said(&refused).contains("counts only for whoever wrote it"), "{}", said(&refused));
+    rejects(refused, &["VolumesAttached"]);
+    let proof = kubectl(plane, &["annotate", "node", node, "fencegate.dev/proof=late"]);
+    rejects(proof, &["EvidenceFrozen"]);
+    detach(plane, "va").await;
+    accepts(release());
+    let left = record_on(plane, node).await;
+    assert_eq!(left.keys().collect::<Vec<_>>(), ["last-outage", "overridden"], "{left:?}");
+    assert!(left["last-outage"].contains("INC-7"), "{left:?}");
+    let next =
+        json!({"metadata": {"annotations": evidence()}, "spec": {"taints": [{"key": TAINT, "effect": "NoExecute"}]}});
+    plane.patch("admin", MERGE, &format!("/api/v1/nodes/{node}"), next).await.unwrap();
+    let record = record_on(plane, node).await;
+    assert_eq!(record["boot-id"], "boot-7", "{record:?}");
+    assert!(!record.contains_key("overridden"), "{record:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_from_the_previous_version_loses_no_call() {
+async fn an_upgrade_in_the_middle_of_an_outage_loses_no_call_and_ends_well() {
     let plane = plane_with_alice().await;
-    let path = |name: &str| plane.folder.path().join(name);
-    let made = support::certificates();
-    for (name, content) in [("gate.crt", &made.certificate), ("gate.key", &made.key), ("config.yaml", &"{}".to_owned())]
-    {
-        fs::write(path(name), content).unwrap();
-    }
+    outage_of_the_previous_version(&plane, "dead").await;
+    fs::write(plane.folder.path().join("config.yaml"), "{}").unwrap();
     let apply = |objects: Vec<Value>| {
         let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
         accepts(plane.kubectl("admin", &["apply", "--server-side", "-f", "-"], &list));
     };
-    // Installed as the README of that version says: one webhook, with a certificate and a caBundle
-    // made by hand.
-    let files =
-        [format!("--tls-cert={}", path("gate.crt").display()), format!("--tls-key={}", path("gate.key").display())];
-    let old = Replica::start(&plane, 0, &[&files[0], &files[1]]).await;
     let mut gate = Gate::without_replicas().await;
     let previous = fs::read_to_string(repository("tests/upgrade/previous.yaml")).unwrap();
     let previous: Vec<Value> = serde_saphyr::from_multiple(&previous).unwrap();
     apply(previous.into_iter().map(|object| gate.with_url(object)).collect());
-    let bundle = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &made.ca);
-    let patch = json!([{"op": "add", "path": "/webhooks/0/clientConfig/caBundle", "value": bundle}]).to_string();
-    accepts(kubectl(&plane, &["patch", "validatingwebhookconfiguration", "fencegate", "--type=json", "-p", &patch]));
-    gate.join(&plane, old).await;
-    gate.until_called(&plane, &["validate"]).await;
+    gate.join(&plane, Replica::start(&plane, 0, &[]).await).await;
+    gate.until_called(&plane, &["mutate", "validate"]).await;
 
     lone_node(&plane, "busy", false).await;
     let load = Load::start(&plane);
@@ -274,5 +305,6 @@ async fn an_upgrade_from_the_previous_version_loses_no_call() {
     assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
     gate.until_called(&plane, &["mutate", "validate"]).await;
     rejects(kubectl(&plane, &["taint", "node", "busy", PLACE]), &["EvidenceMissing"]);
+    ends_well(&plane, "dead").await;
     println!("{calls} guarded writes during the upgrade, none failed");
 }
