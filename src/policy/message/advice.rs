@@ -25,6 +25,7 @@ enum Step {
     CreateWithoutTaint,
     LeaveOutStamps,
     KeepRecord,
+    AddWholeRecord,
     LeaveTaint,
     FindCommonCause,
     SwitchOff,
@@ -111,6 +112,7 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::NodeNotRecovered { .. } => vec![Step::Repair, Step::TryAgain],
         Reason::NodeNotRebooted { .. } => vec![Step::PowerCycle, Step::TryAgain],
         Reason::BootUnchanged { .. } => vec![Step::DoubtFence, Step::TryAgain],
+        Reason::EvidenceFrozen { .. } if situation.lacks_record() => vec![Step::AddWholeRecord],
         Reason::EvidenceFrozen { .. } => vec![Step::KeepRecord],
         Reason::StampForged { .. } => vec![Step::LeaveOutStamps],
         Reason::FactsUnavailable { .. } | Reason::ReviewMalformed { .. } | Reason::RecordUnavailable { .. } => {
@@ -164,6 +166,11 @@ impl Step {
             Self::KeepRecord => {
                 let text = "the record stays as it is until the node is back in service; read it";
                 (text, vec![situation.show_record()])
+            }
+            Self::AddWholeRecord => {
+                let text =
+                    "a taint without a record gets a whole one in one write, with the method and time that are true";
+                (text, situation.record(&REQUIRED_EVIDENCE, &[]).into_iter().collect())
             }
             Self::LeaveTaint => {
                 let text = "an entry is added only while the machine is silent; if it is back, return it to service";

@@ -1,7 +1,7 @@
 //! What is known about a denied write, and the commands that fit it.
 
 use crate::policy::{
-    annotation::{APPLIED_BY, BREAK_GLASS, FENCED_AT, FENCED_BY, METHOD, NOW},
+    annotation::{APPLIED_BY, BREAK_GLASS, FENCED_AT, FENCED_BY, METHOD, NOW, REQUIRED_EVIDENCE},
     blocker::{BlockingPod, Leaving},
     decision::{BreakGlass, Decision},
     evidence::{self, Method},
@@ -51,6 +51,11 @@ impl<'a> Situation<'a> {
     /// Whether the write sets a key to a well-formed value, or leaves it so.
     pub fn is_recorded(&self, key: &str) -> bool {
         self.recorded(key).is_some()
+    }
+
+    /// Whether the stored Node has nothing of the evidence that is required.
+    pub fn lacks_record(&self) -> bool {
+        !REQUIRED_EVIDENCE.into_iter().any(|key| self.is_stored(key))
     }
 
     /// The keys whose malformed values deny the write.
