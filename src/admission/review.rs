@@ -141,7 +141,7 @@ impl RawRequest<'_> {
         }
         let old = parse("oldObject", self.old_object)?;
         let new = parse("object", self.object)?;
-        let write = match (self.operation.as_str(), old, new) {
+        let mut write = match (self.operation.as_str(), old, new) {
             ("CREATE", _, Some(new)) => Write::Create { new },
             ("UPDATE", Some(old), Some(new)) => Write::Update { new: self.as_stored(&old, new), old },
             ("DELETE", Some(old), _) => Write::Delete { old },
@@ -149,6 +149,7 @@ impl RawRequest<'_> {
             ("UPDATE" | "DELETE", None, _) => return Err(Malformed::Missing("oldObject")),
             (operation, ..) => return Err(Malformed::Operation(operation.to_owned())),
         };
+        write.forget_meaningless();
         let node = self.node(&write)?;
         Ok(Some(Request { node, user: self.user_info.clone(), write }))
     }

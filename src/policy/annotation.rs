@@ -81,6 +81,11 @@ pub fn known() -> impl Iterator<Item = &'static str> {
     EVIDENCE.into_iter().chain(STAMPS).chain([BREAK_GLASS, HOLD])
 }
 
+/// Whether a key is under the gate's prefix and means nothing.
+pub fn is_meaningless(key: &str) -> bool {
+    key.starts_with(PREFIX) && !known().any(|known| known == key)
+}
+
 /// The known key that is closest to `key`: with the fewest single-character edits, and if several
 /// have the same number, the first in the order of the contract.
 pub fn closest_known(key: &str) -> &'static str {

@@ -15,7 +15,7 @@ use super::{
     },
     rules::{self, Outcome},
     source::{Fence, Source},
-    text::{Foreign, on_one_line, quoted, shortened},
+    text::{Foreign, NAMED, on_one_line, quoted, shortened},
     transition::{Transition, Transitions},
 };
 
@@ -272,20 +272,14 @@ fn recorded_while_ready(proposal: &Proposal<'_>) -> Option<String> {
         .then(|| "the taint will be denied while the node is Ready: was the right machine switched off?".to_owned())
 }
 
-/// Warnings about keys under the gate's prefix that this write sets and that the gate does not
-/// know.
+/// Warnings about keys under the gate's prefix that this write sets and that mean nothing: each of
+/// the first five is named, with the known key that is closest.
 fn unknown_keys(proposal: &Proposal<'_>) -> Vec<String> {
-    /// A write can bring thousands, and for each the known keys are compared with it.
-    const NAMED: usize = 5;
     let keys = proposal.request.write.after().into_iter().flat_map(Node::gate_annotations).map(|(key, _)| key);
-    let unknown = |key: &&str| !annotation::known().any(|known| known == *key) && proposal.writes(key);
-    let mut unknown = keys.filter(unknown);
+    let mut unknown = keys.filter(|key| annotation::is_meaningless(key) && proposal.writes(key));
     let named = unknown.by_ref().take(NAMED);
     let mut warnings: Vec<String> =
         named.map(|key| format!("did you mean {}? {} means nothing", closest_known(key), Foreign::from(key))).collect();
-    match unknown.count() {
-        0 => {}
-        more => warnings.push(format!("and {more} more keys under {} that mean nothing", annotation::PREFIX)),
-    }
+    warnings.extend(unknown.next().map(|_| format!("more keys under {} mean nothing", annotation::PREFIX)));
     warnings
 }

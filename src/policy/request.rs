@@ -1,10 +1,10 @@
 //! A request: one write to a Node, with the Node before and after it, and the requester.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{json::null_is_default, object::node::Node};
+use super::{annotation::is_meaningless, json::null_is_default, object::node::Node, text::NAMED};
 
 /// A request to write a Node. `admission::review` parses it from an AdmissionReview.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +61,30 @@ impl Write {
         match self {
             Self::Create { new } => new,
             Self::Update { old, .. } | Self::Delete { old } => old,
+        }
+    }
+
+    /// Drops keys under the gate's prefix that mean nothing, as far as they cannot change the
+    /// decision: those that the write leaves as they are, and those beyond what is told. What is
+    /// left is short, however many a Node has.
+    pub fn forget_meaningless(&mut self) {
+        let meaningless = |node: &Node| -> Vec<String> {
+            node.gate_annotations().map(|(key, _)| key).filter(|key| is_meaningless(key)).map(str::to_owned).collect()
+        };
+        let (before, after) = (self.before(), self.after());
+        let value = |node: Option<&Node>, key: &str| node.and_then(|node| node.annotation(key)).map(str::to_owned);
+        let written = after.map(meaningless).unwrap_or_default().into_iter();
+        let written = written.filter(|key| value(before, key) != value(after, key)).take(NAMED + 1);
+        let removed = before.map(meaningless).unwrap_or_default().into_iter();
+        let removed = removed.filter(|key| after.is_some() && value(after, key).is_none()).take(1);
+        let kept: BTreeSet<String> = written.chain(removed).collect();
+        let (old, new) = match self {
+            Self::Create { new } => (None, Some(new)),
+            Self::Update { old, new } => (Some(old), Some(new)),
+            Self::Delete { old } => (Some(old), None),
+        };
+        for annotations in [old, new].into_iter().flatten().filter_map(|node| node.metadata.annotations.as_mut()) {
+            annotations.retain(|key, _| !is_meaningless(key) || kept.contains(key));
         }
     }
 

@@ -9,7 +9,9 @@ use fencegate::{
         facts::{Fact, Facts},
         facts_needed,
         message::denial,
+        object::node::Node,
         reason::Code,
+        request::Write,
         review::Webhook,
     },
 };
@@ -194,5 +196,101 @@ fn a_denial_about_ten_megabytes_has_at_most_four_kibibytes() {
         World { new: node(), old: json!({"spec": {"taints": taints()}, "metadata": {"name": "n1"}}), ..base.clone() };
     for fact in [Fact::Pods, Fact::VolumeAttachments] {
         check(&denied(&world, &[(fact, "\u{202e}no\n".repeat(2_000_000))]).unwrap());
+    }
+}
+
+/// A write that puts these keys under the gate's prefix on a Node that has others, and its
+/// decision.
+fn with_keys(before: std::ops::Range<usize>, after: std::ops::Range<usize>, operation: &'static str) -> World {
+    let node = |numbers: std::ops::Range<usize>| {
+        let annotations: Value =
+            numbers.map(|number| (format!("fencegate.dev/unknown-{number:05}"), json!("x"))).collect();
+        json!({"metadata": {"name": "n1", "annotations": annotations}, "spec": {"taints": []}, "status": {}})
+    };
+    let settings = fencegate::policy::settings::Settings::default();
+    let user = json!({"username": "alice"});
+    World { operation, subresource: "", user, old: node(before), new: node(after), cluster: vec![], settings }
+}
+
+#[test]
+fn at_most_five_keys_that_mean_nothing_are_named_and_only_those_that_the_write_sets() {
+    for (before, after, operation, named, more) in [
+        (0..0, 0..5, "UPDATE", 5, false),
+        (0..0, 0..6, "UPDATE", 5, true),
+        (0..0, 0..5, "CREATE", 5, false),
+        (0..0, 0..6, "CREATE", 5, true),
+        (0..9, 0..9, "UPDATE", 0, false),
+        (0..9, 0..12, "UPDATE", 3, false),
+        (0..9, 0..0, "UPDATE", 0, false),
+        (0..9, 9..11, "UPDATE", 2, false),
+        (0..9, 0..0, "DELETE", 0, false),
+    ] {
+        let world = with_keys(before.clone(), after.clone(), operation);
+        let warnings = world.decide().warnings;
+        let names: Vec<&String> = warnings.iter().filter(|warning| warning.starts_with("did you mean ")).collect();
+        let case = format!("{operation} from {before:?} to {after:?}: {warnings:?}");
+        assert_eq!(names.len(), named, "{case}");
+        assert_eq!(warnings.contains(&"more keys under fencegate.dev/ mean nothing".to_owned()), more, "{case}");
+        assert_eq!(warnings.len(), named + usize::from(more), "{case}");
+    }
+}
+
+#[test]
+fn of_60_000_keys_that_mean_nothing_few_are_kept() {
+    for (before, after, operation) in [
+        (0..0, 0..60_000, "UPDATE"),
+        (0..60_000, 0..60_000, "UPDATE"),
+        (0..60_000, 0..0, "UPDATE"),
+        (0..30_000, 30_000..60_000, "UPDATE"),
+        (0..0, 0..60_000, "CREATE"),
+        (0..60_000, 0..0, "DELETE"),
+    ] {
+        let mut world = with_keys(before.clone(), after.clone(), operation);
+        world.new["spec"]["taints"] = json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]);
+        let review = world.parsed();
+        let write = &review.request().unwrap().write;
+        let sides = [write.before(), write.after()].into_iter().flatten();
+        let kept: usize = sides.map(|node| node.metadata.annotations.as_ref().unwrap().len()).sum();
+        assert!(kept <= 7, "{operation} from {before:?} to {after:?}: {kept}");
+        assert!(world.answer().to_string().len() < 6_000, "{}", world.answer());
+    }
+}
+
+/// The Node as it is, with all keys.
+fn unabridged(node: &Value) -> Node {
+    serde_json::from_value(node.clone()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn keys_that_mean_nothing_and_are_forgotten_change_no_decision(
+        world in world(),
+        keys in vec((0..12_usize, select(vec![None, Some("x"), Some("y")]), select(vec![None, Some("x"), Some("y")])), 0..16),
+    ) {
+        let mut world = world;
+        for (number, before, after) in keys {
+            for (node, value) in [(&mut world.old, before), (&mut world.new, after)] {
+                if node["metadata"]["annotations"].is_null() {
+                    node["metadata"]["annotations"] = json!({});
+                }
+                if let Some(value) = value {
+                    node["metadata"]["annotations"][format!("fencegate.dev/unknown-{number}")] = json!(value);
+                }
+            }
+        }
+        let facts = world.facts();
+        let mut request = world.parsed().request().unwrap().clone();
+        let abridged = decide(Webhook::Validate, &request, &facts, &world.settings);
+        request.write = match request.write {
+            Write::Create { .. } => Write::Create { new: unabridged(&world.new) },
+            Write::Delete { .. } => Write::Delete { old: unabridged(&world.old) },
+            Write::Update { new, .. } => {
+                let after = Node { spec: new.spec, ..unabridged(&world.new) };
+                Write::Update { old: unabridged(&world.old), new: after }
+            }
+        };
+        prop_assert_eq!(abridged, decide(Webhook::Validate, &request, &facts, &world.settings));
     }
 }
