@@ -88,7 +88,11 @@ fn review_exits_with_code_2_and_says_why_if_it_cannot_decide() {
         (vec!["review"], r#"{"event":"probe"}"#, "not a line of the audit log"),
         (vec!["review", "--config", "bad.yaml"], review.as_str(), "checks.NodeStillRedy"),
         (vec!["review", "--cluster", "cluster.yaml"], review.as_str(), "needs a kind"),
-        (vec!["review", "--cluster", "live"], review.as_str(), "there is neither a kubeconfig nor a service account"),
+        (
+            vec!["review", "--cluster", "live"],
+            review.as_str(),
+            "neither a kubeconfig nor a service account can be used",
+        ),
         (vec!["review", "--now", "today"], review.as_str(), "RFC 3339"),
         (vec!["review", "--output", "xml"], review.as_str(), "possible values"),
         (vec!["explain"], "", "unrecognized subcommand"),
@@ -97,6 +101,27 @@ fn review_exits_with_code_2_and_says_why_if_it_cannot_decide() {
         assert_eq!(code(&output), 2, "{arguments:?}");
         assert!(stderr(&output).contains(why), "{arguments:?}: {}", stderr(&output));
         assert!(stdout(&output).is_empty());
+    }
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_used_does_not_become_the_example_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let review = folder.path().join("review.json");
+    fs::write(&review, bare_taint().to_string()).unwrap();
+    let run = |kubeconfig: Option<&str>| {
+        let mut command = fencegate(folder.path());
+        command.args(["review", "review.json"]).envs(kubeconfig.map(|path| ("KUBECONFIG", path)));
+        command.output().unwrap()
+    };
+    let example = run(None);
+    assert_eq!(code(&example), 1);
+    assert!(stderr(&example).contains("the built-in example"), "{}", stderr(&example));
+    fs::create_dir(folder.path().join(".kube")).unwrap();
+    fs::write(folder.path().join(".kube/config"), "clusters: 7").unwrap();
+    for unusable in [run(Some("missing.yaml")), run(Some("review.json")), run(None)] {
+        assert_eq!(code(&unusable), 2, "{}", stdout(&unusable));
+        assert!(stderr(&unusable).contains("no cluster: "), "{}", stderr(&unusable));
     }
 }
 

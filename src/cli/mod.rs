@@ -73,8 +73,8 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the async runtime")?;
     let result = runtime.block_on(work);
-    // At this point, only a blocked read of standard input can be left, and it is not worth a
-    // longer wait.
+    // At this point, only a blocked read of standard input or a blocked write to standard output
+    // can be left, and neither is worth a longer wait.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
@@ -111,9 +111,15 @@ async fn live(namespace: Option<String>) -> anyhow::Result<Cluster> {
     Ok(Cluster::Live(Live::new(client().await?).in_namespace(namespace)))
 }
 
+/// Whether somebody made a kubeconfig: `KUBECONFIG` names one, or there is one in the usual place.
+fn has_kubeconfig() -> bool {
+    let is_named = std::env::var_os("KUBECONFIG").is_some_and(|paths| !paths.is_empty());
+    is_named || std::env::home_dir().is_some_and(|home| home.join(".kube/config").exists())
+}
+
 /// A client for this cluster.
 async fn client() -> anyhow::Result<Client> {
-    let config = Config::infer().await.context("no cluster: there is neither a kubeconfig nor a service account")?;
+    let config = Config::infer().await.context("no cluster: neither a kubeconfig nor a service account can be used")?;
     Client::try_from(config).context("cannot create a client for the cluster")
 }
 

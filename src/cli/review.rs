@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{ClusterArg, live};
+use super::{ClusterArg, has_kubeconfig, live};
 use crate::{
     admission::{
         handler::{Allowance, BODY_LIMIT, Call, Judge as _},
@@ -60,8 +60,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Where facts come from: `live`, a file with the output of `kubectl get -o yaml`, or a file
-    /// with one line of the audit log. Default: the line that is decided again, or the cluster of
-    /// the kubeconfig, or the built-in example if there is none
+    /// with one line of the audit log. A kind that the file does not have is unknown, unless the
+    /// file has an empty list of it. Default: the line that is decided again, or the cluster of the
+    /// kubeconfig, or the built-in example if there is none
     #[arg(long, value_name = "live|FILE")]
     cluster: Option<ClusterArg>,
     /// Decide as of this time, RFC 3339. Default: the time of the audit line, or now
@@ -168,11 +169,16 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(body)
 }
 
-/// The cluster of the kubeconfig, or the built-in example if there is none.
+/// The cluster of the kubeconfig, or the built-in example if there is none. A kubeconfig that
+/// cannot be used is an error: the facts of the example are not what was asked for.
 async fn default_cluster() -> anyhow::Result<Cluster> {
-    if let Ok(cluster) = live(Some(NAMESPACE.to_owned())).await {
-        eprintln!("facts come from the cluster of your kubeconfig; use --cluster FILE to read them from a file");
-        return Ok(cluster);
+    match live(Some(NAMESPACE.to_owned())).await {
+        Ok(cluster) => {
+            eprintln!("facts come from the cluster of your kubeconfig; use --cluster FILE to read them from a file");
+            return Ok(cluster);
+        }
+        Err(error) if has_kubeconfig() => return Err(error),
+        Err(_) => {}
     }
     eprintln!("there is no cluster: facts come from the built-in example; use --cluster FILE to read your own");
     Ok(Cluster::of(Snapshot::example()?))

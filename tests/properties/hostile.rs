@@ -2,18 +2,15 @@
 //! statuses of custom resources and read errors with control characters, line breaks, characters
 //! that reorder others, and far too much of everything.
 
-use fencegate::{
-    cluster::Snapshot,
-    policy::{
-        decide,
-        facts::{Fact, Facts},
-        facts_needed,
-        message::denial,
-        object::node::Node,
-        reason::Code,
-        request::Write,
-        review::Webhook,
-    },
+use fencegate::policy::{
+    decide,
+    facts::{Fact, Facts},
+    facts_needed,
+    message::denial,
+    object::node::Node,
+    reason::Code,
+    request::Write,
+    review::Webhook,
 };
 use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
@@ -101,9 +98,8 @@ fn check(message: &str) {
 fn denied(world: &World, unread: &[(Fact, String)]) -> Option<String> {
     let review = world.parsed();
     let Some(request) = review.request() else { return Some(super::answered(&review)) };
-    let snapshot = Snapshot::parse(&json!({"kind": "List", "items": world.cluster}).to_string());
     let now = NOW.parse().unwrap();
-    let mut facts = snapshot.map_or_else(
+    let mut facts = world.snapshot().map_or_else(
         |_| Facts::at(now),
         |snapshot| snapshot.read(request, &facts_needed(request, &world.settings), now),
     );

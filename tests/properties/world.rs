@@ -3,7 +3,7 @@
 
 use fencegate::{
     admission::review::{self, Answer},
-    cluster::Snapshot,
+    cluster::{Snapshot, file::SnapshotError},
     config,
     policy::{
         Decision,
@@ -55,17 +55,22 @@ impl World {
         review::read(self.review().to_string().as_bytes()).unwrap()
     }
 
+    /// The cluster. The empty lists tell that it has no more objects.
+    pub fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
+        let empty = ["Lease", "Pod", "VolumeAttachment", "Node"].map(|kind| json!({"kind": format!("{kind}List")}));
+        let items = [empty.as_slice(), &self.cluster].concat();
+        Snapshot::parse(&json!({"kind": "List", "items": items}).to_string())
+    }
+
     pub fn facts(&self) -> Facts {
-        let snapshot = Snapshot::parse(&json!({"kind": "List", "items": self.cluster}).to_string()).unwrap();
         let review = self.parsed();
         let request = review.request().unwrap();
-        snapshot.read(request, &facts_needed(request, &self.settings), NOW.parse().unwrap())
+        self.snapshot().unwrap().read(request, &facts_needed(request, &self.settings), NOW.parse().unwrap())
     }
 
     /// Every fact that there is, whether the write needs it or not.
     pub fn all_facts(&self) -> Facts {
-        let snapshot = Snapshot::parse(&json!({"kind": "List", "items": self.cluster}).to_string()).unwrap();
-        snapshot.read(self.parsed().request().unwrap(), &Fact::all().collect(), NOW.parse().unwrap())
+        self.snapshot().unwrap().read(self.parsed().request().unwrap(), &Fact::all().collect(), NOW.parse().unwrap())
     }
 
     pub fn decide(&self) -> Decision {

@@ -102,7 +102,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The cluster when the database runs on another node.
-const NOTHING_BOUND: &str = "kind: List\nitems: []\n";
+const NOTHING_BOUND: &str = "{kind: PodList, items: []}\n---\n{kind: VolumeAttachmentList, items: []}\n";
 
 /// Does what the API server does with a write: it calls the mutating webhook, applies the patch,
 /// calls the validating webhook, and stores the object. For a deletion, it calls the validating
