@@ -60,10 +60,17 @@ struct Program {
     telemetry: SocketAddr,
     ca: String,
     log: JoinHandle<Vec<Value>>,
+    /// Dropped as soon as the program's own log may be read further.
+    unread: Option<mpsc::Sender<()>>,
 }
 
 impl Program {
     fn start(folder: &Path, stdout: File) -> Self {
+        Self { unread: None, ..Self::start_unread(folder, stdout, "info") }
+    }
+
+    /// Starts the program. Its own log, at this level, is not read once it serves.
+    fn start_unread(folder: &Path, stdout: File, level: &str) -> Self {
         let made = certificates();
         fs::write(folder.join("tls.crt"), &made.certificate).unwrap();
         fs::write(folder.join("tls.key"), &made.key).unwrap();
@@ -73,24 +80,27 @@ impl Program {
             .args(["--tls-cert", "tls.crt", "--tls-key", "tls.key", "--cluster", "cluster.yaml"])
             .current_dir(folder)
             .env_clear()
+            .env("RUST_LOG", level)
             .stdout(stdout)
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let (ports, started) = mpsc::channel();
+        let (unread, may_read) = mpsc::channel();
         let log = thread::spawn(move || {
             let read = |line: String| -> Value {
                 let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
                 if let (Some(reviews), Some(telemetry)) = (line["reviews"].as_str(), line["telemetry"].as_str()) {
                     let _ = ports.send((reviews.parse().unwrap(), telemetry.parse().unwrap()));
+                    assert!(may_read.recv().is_err(), "the other end is dropped");
                 }
                 line
             };
             stderr.lines().map(|line| read(line.unwrap())).collect()
         });
         let (reviews, telemetry) = started.recv_timeout(Duration::from_secs(20)).unwrap();
-        Self { child, reviews, telemetry, ca: made.ca, log }
+        Self { child, reviews, telemetry, ca: made.ca, log, unread: Some(unread) }
     }
 
     /// A client whose calls have this timeout.
@@ -108,10 +118,28 @@ impl Program {
         line.unwrap().parse().unwrap()
     }
 
-    /// Ends the program, and returns its own log.
+    /// Requests the shutdown, waits until the program has ended by itself, and returns its own log.
+    async fn terminate(mut self) -> Vec<Value> {
+        let id = self.child.id().to_string();
+        assert!(Command::new("sh").args(["-c", "kill \"$0\"", &id]).status().unwrap().success());
+        let start = Instant::now();
+        let ended = loop {
+            match self.child.try_wait().unwrap() {
+                None if start.elapsed() < Duration::from_secs(20) => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                ended => break ended,
+            }
+        };
+        assert_eq!(ended.and_then(|status| status.code()), Some(0), "it ended by itself");
+        self.log.join().unwrap()
+    }
+
+    /// Kills the program, and returns its own log.
     fn end(mut self) -> Vec<Value> {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        drop(self.unread.take());
         self.log.join().unwrap()
     }
 }
@@ -174,11 +202,14 @@ fn check(lines: &[Value], answers: &[Value]) {
             (is_unrecorded, at) => panic!("{uid}: unrecorded {is_unrecorded}, lines {at:?}"),
         }
     }
-    for line in lines {
-        let has = |field: &str| line[field].is_string();
-        assert!(has("ts") && has("level") && has("event"), "{line}");
-        assert!(is_decision(line) || has("message"), "{line}");
-    }
+    lines.iter().for_each(check_fields);
+}
+
+/// Every line of either log has the same fields, but for the message, which a decision has not.
+fn check_fields(line: &Value) {
+    let has = |field: &str| line[field].is_string();
+    assert!(has("ts") && has("level") && has("event"), "{line}");
+    assert!(is_decision(line) || has("message"), "{line}");
 }
 
 #[tokio::test]
@@ -206,7 +237,10 @@ async fn a_closed_standard_output_denies_guarded_writes_until_somebody_reads_aga
     let answer = client.ask(&attest(3)).await;
     assert!(!is_unrecorded(&answer));
     assert_eq!(program.failures().await, 2);
-    program.end();
+    let log = program.end();
+    log.iter().for_each(check_fields);
+    let told = log.iter().filter(|line| line["message"] == "denied a write: it is not on record");
+    assert_eq!(told.map(|line| &line["uid"]).collect::<Vec<_>>(), ["write-1", "write-2"]);
     let lines = lines.join().unwrap();
     check(&lines, &[answer]);
     let told: Vec<&Value> = lines.iter().map(|line| &line["event"]).collect();
@@ -300,17 +334,27 @@ async fn a_slow_standard_output_delays_guarded_writes_and_denies_none() {
 async fn a_full_standard_output_does_not_keep_the_program_from_ending() {
     let folder = tempfile::tempdir().unwrap();
     let (_pipe, writer) = Pipe::make(folder.path());
-    let mut program = Program::start(folder.path(), writer);
+    let program = Program::start(folder.path(), writer);
     fill(&program.client("1s")).await;
-    let sent = Command::new("sh").args(["-c", "kill \"$0\"", &program.child.id().to_string()]).status().unwrap();
-    assert!(sent.success());
-    let start = Instant::now();
-    let ended = loop {
-        match program.child.try_wait().unwrap() {
-            None if start.elapsed() < Duration::from_secs(20) => tokio::time::sleep(Duration::from_millis(20)).await,
-            ended => break ended,
-        }
-    };
-    assert_eq!(ended.and_then(|status| status.code()), Some(0), "it ended by itself");
-    program.log.join().unwrap();
+    program.terminate().await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_delays_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pipe, writer) = Pipe::make(folder.path());
+    let lines = pipe.read_on();
+    let mut program = Program::start_unread(folder.path(), writer, "trace");
+    let client = program.client("10s");
+    let mut answers = Vec::new();
+    for uid in 0..100 {
+        answers.push(client.ask(&attest(uid)).await);
+    }
+    assert_eq!(program.failures().await, 0);
+    drop(program.unread.take());
+    let log = program.terminate().await;
+    let missing = "lines are missing from this log: nobody read it for a while";
+    assert!(log.iter().any(|line| line["message"] == missing), "more lines than the pipe and the queue hold");
+    log.iter().for_each(check_fields);
+    check(&lines.join().unwrap(), &answers);
 }

@@ -14,7 +14,7 @@ use crate::{
     cluster::registration::Registration,
     reload,
     server::{Certificates, DRAIN, IN_FLIGHT, Options, Server},
-    telemetry::{self, LogFormat},
+    telemetry::{Log, LogFormat},
     tls::accept::Limits,
 };
 
@@ -142,7 +142,7 @@ impl SelfManagedArgs {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    telemetry::init(args.log_format, std::env::var("RUST_LOG").ok().as_deref());
+    let _log = Log::start(args.log_format, std::env::var("RUST_LOG").ok().as_deref());
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let namespace = args.self_managed.namespace().ok();
