@@ -146,12 +146,17 @@ fn the_gate_may_read_what_its_rules_need_and_write_one_lease_in_its_namespace() 
 }
 
 #[test]
-fn the_roles_for_attesting_and_for_break_glass_are_bound_to_nobody() {
+fn the_roles_for_attesting_break_glass_and_configuring_are_bound_to_nobody() {
     let roles = shared("base/roles.yaml");
     assert!(roles.iter().all(|object| object["kind"] == "ClusterRole"));
     let given: Vec<_> = roles.iter().map(|role| (role["metadata"]["name"].as_str().unwrap(), rules(role))).collect();
     let right = |verb: &str| vec![("fencegate.dev".to_owned(), "nodes".to_owned(), vec![verb.to_owned()])];
-    assert_eq!(given, [("fencegate-attester", right("attest")), ("fencegate-break-glass", right("break-glass"))]);
+    let roles = [
+        ("fencegate-attester", "attest"),
+        ("fencegate-break-glass", "break-glass"),
+        ("fencegate-configurer", "configure"),
+    ];
+    assert_eq!(given, roles.map(|(role, verb)| (role, right(verb))));
 }
 
 #[test]

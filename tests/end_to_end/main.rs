@@ -29,6 +29,7 @@ mod install;
 mod interoperation;
 mod layers;
 mod policy;
+mod registration;
 mod replicas;
 mod rights;
 mod sources;
