@@ -204,6 +204,7 @@ fn value_of(term: &str, variables: &[Value]) -> String {
         "variables.name" => "worker-2".to_owned(),
         "variables.fencedBy" => "'fencegate.dev/fenced-by=alice'".to_owned(),
         "request.?userInfo.?username.orValue('')" => "alice".to_owned(),
+        "variables.malformed.join(', ')" => "fencegate.dev/method".to_owned(),
         _ => {
             let name = term.strip_prefix("variables.").unwrap_or_else(|| panic!("what is {term}?"));
             let variable = variables.iter().find(|variable| variable["name"] == name).unwrap();

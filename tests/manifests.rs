@@ -28,11 +28,14 @@ fn shared(path: &str) -> Vec<Value> {
     objects(&format!("charts/fencegate/files/{path}"))
 }
 
-/// The only match condition's program, on one line.
-fn program(conditions: &Value) -> String {
+/// The match conditions: the name of each, and its program on one line.
+fn conditions(conditions: &Value) -> Vec<(String, String)> {
+    let on_one_line = |text: &Value| text.as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     let conditions = conditions.as_array().unwrap();
-    assert_eq!(conditions.len(), 1);
-    conditions[0]["expression"].as_str().unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    conditions
+        .iter()
+        .map(|condition| (on_one_line(&condition["name"]), on_one_line(&condition["expression"])))
+        .collect()
 }
 
 #[test]
@@ -40,31 +43,48 @@ fn both_webhooks_follow_the_contract_and_share_their_match_condition_with_the_po
     let validating = &shared("base/validating-webhook.yaml")[0];
     let mutating = &shared("base/mutating-webhook.yaml")[0];
     let policy = &shared("base/admission-policy.yaml")[0];
-    for (configuration, failure_policy, path, operations) in [
-        (validating, "Fail", "/validate", json!(["CREATE", "UPDATE", "DELETE"])),
-        (mutating, "Ignore", "/mutate", json!(["CREATE", "UPDATE"])),
-    ] {
+    for (configuration, path) in [(validating, "/validate"), (mutating, "/mutate")] {
         assert_eq!(configuration["metadata"]["name"], "fencegate");
         let webhooks = configuration["webhooks"].as_array().unwrap();
         assert_eq!(webhooks.len(), 1);
         let webhook = &webhooks[0];
         for (field, value) in [
             ("name", json!("out-of-service.fencegate.dev")),
-            ("failurePolicy", json!(failure_policy)),
+            ("failurePolicy", json!("Fail")),
             ("matchPolicy", json!("Equivalent")),
             ("admissionReviewVersions", json!(["v1"])),
-            ("sideEffects", json!("None")),
+            ("sideEffects", json!("NoneOnDryRun")),
             ("timeoutSeconds", json!(5)),
         ] {
             assert_eq!(webhook[field], value, "{field} for {path}");
         }
         assert_eq!(webhook["clientConfig"]["service"]["path"], path);
         let rule = |operations: Value, resource: &str| json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": operations, "resources": [resource], "scope": "Cluster"});
-        assert_eq!(webhook["rules"], json!([rule(operations, "nodes"), rule(json!(["UPDATE"]), "nodes/status")]));
+        let all = json!(["CREATE", "UPDATE", "DELETE"]);
+        assert_eq!(webhook["rules"], json!([rule(all, "nodes"), rule(json!(["UPDATE"]), "nodes/status")]));
     }
-    let guarded = program(&validating["webhooks"][0]["matchConditions"]);
-    assert_eq!(program(&mutating["webhooks"][0]["matchConditions"]), guarded);
-    assert_eq!(program(&policy["spec"]["matchConditions"]), guarded);
+    let guarded = conditions(&validating["webhooks"][0]["matchConditions"]);
+    assert_eq!(guarded.len(), 1);
+    assert_eq!(conditions(&policy["spec"]["matchConditions"]), guarded);
+    let of_mutating = conditions(&mutating["webhooks"][0]["matchConditions"]);
+    assert_eq!(of_mutating[0], guarded[0]);
+    let names: Vec<&str> = of_mutating.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["guarded", "current"]);
+}
+
+#[test]
+fn the_match_condition_and_the_policy_know_every_annotation_of_the_gate() {
+    let policy = &shared("base/admission-policy.yaml")[0]["spec"];
+    let (_, guarded) = &conditions(&policy["matchConditions"])[0];
+    let variables = conditions(&json!(policy["variables"]));
+    let of_policy: Vec<&str> = ["evidence", "stamps", "unfrozen"]
+        .map(|name| variables.iter().find(|(other, _)| other == name).unwrap().1.as_str())
+        .into();
+    for key in fencegate::policy::annotation::known() {
+        let quoted = format!("'{key}'");
+        assert_eq!(guarded.matches(&quoted).count(), 1, "{key} is in the match condition");
+        assert_eq!(of_policy.iter().filter(|keys| keys.contains(&quoted)).count(), 1, "{key} is in the policy");
+    }
 }
 
 #[test]
@@ -126,12 +146,17 @@ fn the_gate_may_read_what_its_rules_need_and_write_one_lease_in_its_namespace() 
 }
 
 #[test]
-fn the_roles_for_attesting_and_for_break_glass_are_bound_to_nobody() {
+fn the_roles_for_attesting_break_glass_and_configuring_are_bound_to_nobody() {
     let roles = shared("base/roles.yaml");
     assert!(roles.iter().all(|object| object["kind"] == "ClusterRole"));
     let given: Vec<_> = roles.iter().map(|role| (role["metadata"]["name"].as_str().unwrap(), rules(role))).collect();
     let right = |verb: &str| vec![("fencegate.dev".to_owned(), "nodes".to_owned(), vec![verb.to_owned()])];
-    assert_eq!(given, [("fencegate-attester", right("attest")), ("fencegate-break-glass", right("break-glass"))]);
+    let roles = [
+        ("fencegate-attester", "attest"),
+        ("fencegate-break-glass", "break-glass"),
+        ("fencegate-configurer", "configure"),
+    ];
+    assert_eq!(given, roles.map(|(role, verb)| (role, right(verb))));
 }
 
 #[test]

@@ -47,13 +47,13 @@ async fn only_guarded_writes_reach_the_gate_or_wait_for_it() {
     for name in [node, "out"] {
         write_other_fields(name);
     }
-    for (guarded, why) in [
-        (["taint", "node", node, PLACE], "EvidenceMissing"),
-        (["taint", "node", "out", REMOVE], "failed calling webhook"),
-        (["annotate", "node", node, "fencegate.dev/proof=x"], "failed calling webhook"),
+    for guarded in [
+        ["taint", "node", node, PLACE],
+        ["taint", "node", "out", REMOVE],
+        ["annotate", "node", node, "fencegate.dev/proof=x"],
     ] {
         let output = kubectl(plane, &guarded);
-        assert!(!output.status.success() && said(&output).contains(why), "{}", said(&output));
+        assert!(!output.status.success() && said(&output).contains("failed calling webhook"), "{}", said(&output));
     }
 }
 

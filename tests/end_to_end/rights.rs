@@ -10,7 +10,7 @@ use crate::{
         plane::{ANONYMOUS, MERGE, Plane},
     },
     world::{
-        PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, is_tainted, of_node, plane_with_alice,
+        PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, is_tainted, now, of_node, plane_with_alice,
         record_on, rejects, said,
     },
 };
@@ -97,6 +97,8 @@ async fn a_break_glass_belongs_to_whoever_has_its_verb_and_wrote_it() {
     assert!(record["last-outage"].contains("rack burnt down"), "{record:?}");
     rejects(taint("oncall", PLACE), &["EvidenceMissing"]);
 
+    // Stamps have whole seconds, and only a new time is a new use.
+    plane.until("it is another second", async |_| now() != record["overridden-at"]).await;
     // One write may bring it and use it. A deletion cannot bring one, so it counts on the stored.
     let both = json!({"metadata": {"annotations": {"fencegate.dev/break-glass": "again"}},
         "spec": {"taints": [{"key": TAINT, "value": "nodeshutdown", "effect": "NoExecute"}]}});

@@ -251,7 +251,8 @@ impl Plane {
         Client::try_from(config).unwrap()
     }
 
-    async fn text(&self, token: &str, path: &str) -> Result<String, ApiError> {
+    /// The answer to a GET, as it is.
+    pub async fn text(&self, token: &str, path: &str) -> Result<String, ApiError> {
         send(&self.client(token), Method::GET, "application/json", path, None).await
     }
 

@@ -7,15 +7,9 @@ A file that is missing or cannot be parsed fails the rendering: Helm itself woul
 {{- define "fencegate.objects" -}}
 {{- $namespace := .root.Release.Namespace }}
 {{- $file := printf "files/%s.yaml" .name }}
-{{- range regexSplit "(?m)^---\\s*$" (.root.Files.Get $file) -1 }}
+{{- range regexSplit "(?m)^---\\s*$" (.root.Files.Get $file | replace "fencegate-system" $namespace) -1 }}
 {{- $object := fromYaml . }}
 {{- if not $object.kind }}{{ fail (printf "%s: not a Kubernetes object: %v" $file $object) }}{{ end }}
-{{- if $object.metadata.namespace }}{{ $_ := set $object.metadata "namespace" $namespace }}{{ end }}
-{{- range $object.subjects }}{{ $_ := set . "namespace" $namespace }}{{ end }}
-{{- range $object.webhooks }}{{ $_ := set .clientConfig.service "namespace" $namespace }}{{ end }}
-{{- if hasKey ($object.spec | default dict) "dnsNames" }}
-{{- $_ := set $object.spec "dnsNames" (list (printf "fencegate.%s.svc" $namespace)) }}
-{{- end }}
 ---
 {{ toYaml $object }}
 {{- end }}
