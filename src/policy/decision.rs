@@ -1,6 +1,8 @@
 //! The decision about one write: everything that the answer, the audit log and the metrics report
 //! about it.
 
+use jiff::Timestamp;
+
 use super::{
     annotation::{self, closest_known},
     assessment::Assessment,
@@ -24,6 +26,8 @@ use super::{
 pub struct Decision {
     /// The node's name. Empty if the request could not be parsed.
     pub node: String,
+    /// The time by the gate's clock. `None` if no write to a Node was judged.
+    pub at: Option<Timestamp>,
     /// What the requester does. An `Attest` beside another transition counts only if the requester
     /// changes an annotation, and not only the gate.
     pub transitions: Transitions,
@@ -94,6 +98,7 @@ impl Decision {
     pub fn unrelated() -> Self {
         Self {
             node: String::new(),
+            at: None,
             transitions: Transitions::default(),
             allowed: true,
             findings: Vec::new(),
@@ -131,6 +136,7 @@ impl Decision {
         let stamps = if is_completed { stamp::stamps(assessment, break_glass.used()) } else { Stamps::new() };
         Self {
             node: proposal.request.node.clone(),
+            at: Some(assessment.facts.now),
             transitions: told_transitions(proposal, &stamps, &findings),
             allowed,
             stamps,

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use jiff::SignedDuration;
+
 use super::situation::Situation;
 use crate::policy::{
     annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, REQUIRED_EVIDENCE},
@@ -13,9 +15,12 @@ use crate::policy::{
     reason::{Code, Reason},
     shell::Command,
     source::{Doubt, Unvouched},
-    text::on_one_line,
+    text::{Span, on_one_line},
     transition::Transition,
 };
+
+/// After this long, what normally takes seconds does not happen by itself any more.
+const OVERDUE: SignedDuration = SignedDuration::from_mins(5);
 
 /// One thing to do. The order is the order in which the steps are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +35,7 @@ enum Step {
     FindCommonCause,
     SwitchOff,
     ConfirmFence,
+    CheckNodeController,
     CompareClocks,
     RemoveMark,
     CorrectRecord,
@@ -39,9 +45,12 @@ enum Step {
     RemoveAllEntries,
     ReleaseFirst,
     LetPodsGo,
+    CheckPodGc,
     FindFinalizers,
     DeletePods,
     LetVolumesGo,
+    LetVolumesOfNodeGo,
+    CheckAttacher,
     RepairDriver,
     PowerCycle,
     DoubtFence,
@@ -85,8 +94,11 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         }
         // Whoever has just switched the machine off only waits: the node is Ready until its Lease
         // has run out.
+        Reason::NodeStillReady { silence: Some(silence) } if *silence > OVERDUE => {
+            vec![Step::CheckNodeController, Step::TryAgain]
+        }
         Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { fenced_at: None, .. }
-            if situation.method().is_some() =>
+            if situation.is_said_to_be_fenced() =>
         {
             vec![Step::TryAgain]
         }
@@ -129,9 +141,10 @@ fn is_mark_from_before(unvouched: &Unvouched) -> bool {
 fn for_pod(pod: &BlockingPod, situation: &Situation<'_>) -> Step {
     match &pod.leaving {
         Leaving::Terminating { finalizers, .. } if !finalizers.is_empty() => Step::FindFinalizers,
+        Leaving::Terminating { since: Some(since), .. } if *since > OVERDUE => Step::CheckPodGc,
         Leaving::Terminating { .. } | Leaving::Evicted => Step::LetPodsGo,
-        // A release lets such a pod stay.
-        Leaving::Tolerates if situation.does(Transition::Delete) => Step::ReleaseFirst,
+        // A release lets such a pod stay, but a machine that was isolated must reboot for it.
+        Leaving::Tolerates if situation.does(Transition::Delete) && !situation.is_isolated() => Step::ReleaseFirst,
         Leaving::Tolerates | Leaving::NotEvicted if situation.does(Transition::Amend) => Step::RemoveAllEntries,
         Leaving::NotEvicted if situation.does(Transition::Release) => Step::UseEffect,
         Leaving::Tolerates | Leaving::NotEvicted => Step::DeletePods,
@@ -142,7 +155,11 @@ fn for_pod(pod: &BlockingPod, situation: &Situation<'_>) -> Step {
 fn for_volume(volume: &BlockingVolume) -> Step {
     match volume {
         BlockingVolume::Attachment(attachment) if attachment.error.is_some() => Step::RepairDriver,
-        BlockingVolume::Attachment(_) | BlockingVolume::OfNodeStatus(_) => Step::LetVolumesGo,
+        BlockingVolume::Attachment(attachment) if attachment.detaching.is_some_and(|age| age > OVERDUE) => {
+            Step::CheckAttacher
+        }
+        BlockingVolume::Attachment(_) => Step::LetVolumesGo,
+        BlockingVolume::OfNodeStatus(_) => Step::LetVolumesOfNodeGo,
     }
 }
 
@@ -170,7 +187,7 @@ impl Step {
             Self::AddWholeRecord => {
                 let text =
                     "a taint without a record gets a whole one in one write, with the method and time that are true";
-                (text, situation.record(&REQUIRED_EVIDENCE, &[]).into_iter().collect())
+                (text, situation.record(&REQUIRED_EVIDENCE, &BTreeSet::new()).into_iter().collect())
             }
             Self::LeaveTaint => {
                 let text = "an entry is added only while the machine is silent; if it is back, return it to service";
@@ -185,13 +202,17 @@ impl Step {
                 Some(method) if !method.stops_the_machine() => ("make sure that the machine is still cut off", vec![]),
                 _ => ("make sure that the machine is still off", vec![]),
             },
+            Self::CheckNodeController => (
+                "Ready should be Unknown by now: find out why the node controller of kube-controller-manager has not given up on the node",
+                vec![],
+            ),
             Self::CompareClocks => ("compare the clock that the time came from with the gate's", vec![]),
             Self::RemoveMark => {
                 ("remove pacemaker's mark, which is from an earlier outage", vec![situation.remove_mark()])
             }
             Self::CorrectRecord => {
-                let (optional, required): (Vec<&str>, Vec<&str>) =
-                    situation.malformed().partition(|key| is_optional(key));
+                let optional: BTreeSet<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
+                let required: Vec<&str> = situation.malformed().filter(|key| !is_optional(key)).collect();
                 let text = if required.contains(&METHOD) {
                     "correct the record, with the method that was really used"
                 } else {
@@ -200,7 +221,7 @@ impl Step {
                 (text, situation.record(&required, &optional).into_iter().collect())
             }
             Self::Record => {
-                let mut removed: Vec<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
+                let mut removed: BTreeSet<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
                 removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
                 (record_what(situation), situation.record(&to_record(situation), &removed).into_iter().collect())
             }
@@ -216,6 +237,10 @@ impl Step {
                 let text = "nothing evicts a pod that tolerates the taint: return the node to service first";
                 (text, vec![situation.release()])
             }
+            Self::CheckPodGc => (
+                "pod GC deletes such pods within seconds: find out whether kube-controller-manager runs; those that are left",
+                vec![situation.list_pods()],
+            ),
             Self::FindFinalizers => {
                 let text = "no wait removes a finalizer: find out which controller should, and why it does not";
                 (text, situation.show_pods_with_finalizers())
@@ -229,8 +254,16 @@ impl Step {
                 "volumes are detached right after their pods are gone; those that are left",
                 vec![situation.list_attachments()],
             ),
+            Self::LetVolumesOfNodeGo => (
+                "volumes of plugins without VolumeAttachments leave the Node's status once they are detached; those that are left",
+                vec![situation.list_volumes_of_node()],
+            ),
+            Self::CheckAttacher => (
+                "a volume that is to be detached for minutes waits for its driver's attacher: find out whether that runs; those that are left",
+                vec![situation.list_attachments()],
+            ),
             Self::RepairDriver => {
-                let text = "no wait ends an error that the driver repeats: read the logs of its controller";
+                let text = "no wait ends an error that the driver repeats: read the logs of its controller; those that are left";
                 (text, vec![situation.list_attachments()])
             }
             Self::PowerCycle => (
@@ -247,7 +280,7 @@ impl Step {
                 "the break-glass on the node counts only for whoever wrote it: whoever uses one writes their own",
                 vec![],
             ),
-            Self::TryAgain => (try_again(situation), vec![]),
+            Self::TryAgain => return (try_again(situation), vec![]),
         };
         (text.to_owned(), commands)
     }
@@ -256,6 +289,10 @@ impl Step {
 /// What to do with a machine that seems not to be fenced.
 fn switch_off(situation: &Situation<'_>) -> String {
     match situation.method() {
+        Some(_) if situation.is_renewed_after_the_fence() && !situation.is_alive() => {
+            "the machine gave a sign of life after the recorded fence: make sure that it is off now, and stays off"
+                .to_owned()
+        }
         Some(method) if situation.is_renewed_after_the_fence() && method.stops_the_machine() => format!(
             "the record says {}, but the machine is alive: make sure that the right one was switched off, and stays off",
             method.name()
@@ -306,8 +343,9 @@ fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
 }
 
 /// When the write may be tried again.
-fn try_again(situation: &Situation<'_>) -> &'static str {
-    if situation.denies(&[Code::FactsUnavailable]) {
+fn try_again(situation: &Situation<'_>) -> String {
+    let waits = situation.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed]) && situation.is_alive();
+    let text = if situation.denies(&[Code::FactsUnavailable]) {
         "nothing was changed; try again once the gate can read these facts"
     } else if situation.denies(&[Code::RecordUnavailable]) {
         "nothing was changed; try again once the gate can write its audit log: its own log tells why it cannot"
@@ -315,13 +353,18 @@ fn try_again(situation: &Situation<'_>) -> &'static str {
         "delete it again once nothing is left"
     } else if situation.denies(&[Code::PodsRemain, Code::VolumesAttached]) {
         "try again once nothing is left"
-    } else if situation.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed]) {
-        if situation.method().is_some() && !situation.is_renewed_after_the_fence() {
-            "wait until the machine has been silent for about 50 s, then try again; if the node stays Ready, another machine was switched off"
-        } else {
-            "then try again, about 50 s after the machine has gone silent: its Lease has run out and Ready is Unknown by then"
-        }
+    } else if waits && situation.is_said_to_be_fenced() && !situation.is_renewed_after_the_fence() {
+        return format!(
+            "wait until the machine has been silent for about {}, then try again; if the node stays Ready, another machine was switched off",
+            Span(situation.silence())
+        );
+    } else if waits {
+        return format!(
+            "then try again, about {} after the machine has gone silent: its Lease has run out and Ready is Unknown by then",
+            Span(situation.silence())
+        );
     } else {
         "then try again"
-    }
+    };
+    text.to_owned()
 }

@@ -1,5 +1,9 @@
 //! What is known about a denied write, and the commands that fit it.
 
+use std::collections::BTreeSet;
+
+use jiff::SignedDuration;
+
 use crate::policy::{
     annotation::{APPLIED_BY, BREAK_GLASS, FENCED_AT, FENCED_BY, METHOD, NOW, REQUIRED_EVIDENCE},
     blocker::{BlockingPod, Leaving},
@@ -12,6 +16,10 @@ use crate::policy::{
     text::{NAMED, is_printable},
     transition::Transition,
 };
+
+/// How long after a node's last renewal the node controller turns its Ready to Unknown
+/// (kube-controller-manager: `--node-monitor-grace-period`).
+const UNKNOWN_AFTER: SignedDuration = SignedDuration::from_secs(50);
 
 /// A denied write.
 #[derive(Clone, Copy)]
@@ -48,6 +56,34 @@ impl<'a> Situation<'a> {
         Method::parse(self.recorded(METHOD)?)
     }
 
+    /// Whether the node is fenced, as far as anyone says: nothing has to be switched off.
+    pub fn is_said_to_be_fenced(&self) -> bool {
+        self.method().is_some() || self.decision.fence.is_some()
+    }
+
+    /// How long the machine must be silent until nothing contradicts a fence any more: until its
+    /// Lease has run out, and until the node controller has turned Ready to Unknown.
+    pub fn silence(&self) -> SignedDuration {
+        let leases = self.decision.findings.iter().filter_map(|finding| match &finding.reason {
+            Reason::LeaseStillRenewed { runs_out_after, .. } => *runs_out_after,
+            _ => None,
+        });
+        leases.chain([UNKNOWN_AFTER]).max().unwrap_or(UNKNOWN_AFTER)
+    }
+
+    /// Whether the machine talks to the API server now.
+    pub fn is_alive(&self) -> bool {
+        let is_sign_of_life = |reason: &Reason| {
+            matches!(reason, Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { runs_out_after: Some(_), .. })
+        };
+        self.decision.findings.iter().any(|finding| finding.denies() && is_sign_of_life(&finding.reason))
+    }
+
+    /// Whether the machine was only cut off.
+    pub fn is_isolated(&self) -> bool {
+        self.method().is_some_and(|method| !method.stops_the_machine())
+    }
+
     /// Whether the write sets a key to a well-formed value, or leaves it so.
     pub fn is_recorded(&self, key: &str) -> bool {
         self.recorded(key).is_some()
@@ -73,7 +109,7 @@ impl<'a> Situation<'a> {
 
     /// Records these keys for a fence that took effect just now, and removes those of `removed`
     /// that are stored. `None` if there is nothing to do.
-    pub fn record(&self, keys: &[&str], removed: &[&str]) -> Option<Command> {
+    pub fn record(&self, keys: &[&str], removed: &BTreeSet<&str>) -> Option<Command> {
         let changes: Vec<String> = keys
             .iter()
             .map(|key| format!("{key}={}", self.value(key)))
@@ -89,8 +125,18 @@ impl<'a> Situation<'a> {
         let stopped = self.method().filter(|method| method.stops_the_machine());
         match key {
             METHOD => stopped.unwrap_or(Method::PowerOff).name().to_owned(),
-            FENCED_AT => NOW.to_owned(),
+            FENCED_AT => self.time_of_fence(),
             _ => self.requester(),
+        }
+    }
+
+    /// The time of a fence that took effect just now. Where nothing has replaced `now`, the time
+    /// itself.
+    fn time_of_fence(&self) -> String {
+        let is_kept = self.request.write.newest().annotation(FENCED_AT) == Some(NOW);
+        match self.decision.at.filter(|_| is_kept) {
+            Some(at) => at.strftime("%FT%TZ").to_string(),
+            None => NOW.to_owned(),
         }
     }
 
@@ -170,6 +216,10 @@ impl<'a> Situation<'a> {
     pub fn list_pods(&self) -> Command {
         let selector = format!("spec.nodeName={}", escaped(self.name(), &['\\', ',', '=']));
         Command::new("kubectl get pods --all-namespaces --field-selector").arg(selector).arg("-o").arg("wide")
+    }
+
+    pub fn list_volumes_of_node(&self) -> Command {
+        Command::new("kubectl get node").arg(self.name()).arg("-o").arg("jsonpath={.status.volumesAttached[*].name}")
     }
 
     /// VolumeAttachments have no field selectors.

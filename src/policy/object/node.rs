@@ -170,7 +170,7 @@ impl Node {
 
     /// Whether the out-of-service taint evicted no pod, and the node is back.
     pub fn evicted_nothing(&self) -> bool {
-        self.evicts_nothing() && self.ready().is_some()
+        self.evicts_nothing() && self.is_back()
     }
 
     /// The value of an annotation that the gate reads.
@@ -188,6 +188,11 @@ impl Node {
     /// `True` is enough.
     pub fn ready(&self) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.status == "True")
+    }
+
+    /// Whether the node is ready, and nothing says otherwise: every `Ready` condition is `True`.
+    pub fn is_back(&self) -> bool {
+        self.ready().is_some() && self.status.conditions.iter().all(|condition| condition.status == "True")
     }
 
     /// The status of the `Ready` condition. `Unknown` if the node reports none, as in

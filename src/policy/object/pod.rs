@@ -225,7 +225,7 @@ impl Pod {
             let created_at = self.metadata.creation_timestamp;
             created_at.zip(placed_at.parse().ok()).is_some_and(|(created, placed): (_, Timestamp)| created < placed)
         });
-        let runs = self.status.phase == "Running" && node.ready().is_some();
+        let runs = self.status.phase == "Running" && node.is_back();
         self.may_stay(node) && (was_there || runs)
     }
 

@@ -16,8 +16,9 @@ use crate::policy::{
 ///
 /// Whoever records a fence need not look up which boot it ended: it is the one that the stored Node
 /// reports. A new time of the fence means a new fence, so a boot that the record has from before
-/// does not belong to it. A record that is added while the node is out of service gets no boot: the
-/// node may have booted since.
+/// does not belong to it. The boot of the same fence stays, even if the write removes it: otherwise
+/// the old fence could be said to have ended a later boot. A record that is added while the node is
+/// out of service gets no boot: the node may have booted since.
 pub(in crate::policy) fn completion(write: &Write, now: Timestamp) -> Stamps {
     let (Some(old), Some(new)) = (write.before(), write.after()) else { return time_of_creation(write, now) };
     let mut completion = Stamps::new();
@@ -26,6 +27,11 @@ pub(in crate::policy) fn completion(write: &Write, now: Timestamp) -> Stamps {
         completion.insert(FENCED_AT, Some(written(now)));
     }
     if old.is_out_of_service() {
+        return completion;
+    }
+    let is_same_fence = old.annotation(FENCED_AT).is_some() && old.annotation(FENCED_AT) == new.annotation(FENCED_AT);
+    if let (Some(boot), None, true) = (old.annotation(BOOT_ID), new.annotation(BOOT_ID), is_same_fence) {
+        completion.insert(BOOT_ID, Some(boot.to_owned()));
         return completion;
     }
     let is_recorded = new.is_out_of_service() || EVIDENCE.into_iter().any(writes);
@@ -124,6 +130,24 @@ mod tests {
                 "a placement on the boot of the last fence",
                 (false, json!({BOOT_ID: "b"})),
                 (true, json!({BOOT_ID: "b"})),
+                json!({}),
+            ),
+            (
+                "the boot removed from the same fence",
+                (false, json!({FENCED_AT: early, BOOT_ID: "boot-0"})),
+                (true, json!({FENCED_AT: early})),
+                json!({BOOT_ID: "boot-0"}),
+            ),
+            (
+                "the boot removed with a new fence",
+                (false, json!({FENCED_AT: early, BOOT_ID: "boot-0"})),
+                (false, json!({FENCED_AT: late})),
+                json!({BOOT_ID: "boot-1"}),
+            ),
+            (
+                "a whole record withdrawn",
+                (false, json!({FENCED_AT: early, BOOT_ID: "boot-0"})),
+                (false, json!({})),
                 json!({}),
             ),
             ("a record that is added late", (true, json!({})), (true, json!({FENCED_AT: early})), json!({})),

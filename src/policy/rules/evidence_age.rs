@@ -5,8 +5,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
-    annotation::FENCED_AT,
+    annotation::{FENCED_AT, RECORDED_AT},
     assessment::{Assessment, age},
+    evidence::parse_time,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -30,8 +31,12 @@ pub(super) const IN_FUTURE: Rule = Rule {
     needs: no_facts,
     check: |assessment| {
         let clock_skew = assessment.proposal.settings.clock_skew;
-        let recorded = assessment.recorded_time().filter(|_| assessment.proposal.writes(FENCED_AT));
-        judge(assessment, assessment.fence_times().into_iter().chain(recorded), |fenced_at, age| {
+        let proposal = &assessment.proposal;
+        let recorded = assessment.recorded_time().filter(|_| proposal.writes(FENCED_AT));
+        // Where the gate wrote the time, it is that of the stamp, by the clock of another replica.
+        let stamped = proposal.change(RECORDED_AT).1.filter(|_| proposal.writes(RECORDED_AT)).and_then(parse_time);
+        let times = assessment.fence_times().into_iter().chain(recorded).filter(|at| Some(*at) != stamped);
+        judge(assessment, times, |fenced_at, age| {
             (-age > clock_skew).then_some(Reason::EvidenceInFuture { fenced_at, ahead: -age, clock_skew })
         })
     },
@@ -49,7 +54,7 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{evidence, facts, fails, placing},
+        super::testing::{evidence, facts, fails, node, placing, update},
         *,
     };
 
@@ -68,6 +73,20 @@ mod tests {
             annotations["fencegate.dev/fenced-at"] = fenced_at.into();
             assert_eq!(fails(&EXPIRED, &placing(&annotations), &facts()), expired, "{fenced_at} expired");
             assert_eq!(fails(&IN_FUTURE, &placing(&annotations), &facts()), in_future, "{fenced_at} in future");
+        }
+    }
+
+    #[test]
+    fn a_time_that_another_replica_wrote_is_not_in_the_future() {
+        let mut annotations = evidence();
+        for (fenced_at, recorded_at, fails_) in [
+            ("2026-11-22T10:24:00Z", "2026-11-22T10:24:00Z", false),
+            ("2026-11-22T10:24:00Z", "2026-11-22T10:20:00Z", true),
+        ] {
+            annotations["fencegate.dev/fenced-at"] = fenced_at.into();
+            annotations["fencegate.dev/recorded-at"] = recorded_at.into();
+            let request = update(node(false, evidence()), node(false, annotations.clone()));
+            assert_eq!(fails(&IN_FUTURE, &request, &facts()), fails_, "{fenced_at} {recorded_at}");
         }
     }
 

@@ -27,8 +27,9 @@ pub(super) const RULE: Rule = Rule {
 fn is_added_late(proposal: &Proposal<'_>, key: &str) -> bool {
     let is_whole =
         REQUIRED_EVIDENCE.into_iter().all(|key| proposal.change(key).0.is_none() && proposal.change(key).1.is_some());
-    let belongs = key != BOOT_ID && EVIDENCE.into_iter().chain([RECORDED_BY, RECORDED_AT]).any(|known| known == key);
-    is_whole && belongs && proposal.change(key).0.is_none()
+    let is_new = key != BOOT_ID && EVIDENCE.contains(&key) && proposal.change(key).0.is_none();
+    // The stamps of a record that was withdrawn may be left.
+    is_whole && (is_new || [RECORDED_BY, RECORDED_AT].contains(&key))
 }
 
 #[cfg(test)]
@@ -74,6 +75,8 @@ mod tests {
         let frozen = |key: &str| Some(Reason::EvidenceFrozen { keys: vec![key.to_owned()] });
         assert_eq!(late(json!({}), "fencegate.dev/recorded-at", "2026-11-22T10:20:00Z"), None);
         assert_eq!(late(json!({"fencegate.dev/placed-by": "bob"}), "fencegate.dev/proof", "fan is off"), None);
+        let withdrawn = json!({"fencegate.dev/recorded-by": "bob"});
+        assert_eq!(late(withdrawn, "fencegate.dev/recorded-by", "alice"), None);
         assert_eq!(late(json!({}), BOOT_ID, "boot-1"), frozen(BOOT_ID));
         assert_eq!(
             late(json!({}), "fencegate.dev/placed-at", "2026-11-22T10:20:00Z"),

@@ -35,7 +35,7 @@ pub(super) const NOT_RECOVERED: Rule = Rule {
     needs: no_facts,
     check: |Assessment { proposal, .. }| {
         let node = proposal.request.write.current();
-        Outcome::fail_if(node.ready().is_none(), || Reason::NodeNotRecovered { ready: node.ready_status().to_owned() })
+        Outcome::fail_if(!node.is_back(), || Reason::NodeNotRecovered { ready: node.ready_status().to_owned() })
     },
 };
 

@@ -50,14 +50,14 @@ fn fenced_by(proposal: &Proposal<'_>) -> Option<Method> {
 /// Why nothing shows that the machine has booted since the fence. `None` if it has.
 fn not_rebooted(proposal: &Proposal<'_>) -> Option<NotRebooted> {
     let node = proposal.request.write.current();
-    match (proposal.change(BOOT_ID).0, node.ready(), node.boot_id()) {
+    match (proposal.change(BOOT_ID).0, node.is_back(), node.boot_id()) {
         (None, ..) => Some(NotRebooted::NotRecorded),
-        (Some(_), None, _) => Some(NotRebooted::NotReady),
-        (Some(_), Some(_), None) => Some(NotRebooted::NotReported),
-        (Some(fenced), Some(_), Some(current)) if fenced == current => {
+        (Some(_), false, _) => Some(NotRebooted::NotReady),
+        (Some(_), true, None) => Some(NotRebooted::NotReported),
+        (Some(fenced), true, Some(current)) if fenced == current => {
             Some(NotRebooted::SameBoot { boot_id: current.into() })
         }
-        (Some(_), Some(_), Some(_)) => None,
+        (Some(_), true, Some(_)) => None,
     }
 }
 

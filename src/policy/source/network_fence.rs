@@ -90,6 +90,10 @@ fn drivers<'a>(inquiry: &Inquiry<'a>) -> Result<BTreeSet<&'a str>, Doubt> {
             None => return Err(Doubt::No(format!("PersistentVolume {} is not CSI's", volume.metadata.name))),
         };
     }
+    // Such a volume may still be on the machine after its pod is gone.
+    if let Some(volume) = inquiry.write.current().status.volumes_attached.first() {
+        return Err(Doubt::No(format!("{} in the Node's status.volumesAttached is not CSI's", quoted(&volume.name))));
+    }
     if drivers.is_empty() {
         return Err("the node has no volume, so no storage is known that must block it".to_owned().into());
     }
@@ -106,8 +110,17 @@ fn gap(
 ) -> Result<Option<String>, Doubt> {
     let clients = clients(inquiry, driver)?;
     let holding: Vec<&NetworkFence> = fences.iter().filter(|fence| lacks(fence, driver, classes).is_none()).collect();
-    let open: Vec<&str> =
-        clients.into_iter().filter(|client| !holding.iter().any(|fence| fence.covers(client))).collect();
+    // The storage knows addresses, not objects: what one object lets through is let through.
+    let lets_through = |fence: &&NetworkFence| {
+        fence.spec.fence_state == "Unfenced" && driver_of(fence, classes).is_none_or(|of| of == driver)
+    };
+    let open: Vec<&str> = clients
+        .into_iter()
+        .filter(|client| {
+            !holding.iter().any(|fence| fence.covers(client))
+                || fences.iter().filter(lets_through).any(|fence| fence.covers(client))
+        })
+        .collect();
     if open.is_empty() {
         return Ok(None);
     }
