@@ -37,6 +37,7 @@ pub enum ConfigError {
 struct File {
     api_version: Option<String>,
     kind: Option<String>,
+    mode: Option<String>,
     #[serde(deserialize_with = "null_is_default")]
     evidence: EvidenceSection,
     #[serde(deserialize_with = "null_is_default")]
@@ -112,7 +113,7 @@ impl File {
     fn settings(self) -> Result<Settings, ConfigError> {
         expect("apiVersion", self.api_version, API_VERSION)?;
         expect("kind", self.kind, KIND)?;
-        let mut settings = Settings::default();
+        let mut settings = Settings { mode: mode_of_all(self.mode.as_deref())?, ..Settings::default() };
         if let Some(text) = self.evidence.max_age {
             settings.max_age = duration("evidence.maxAge", &text)?;
         }
@@ -149,6 +150,14 @@ fn expect(name: &str, given: Option<String>, expected: &str) -> Result<(), Confi
     match given {
         Some(given) if given != expected => Err(field(name, format!("{given:?} is not {expected:?}"))),
         _ => Ok(()),
+    }
+}
+
+fn mode_of_all(mode: Option<&str>) -> Result<Mode, ConfigError> {
+    match mode {
+        None | Some("enforce") => Ok(Mode::Enforce),
+        Some("warn") => Ok(Mode::Warn),
+        Some(other) => Err(field("mode", format!("{other:?} is not one of enforce, warn"))),
     }
 }
 
@@ -208,6 +217,7 @@ mod tests {
     const CONTRACT: &str = "
 apiVersion: fencegate.dev/v1
 kind: GateConfig
+mode: enforce
 evidence: { maxAge: 24h, clockSkew: 10s, sources: [annotations, cloud-shutdown] }
 checks: {}                                 # any reason with a mode; has the last word
 release: { guardedOwners: [{ group: apps, kind: StatefulSet }], guardClaims: true, countTolerating: false }
@@ -225,13 +235,15 @@ authorization: { attest: anyone }          # or rbac
     #[test]
     fn every_setting_can_be_set() {
         let settings = parse(
-            b"evidence: {maxAge: 1h30m, clockSkew: 0s, sources: [cloud-shutdown]}
+            b"mode: warn
+evidence: {maxAge: 1h30m, clockSkew: 0s, sources: [cloud-shutdown]}
 checks: {NodeStillReady: off, PodsRemain: warn, NodeNotRecovered: enforce, StampForged: enforce}
 release: {guardedOwners: [{kind: ReplicationController}], guardClaims: false, countTolerating: true}
 place: {maxNodes: 30%, maxNotReady: 3}
 authorization: {attest: rbac}",
         )
         .unwrap();
+        assert_eq!(settings.mode, Mode::Warn);
         assert_eq!(settings.max_age, SignedDuration::from_mins(90));
         assert_eq!(settings.sources, [Source::CloudShutdown]);
         assert_eq!(settings.mode(Code::NodeStillReady), Mode::Off);
@@ -273,6 +285,7 @@ authorization: {attest: rbac}",
             ("authorization: {attest: everyone}", "authorization.attest"),
             ("apiVersion: fencegate.dev/v2", "apiVersion"),
             ("kind: Pod", "kind"),
+            ("mode: off", "mode"),
             ("checks: {PodsRemain: off, PodsRemain: enforce}", "PodsRemain"),
             ("a: [", ""),
         ] {

@@ -21,6 +21,7 @@ use crate::{
     policy::{
         self, Decision,
         facts::{Fact, FactQuery, Facts, Reading},
+        reason::Code,
         request::Request,
         review::{Content, Review},
         settings::Settings,
@@ -47,7 +48,7 @@ impl Judge for Gate {
             Err(error) => {
                 self.metrics.audit_write_failed();
                 tracing::error!(uid = review.uid, node = decision.node, %error, "denied a write: it is not on record");
-                decision.unrecorded(error.to_string())
+                decision.unrecorded(error.to_string(), self.settings.load().strictest(Code::RecordUnavailable))
             }
         };
         self.metrics.decided(call.webhook.name(), &decision, &timings, took);
@@ -64,7 +65,10 @@ impl Gate {
         match review.content_for(call.webhook) {
             Content::Node(request) => self.decide_write(call, review, request).await,
             Content::Unrelated => (Decision::unrelated(), self.no_facts()),
-            Content::Malformed { node, why } => (Decision::malformed(node.clone(), why.clone()), self.no_facts()),
+            Content::Malformed { node, why } => {
+                let mode = self.settings.load().strictest(Code::ReviewMalformed);
+                (Decision::malformed(node.clone(), why.clone(), mode), self.no_facts())
+            }
         }
     }
 

@@ -166,12 +166,13 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::reason::Mode;
 
     #[test]
     fn metrics_have_the_names_of_the_contract() {
         let metrics = Metrics::default();
         let timing = Timing { fact: "lease", known: true, took: std::time::Duration::from_millis(3) };
-        metrics.decided("validate", &Decision::malformed(String::new(), "why".into()), &[timing], 0.004);
+        metrics.decided("validate", &Decision::malformed(String::new(), "why".into(), Mode::Enforce), &[timing], 0.004);
         metrics.certificate_ends("2026-11-22T10:15:00Z".parse().unwrap());
         let text = metrics.encode().unwrap();
         for line in [

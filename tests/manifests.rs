@@ -10,7 +10,7 @@ use std::{
 
 use fencegate::{
     config,
-    policy::{facts::CustomKind, source::Source},
+    policy::{facts::CustomKind, settings::Settings, source::Source},
 };
 use serde_json::{Value, json};
 
@@ -164,7 +164,7 @@ fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
     let default = [Source::Annotations, Source::CloudShutdown];
     let base = objects("manifests/base/config.yaml");
     let settings = config::parse(base[0]["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
-    assert_eq!(settings, fencegate::policy::settings::Settings::default(), "the manifests have the default settings");
+    assert_eq!(settings, Settings::default(), "the manifests have the default settings");
 
     let medik8s = [CustomKind::FenceAgentsRemediation, CustomKind::SelfNodeRemediation];
     let csi_addons = [CustomKind::NetworkFence, CustomKind::NetworkFenceClass, CustomKind::CsiAddonsNode];
@@ -189,6 +189,27 @@ fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
         assert_eq!(given, needed, "{name}");
         assert_eq!(overlay["components"].is_null(), kinds.is_empty(), "{name}");
     }
+}
+
+#[test]
+fn the_overlay_warn_changes_nothing_but_modes() {
+    let overlay = &objects("manifests/overlays/warn/kustomization.yaml")[0];
+    let patch: Value = serde_saphyr::from_str(overlay["patches"][0]["patch"].as_str().unwrap()).unwrap();
+    let settings = config::parse(patch["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
+    assert_eq!(settings, Settings { mode: fencegate::policy::reason::Mode::Warn, ..Settings::default() });
+    let component = &objects("manifests/components/warn/kustomization.yaml")[0];
+    let patches: Vec<Value> = component["patches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|patch| serde_saphyr::from_str(patch["patch"].as_str().unwrap()).unwrap())
+        .collect();
+    let replace = |path: &str, value: Value| json!([{"op": "replace", "path": path, "value": value}]);
+    let expected = [
+        replace("/spec/validationActions", json!(["Warn", "Audit"])),
+        replace("/webhooks/0/failurePolicy", json!("Ignore")),
+    ];
+    assert_eq!(patches, expected);
 }
 
 /// All files under a folder, whatever they are.

@@ -109,19 +109,32 @@ impl Decision {
         }
     }
 
-    /// Denies a request with a `uid` that could not be parsed.
-    pub fn malformed(node: String, why: String) -> Self {
-        let finding = Finding::new(Reason::ReviewMalformed { why }, Mode::Enforce);
-        Self { node, allowed: false, findings: vec![finding], ..Self::unrelated() }
+    /// Denies a request with a `uid` that could not be parsed, if `mode` is to enforce.
+    pub fn malformed(node: String, why: String, mode: Mode) -> Self {
+        let finding = Finding::new(Reason::ReviewMalformed { why }, mode);
+        Self { node, ..Self::unrelated() }.found(finding)
     }
 
-    /// This decision, as a denial because it could not be put on record. What it said before holds
-    /// no more: nothing is stamped, and a break-glass was not used.
-    #[must_use]
-    pub fn unrecorded(mut self, why: String) -> Self {
-        self.findings.push(Finding::new(Reason::RecordUnavailable { why }, Mode::Enforce));
+    /// Adds a check that failed outside the rules.
+    fn found(mut self, finding: Finding) -> Self {
+        if finding.denies() {
+            self.allowed = false;
+        } else {
+            self.warnings.push(one_line(&told(&finding)));
+        }
+        self.findings.push(finding);
         self.findings.sort_by_key(|finding| finding.reason.code());
-        Self { allowed: false, break_glass: BreakGlass::Unused, stamps: Stamps::new(), warnings: Vec::new(), ..self }
+        self
+    }
+
+    /// This decision, which could not be put on record: a denial, if `mode` is to enforce. What it
+    /// said before holds no more then: nothing is stamped, and a break-glass was not used.
+    #[must_use]
+    pub fn unrecorded(mut self, why: String, mode: Mode) -> Self {
+        if mode == Mode::Enforce {
+            (self.break_glass, self.stamps, self.warnings) = (BreakGlass::Unused, Stamps::new(), Vec::new());
+        }
+        self.found(Finding::new(Reason::RecordUnavailable { why }, mode))
     }
 
     /// Combines the outcomes of the checks into a decision.
@@ -264,10 +277,19 @@ fn warnings(
 ) -> Vec<String> {
     let used = break_glass.map(|reason| format!("break-glass used, this is on record: {}", quoted(reason)));
     let not_denying = findings.iter().filter(|finding| !finding.denies());
-    let found = not_denying.map(|finding| format!("{}: {}", finding.reason.code(), finding.reason));
+    let found = not_denying.map(told);
     let all = used.into_iter().chain(found).chain(notices).chain(recorded_while_ready(proposal));
     let all = all.chain(unknown_keys(proposal));
-    all.map(|warning| shortened(on_one_line(&warning).into_owned(), WARNING_LENGTH)).collect()
+    all.map(|warning| one_line(&warning)).collect()
+}
+
+fn told(finding: &Finding) -> String {
+    format!("{}: {}", finding.reason.code(), finding.reason)
+}
+
+/// A warning as it is sent.
+fn one_line(warning: &str) -> String {
+    shortened(on_one_line(warning).into_owned(), WARNING_LENGTH)
 }
 
 /// A warning for whoever records a fence of a node that is Ready.

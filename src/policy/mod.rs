@@ -200,6 +200,6 @@ fn judge(request: &Request, facts: &Facts, settings: &Settings) -> Decision {
 /// The checks that apply to this write and are not turned off.
 fn applicable(proposal: &Proposal<'_>) -> impl Iterator<Item = (&'static Rule, Mode)> {
     let configured = RULES.iter().map(|rule| (rule, proposal.mode(rule.code)));
-    let always = ALWAYS.iter().map(|rule| (rule, Mode::Enforce));
+    let always = ALWAYS.iter().map(|rule| (rule, proposal.settings.strictest(rule.code)));
     configured.chain(always).filter(|(rule, mode)| *mode != Mode::Off && (rule.applies)(proposal))
 }

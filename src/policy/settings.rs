@@ -12,6 +12,9 @@ use super::{
 /// The settings that an operator can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The strictest mode that a check may have, except `StampForged`: `Warn` if the whole gate
+    /// only warns.
+    pub mode: Mode,
     /// The maximum age of evidence, from `fenced-at` to now.
     pub max_age: SignedDuration,
     /// The maximum difference between the clocks of the gate, of the system that fences, and of the
@@ -41,6 +44,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            mode: Mode::Enforce,
             max_age: SignedDuration::from_hours(24),
             clock_skew: SignedDuration::from_secs(10),
             sources: vec![Source::Annotations, Source::CloudShutdown],
@@ -67,7 +71,13 @@ impl Settings {
             _ => false,
         };
         let default = if is_turned_on { Mode::Enforce } else { code.default_mode() };
-        self.modes.get(&code).copied().unwrap_or(default)
+        self.modes.get(&code).copied().unwrap_or(default).min(self.strictest(code))
+    }
+
+    /// The mode of a check that the configuration cannot turn off one by one.
+    pub fn strictest(&self, code: Code) -> Mode {
+        // Whoever forges a stamp speaks in another's name: that is no part of any rollout.
+        if code == Code::StampForged { Mode::Enforce } else { self.mode }
     }
 }
 
@@ -131,5 +141,16 @@ mod tests {
         assert_eq!(settings.mode(Code::TooManyNotReady), Mode::Off);
         settings.max_not_ready = Some(NodeLimit::Count(1));
         assert_eq!(settings.mode(Code::TooManyNotReady), Mode::Enforce);
+    }
+
+    #[test]
+    fn a_gate_that_only_warns_denies_forged_stamps_alone() {
+        let modes = BTreeMap::from([(Code::PodsRemain, Mode::Enforce), (Code::NodeStillReady, Mode::Off)]);
+        let settings =
+            Settings { mode: Mode::Warn, max_nodes: Some(NodeLimit::Count(1)), modes, ..Settings::default() };
+        let denying: Vec<_> = Code::ALL.iter().filter(|code| settings.mode(**code) == Mode::Enforce).collect();
+        assert_eq!(denying, [&Code::StampForged]);
+        assert_eq!(settings.mode(Code::PodsRemain), Mode::Warn);
+        assert_eq!(settings.mode(Code::NodeStillReady), Mode::Off);
     }
 }

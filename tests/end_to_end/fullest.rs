@@ -48,8 +48,11 @@ async fn create(plane: &Plane) {
     plane.api("admin", Method::PATCH, NODE, Some(full)).await.unwrap();
 }
 
-/// Unguarded writes to the Node: a name, and the merge patch number `n`.
-const WRITES: [(&str, fn(usize, bool) -> Value); 5] = [
+/// A merge patch, by the number of the round and whether the Node is out of service.
+type Patch = fn(usize, bool) -> Value;
+
+/// Unguarded writes to the Node.
+const WRITES: [(&str, Patch); 5] = [
     ("a label", |n, _| json!({"metadata": {"labels": {"n": n.to_string()}}})),
     ("an annotation", |n, _| json!({"metadata": {"annotations": {"n/n": n.to_string()}}})),
     ("all taints", |n, out| json!({"spec": {"taints": taints(n, out)}})),

@@ -58,8 +58,9 @@ fn objects(text: &str) -> Vec<Value> {
 }
 
 /// Each overlay, and the values that make the chart install the same.
-const OVERLAYS: [(&str, &[&str]); 7] = [
+const OVERLAYS: [(&str, &[&str]); 8] = [
     ("default", &[]),
+    ("warn", &["mode=\"warn\""]),
     ("cert-manager", &["certificates=\"cert-manager\""]),
     ("tls-files", &["certificates=\"files\""]),
     ("medik8s", &[r#"sources=["annotations","cloud-shutdown","fence-agents-remediation","self-node-remediation"]"#]),
@@ -111,18 +112,6 @@ async fn the_chart_installs_the_same_objects_as_the_manifests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_policy_binding_takes_its_actions_from_the_values() {
-    let plane = Plane::start().await;
-    for actions in [json!(["Warn", "Audit"]), json!(["Deny"])] {
-        let objects = objects(&text(&plane, NAMESPACE, &chart(), &[&format!("policy.validationActions={actions}")]));
-        let is_binding = |object: &&Value| object["kind"] == "ValidatingAdmissionPolicyBinding";
-        let bindings: Vec<_> = objects.iter().filter(is_binding).collect();
-        assert_eq!(bindings.len(), 1);
-        assert_eq!(bindings[0]["spec"]["validationActions"], actions);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_chart_refuses_values_that_it_does_not_know_or_that_cannot_work() {
     let plane = Plane::start().await;
     for (value, named) in [
@@ -131,8 +120,8 @@ async fn the_chart_refuses_values_that_it_does_not_know_or_that_cannot_work() {
         ("certificates=\"none\"", "certificates"),
         ("sources=[\"anotations\"]", "sources"),
         ("config={\"checks\":{\"PodsRemain\":\"maybe\"}}", "PodsRemain"),
-        ("policy.validationActions=[\"Refuse\"]", "validationActions"),
-        ("policy.validationActions=[\"Deny\",\"Warn\"]", "validationActions"),
+        ("mode=\"off\"", "mode"),
+        ("config={\"mode\":\"warn\"}", "mode"),
     ] {
         let refused = template(&plane, NAMESPACE, &chart(), &[value]);
         assert!(!refused.status.success() && said(&refused).contains(named), "{value}: {}", said(&refused));

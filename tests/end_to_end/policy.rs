@@ -32,7 +32,9 @@ type Row = (Value, &'static str, Value, Option<&'static str>);
 /// All of these merged into one object.
 fn all<const N: usize>(parts: [Value; N]) -> Value {
     let mut whole = json!({});
-    parts.iter().for_each(|part| json_patch::merge(&mut whole, part));
+    for part in &parts {
+        json_patch::merge(&mut whole, part);
+    }
     whole
 }
 

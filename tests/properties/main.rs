@@ -30,7 +30,7 @@ use world::{NOW, World, world};
 /// The message of the answer to a review that could not be understood.
 fn answered(review: &Review) -> String {
     let Content::Malformed { node, why } = &review.content else { panic!("{review:?}") };
-    let decision = Decision::malformed(node.clone(), why.clone());
+    let decision = Decision::malformed(node.clone(), why.clone(), Mode::Enforce);
     Answer::new(Webhook::Validate, review, &decision).message().unwrap().to_owned()
 }
 
