@@ -6,9 +6,13 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{
+        accounts::bind,
         gate::Gate,
-        kinds::{CSI_ADDONS_NODE, FENCE_AGENTS_REMEDIATION, NETWORK_FENCE, NETWORK_FENCE_CLASS, SELF_NODE_REMEDIATION},
-        plane::Plane,
+        kinds::{
+            BARE_METAL_HOST, CSI_ADDONS_NODE, FENCE_AGENTS_REMEDIATION, NETWORK_FENCE, NETWORK_FENCE_CLASS,
+            SELF_NODE_REMEDIATION,
+        },
+        plane::{ApiError, MERGE, Plane},
     },
     world::{
         PLACE, World, accepts, attach, dead_node, is_tainted, kubectl, now, of_node, plane_with_alice, record_on,
@@ -290,4 +294,95 @@ async fn a_fence_agent_that_switches_the_machine_off_vouches_although_the_node_l
     assert!(said(&denied).contains("ran its agent with --action \"reboot\""), "{}", said(&denied));
     rejects(denied, &["EvidenceMissing"]);
     accepts(kubectl(&plane, &["taint", "node", "n8", PLACE]));
+}
+
+/// Which node a remediation of medik8s is about, if it is not the one of its name.
+fn about(node: &str) -> Value {
+    json!({"metadata": {"annotations": {"remediation.medik8s.io/node-name": node}}})
+}
+
+/// Asserts that the policy of an overlay denied the write.
+#[track_caller]
+fn refused(written: Result<Value, ApiError>, words: &str) {
+    let Err(error) = written else { panic!("allowed: {words}") };
+    assert!(error.code == 403 && error.message.contains(words), "{words}: {error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_word_of_a_source_cannot_be_turned_to_another_node_nor_come_from_its_own() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::guard(&plane).await;
+    for kind in [FENCE_AGENTS_REMEDIATION, SELF_NODE_REMEDIATION, NETWORK_FENCE, BARE_METAL_HOST] {
+        kind.install(&plane).await;
+    }
+    for overlay in ["medik8s", "csi-addons", "metal3"] {
+        gate.apply_overlay(&plane, overlay).await;
+    }
+    let groups = [
+        "fence-agents-remediation.medik8s.io",
+        "self-node-remediation.medik8s.io",
+        "csiaddons.openshift.io",
+        "metal3.io",
+    ];
+    let everything = json!([{"apiGroups": groups, "resources": ["*"], "verbs": ["*"]}]);
+    bind(&plane, "sources", everything, json!({"kind": "User", "name": "system:node:n1"})).await;
+    let far = |name: &str| format!("{}/{name}", FENCE_AGENTS_REMEDIATION.path("default"));
+    let snr = format!("{}/n1", SELF_NODE_REMEDIATION.path("default"));
+    let fence = format!("{}/rack-7", NETWORK_FENCE.path(""));
+    let host = format!("{}/host-1", BARE_METAL_HOST.path("default"));
+    let patch = async |user: &str, path: &str, change: Value| plane.patch(user, MERGE, path, change).await;
+
+    remediate_by_agent(&plane, "n1", "reboot").await;
+    remediate_by_agent(&plane, "n2", "reboot").await;
+    let probe = json!({"metadata": {"annotations": {"asked-again-at": "1"}}});
+    let denied =
+        async |_: &Plane| patch("node-n1", &far("n1"), probe.clone()).await.is_err_and(|error| error.code == 403);
+    plane
+        .until("the policy of medik8s is in force, and RBAC has the rule", async |plane| {
+            denied(plane).await && patch("node-n1", &far("n2"), probe.clone()).await.is_ok()
+        })
+        .await;
+
+    // Before it has succeeded, it may still be turned.
+    patch("admin", &far("n2"), about("n3")).await.unwrap();
+    patch("admin", &far("n2"), about("n2")).await.unwrap();
+    agent_succeeds(&plane, "n2").await;
+    refused(patch("admin", &far("n2"), about("n3")).await, "has succeeded for node \"n2\"");
+    let off = json!({"spec": {"sharedparameters": {"--action": "off"}}});
+    refused(patch("admin", &far("n2"), off).await, "what its agent did");
+    let of_node = json!({"spec": {"nodeparameters": {"--action": {"n2": "off"}}}});
+    refused(patch("admin", &far("n2"), of_node).await, "what its agent did");
+    patch("admin", &far("n2"), probe.clone()).await.unwrap();
+    let status = json!({"status": {"conditions": []}});
+    for path in [far("n1"), format!("{}/status", far("n1"))] {
+        refused(patch("node-n1", &path, status.clone()).await, "speaks from node \"n1\"");
+    }
+    refused(patch("node-n1", &far("n2"), about("n1")).await, "has succeeded for node");
+
+    SELF_NODE_REMEDIATION.create(&plane, "default", json!({"metadata": {"name": "n1"}})).await;
+    let phase = json!({"status": {"phase": "Reboot-Completed", "timeAssumedRebooted": now()}});
+    refused(patch("node-n1", &format!("{snr}/status"), phase.clone()).await, "speaks from node \"n1\"");
+    patch("admin", &format!("{snr}/status"), phase).await.unwrap();
+    refused(patch("admin", &snr, about("n2")).await, "has succeeded for node \"n1\"");
+
+    let spec = json!({"driver": "san.test", "fenceState": "Fenced", "cidrs": ["10.0.0.7/32"]});
+    let succeeded = json!({"result": "Succeeded", "message": "fencing operation successful"});
+    NETWORK_FENCE.create(&plane, "", json!({"metadata": {"name": "rack-7"}, "spec": spec})).await;
+    let other = json!({"spec": {"cidrs": ["10.0.0.8/32"]}});
+    patch("admin", &fence, other.clone()).await.unwrap();
+    NETWORK_FENCE.report(&plane, "", "rack-7", succeeded).await;
+    for change in
+        [json!({"cidrs": ["10.0.0.9/32"]}), json!({"driver": "nas.test"}), json!({"networkFenceClassName": "nas"})]
+    {
+        refused(patch("admin", &fence, json!({"spec": change})).await, "this fence has succeeded");
+    }
+    patch("admin", &fence, json!({"spec": {"fenceState": "Unfenced"}})).await.unwrap();
+    refused(patch("node-n1", &format!("{fence}/status"), json!({"status": {"result": ""}})).await, "no node can vouch");
+
+    BARE_METAL_HOST.create(&plane, "default", json!({"metadata": {"name": "host-1"}, "spec": {"online": true}})).await;
+    refused(
+        patch("node-n1", &format!("{host}/status"), json!({"status": {"poweredOn": false}})).await,
+        "no node can vouch",
+    );
+    patch("admin", &format!("{host}/status"), json!({"status": {"poweredOn": false}})).await.unwrap();
 }

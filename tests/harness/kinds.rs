@@ -120,7 +120,8 @@ impl Kind {
         plane.api("admin", Method::DELETE, &format!("{}/{name}", self.path(namespace)), None).await.unwrap();
     }
 
-    fn path(&self, namespace: &str) -> String {
+    /// Where the API server serves its objects.
+    pub fn path(&self, namespace: &str) -> String {
         let Self { group, version, plural, namespaced, .. } = self;
         let place = if *namespaced { format!("namespaces/{namespace}/") } else { String::new() };
         format!("/apis/{group}/{version}/{place}{plural}")
