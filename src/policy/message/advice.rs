@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
 
-use super::situation::Situation;
+use super::{leaving::Awaited, situation::Situation};
 use crate::policy::{
     annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, REQUIRED_EVIDENCE},
     blocker::{BlockingPod, BlockingVolume, Leaving},
@@ -44,14 +44,7 @@ enum Step {
     ReturnOthersFirst,
     RemoveAllEntries,
     ReleaseFirst,
-    LetPodsGo,
-    CheckPodGc,
-    FindFinalizers,
-    DeletePods,
-    LetVolumesGo,
-    LetVolumesOfNodeGo,
-    CheckAttacher,
-    RepairDriver,
+    Await(Awaited),
     PowerCycle,
     DoubtFence,
     Repair,
@@ -139,28 +132,30 @@ fn is_mark_from_before(unvouched: &Unvouched) -> bool {
 
 /// What makes a pod leave.
 fn for_pod(pod: &BlockingPod, situation: &Situation<'_>) -> Step {
-    match &pod.leaving {
-        Leaving::Terminating { finalizers, .. } if !finalizers.is_empty() => Step::FindFinalizers,
-        Leaving::Terminating { since: Some(since), .. } if *since > OVERDUE => Step::CheckPodGc,
-        Leaving::Terminating { .. } | Leaving::Evicted => Step::LetPodsGo,
+    Step::Await(match &pod.leaving {
+        Leaving::Terminating { finalizers, .. } if !finalizers.is_empty() => Awaited::FindFinalizers,
+        Leaving::Terminating { since: Some(since), .. } if *since > OVERDUE => Awaited::CheckPodGc,
+        Leaving::Terminating { .. } | Leaving::Evicted => Awaited::LetPodsGo,
         // A release lets such a pod stay, but a machine that was isolated must reboot for it.
-        Leaving::Tolerates if situation.does(Transition::Delete) && !situation.is_isolated() => Step::ReleaseFirst,
-        Leaving::Tolerates | Leaving::NotEvicted if situation.does(Transition::Amend) => Step::RemoveAllEntries,
-        Leaving::NotEvicted if situation.does(Transition::Release) => Step::UseEffect,
-        Leaving::Tolerates | Leaving::NotEvicted => Step::DeletePods,
-    }
+        Leaving::Tolerates if situation.does(Transition::Delete) && !situation.is_isolated() => {
+            return Step::ReleaseFirst;
+        }
+        Leaving::Tolerates | Leaving::NotEvicted if situation.does(Transition::Amend) => return Step::RemoveAllEntries,
+        Leaving::NotEvicted if situation.does(Transition::Release) => return Step::UseEffect,
+        Leaving::Tolerates | Leaving::NotEvicted => Awaited::DeletePods,
+    })
 }
 
 /// What makes a volume leave.
 fn for_volume(volume: &BlockingVolume) -> Step {
-    match volume {
-        BlockingVolume::Attachment(attachment) if attachment.error.is_some() => Step::RepairDriver,
+    Step::Await(match volume {
+        BlockingVolume::Attachment(attachment) if attachment.error.is_some() => Awaited::RepairDriver,
         BlockingVolume::Attachment(attachment) if attachment.detaching.is_some_and(|age| age > OVERDUE) => {
-            Step::CheckAttacher
+            Awaited::CheckAttacher
         }
-        BlockingVolume::Attachment(_) => Step::LetVolumesGo,
-        BlockingVolume::OfNodeStatus(_) => Step::LetVolumesOfNodeGo,
-    }
+        BlockingVolume::Attachment(_) => Awaited::LetVolumesGo,
+        BlockingVolume::OfNodeStatus(_) => Awaited::LetVolumesOfNodeGo,
+    })
 }
 
 impl Step {
@@ -237,35 +232,7 @@ impl Step {
                 let text = "nothing evicts a pod that tolerates the taint: return the node to service first";
                 (text, vec![situation.release()])
             }
-            Self::CheckPodGc => (
-                "pod GC deletes such pods within seconds: find out whether kube-controller-manager runs; those that are left",
-                vec![situation.list_pods()],
-            ),
-            Self::FindFinalizers => {
-                let text = "no wait removes a finalizer: find out which controller should, and why it does not";
-                (text, situation.show_pods_with_finalizers())
-            }
-            Self::DeletePods => ("nothing evicts these pods: delete them", situation.delete_pods()),
-            Self::LetPodsGo => (
-                "leave the taint on: pods in Terminating go within about 20 s; those that are left",
-                vec![situation.list_pods()],
-            ),
-            Self::LetVolumesGo => (
-                "volumes are detached right after their pods are gone; those that are left",
-                vec![situation.list_attachments()],
-            ),
-            Self::LetVolumesOfNodeGo => (
-                "volumes of plugins without VolumeAttachments leave the Node's status once they are detached; those that are left",
-                vec![situation.list_volumes_of_node()],
-            ),
-            Self::CheckAttacher => (
-                "a volume that is to be detached for minutes waits for its driver's attacher: find out whether that runs; those that are left",
-                vec![situation.list_attachments()],
-            ),
-            Self::RepairDriver => {
-                let text = "no wait ends an error that the driver repeats: read the logs of its controller; those that are left";
-                (text, vec![situation.list_attachments()])
-            }
+            Self::Await(awaited) => return awaited.words(situation),
             Self::PowerCycle => (
                 "power-cycle the machine and wait until its node is Ready; if it never returns, delete its Node instead",
                 vec![situation.delete()],

@@ -11,6 +11,7 @@ use super::{
 };
 
 mod advice;
+mod leaving;
 mod situation;
 
 /// The most bytes of a denial (contract section 9).
