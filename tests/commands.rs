@@ -201,7 +201,7 @@ fn the_commands_of_the_charts_notes_can_be_pasted() {
 /// What a term of an expression is for alice and worker-2.
 fn value_of(term: &str, variables: &[Value]) -> String {
     match term {
-        "variables.name" => "worker-2".to_owned(),
+        "variables.name" | "variables.nodes[0]" => "worker-2".to_owned(),
         "variables.fencedBy" => "'fencegate.dev/fenced-by=alice'".to_owned(),
         "request.?userInfo.?username.orValue('')" => "alice".to_owned(),
         "variables.malformed.join(', ')" => "fencegate.dev/method".to_owned(),
