@@ -61,7 +61,8 @@ pub(super) fn advice<'a>(situation: &Situation<'_>, reasons: impl Iterator<Item 
     }
     match situation.decision.break_glass {
         BreakGlass::TooOld(_) => _ = steps.insert(Step::RenewBreakGlass),
-        BreakGlass::OfAnother => _ = steps.insert(Step::WriteOwnBreakGlass),
+        BreakGlass::OfAnother if situation.can_be_waived() => _ = steps.insert(Step::WriteOwnBreakGlass),
+        BreakGlass::OfAnother => {}
         BreakGlass::Used(_) | BreakGlass::Unused => {}
     }
     let mut lines = Vec::new();
@@ -244,7 +245,7 @@ impl Step {
                 situation.renew_break_glass(),
             ),
             Self::WriteOwnBreakGlass => (
-                "the break-glass on the node counts only for whoever wrote it: whoever uses one writes their own",
+                "the break-glass on the node counts only for whoever wrote it: whoever uses one writes their own, with another reason",
                 vec![],
             ),
             Self::TryAgain => return (try_again(situation), vec![]),

@@ -79,6 +79,15 @@ impl<'a> Situation<'a> {
         self.decision.findings.iter().any(|finding| finding.denies() && is_sign_of_life(&finding.reason))
     }
 
+    /// Whether a break-glass could waive every denial.
+    pub fn can_be_waived(&self) -> bool {
+        self.decision
+            .findings
+            .iter()
+            .filter(|finding| finding.denies())
+            .all(|finding| finding.reason.code().can_be_waived())
+    }
+
     /// Whether the machine was only cut off.
     pub fn is_isolated(&self) -> bool {
         self.method().is_some_and(|method| !method.stops_the_machine())

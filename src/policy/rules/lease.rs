@@ -14,7 +14,7 @@ use super::{Outcome, Rule};
 use crate::policy::{
     assessment::{Assessment, is_overtaken},
     facts::{Fact, LeaseAnswer},
-    object::node::Node,
+    object::{lease::LeaseSpec, node::Node},
     reason::{Code, Reason, Renewal},
     text::Span,
 };
@@ -51,7 +51,7 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     };
     match answer.last_renewal(proposal.settings.clock_skew) {
         Some(renewed_at) => judge(assessment, answer, renewed_at),
-        None => match says_nothing(stored, answer) {
+        None => match says_nothing(stored, answer, proposal.settings.clock_skew) {
             None => Outcome::pass(),
             Some(why) => Outcome::silent(what, &why),
         },
@@ -68,9 +68,7 @@ pub(super) fn silence(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Op
 fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestamp) -> Outcome {
     let clock_skew = assessment.proposal.settings.clock_skew;
     let spec = answer.lease.as_ref().map(|lease| &lease.spec);
-    let duration =
-        spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION);
-    let silence = SignedDuration::from_secs(duration.into()).saturating_add(clock_skew);
+    let silence = spec.map(|spec| silence_needed(spec, clock_skew)).unwrap_or_default();
     let age = answer.date.duration_since(renewed_at);
     let runs_out_after = (age < silence).then_some(silence);
     // An entry that is added later needs silence alone: the fence was judged when the node was put
@@ -85,9 +83,15 @@ fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestam
     Outcome::fail(Reason::LeaseStillRenewed { renewal, runs_out_after, fenced_at })
 }
 
+/// How long a machine must be silent until this Lease has run out.
+fn silence_needed(spec: &LeaseSpec, clock_skew: SignedDuration) -> SignedDuration {
+    let duration = spec.lease_duration_seconds.unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION);
+    SignedDuration::from_secs(duration.into()).saturating_add(clock_skew)
+}
+
 /// Why a Lease that says nothing does not count as run out yet, and what to wait for. A Lease can
 /// be deleted, and its absence must not clear the objection of a machine that runs.
-fn says_nothing(stored: &Node, answer: &LeaseAnswer) -> Option<String> {
+fn says_nothing(stored: &Node, answer: &LeaseAnswer, clock_skew: SignedDuration) -> Option<String> {
     let lacks = match &answer.lease {
         None => "it does not exist".to_owned(),
         Some(lease) => match lease.renewed_at() {
@@ -99,6 +103,18 @@ fn says_nothing(stored: &Node, answer: &LeaseAnswer) -> Option<String> {
         },
     };
     let since = |time: Option<Timestamp>| time.map(|time| answer.date.duration_since(time));
+    // A Lease can lose its managed fields for good. The machine's own clock cannot show that it is
+    // dead, but a time of just now shows that somebody renews.
+    let by_machine = answer.lease.as_ref().filter(|lease| lease.renewed_at().is_none());
+    let renewed =
+        by_machine.and_then(|lease| lease.spec.renew_time.map(|time| (time, silence_needed(&lease.spec, clock_skew))));
+    if let Some((time, silence)) = renewed.filter(|(time, silence)| answer.date.duration_since(*time).abs() < *silence)
+    {
+        return Some(format!(
+            "it does not say when it was stored, and the machine's clock said {time}: that must be {} ago",
+            Span(silence)
+        ));
+    }
     let is_settled = since(stored.metadata.creation_timestamp).is_some_and(|age| age > SETTLED);
     let is_silent = stored.status.conditions.iter().all(|ready| {
         ready.status == "Unknown" && since(ready.last_transition_time).is_some_and(|age| age > UNKNOWN_FOR)
@@ -217,6 +233,22 @@ mod tests {
                 assert_eq!(outcome.unread.is_empty(), passes, "{created:?} {conditions}: {outcome:?}");
                 assert_eq!(outcome.failed, None);
             }
+        }
+    }
+
+    #[test]
+    fn a_lease_without_managed_fields_never_shows_silence_but_shows_a_renewal() {
+        let silent = json!([{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-11-22T10:15:00Z"}]);
+        let request = update(stored(Some("2026-03-02T08:00:00Z"), &silent), node(true, evidence()));
+        for (renew_time, passes) in [
+            ("2026-11-22T10:19:11Z", false),
+            ("2026-11-22T10:19:10Z", true),
+            ("2026-11-22T10:20:49Z", false),
+            ("2026-11-22T10:20:50Z", true),
+        ] {
+            let facts = answered(Some(json!({"spec": {"renewTime": renew_time, "leaseDurationSeconds": 40}})));
+            let outcome = run(&RULE, &request, &facts).unwrap();
+            assert_eq!((outcome.unread.is_empty(), outcome.failed.is_none()), (passes, true), "{renew_time}");
         }
     }
 
