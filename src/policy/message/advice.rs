@@ -62,8 +62,7 @@ pub(super) fn advice<'a>(situation: &Situation<'_>, reasons: impl Iterator<Item 
     match situation.decision.break_glass {
         BreakGlass::TooOld(_) => _ = steps.insert(Step::RenewBreakGlass),
         BreakGlass::OfAnother if situation.can_be_waived() => _ = steps.insert(Step::WriteOwnBreakGlass),
-        BreakGlass::OfAnother => {}
-        BreakGlass::Used(_) | BreakGlass::Unused => {}
+        BreakGlass::OfAnother | BreakGlass::Used(_) | BreakGlass::Unused => {}
     }
     let mut lines = Vec::new();
     for step in steps {

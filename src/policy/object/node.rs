@@ -10,9 +10,10 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::lease::Owned;
 use crate::policy::{
     annotation,
-    json::{kept_entries, null_is_default, object_or_null, objects_or_null, readable_time},
+    json::{kept_entries, null_is_default, object_or_nothing, object_or_null, objects_or_null, readable_time},
 };
 
 /// The key of the taint that the gate guards. Pod GC and the attach/detach controller check only
@@ -55,10 +56,57 @@ pub struct NodeMetadata {
     pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
+    /// Only entries that own the status of the `Ready` condition. `None` if the object has no
+    /// managed fields at all, as kubectl prints it.
+    #[serde(deserialize_with = "only_of_ready", skip_serializing_if = "Option::is_none")]
+    pub managed_fields: Option<Vec<ReadyOwner>>,
     /// The annotations under the gate's prefix, and [`annotation::APPLIED_BY`]. `None` if the Node
     /// has no annotations at all.
     #[serde(deserialize_with = "only_read_annotations", skip_serializing_if = "Option::is_none")]
     pub annotations: Option<BTreeMap<String, String>>,
+}
+
+/// One entry of `metadata.managedFields`: when a client wrote the `Ready` condition, by the API
+/// server's clock.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ReadyOwner {
+    #[serde(deserialize_with = "readable_time")]
+    pub time: Option<Timestamp>,
+    #[serde(deserialize_with = "object_or_nothing")]
+    pub fields_v1: OwnedFields,
+}
+
+/// The fields of a Node that an entry owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnedFields {
+    #[serde(rename = "f:status", deserialize_with = "object_or_null")]
+    pub status: OwnedStatus,
+}
+
+/// The fields of `status` that an entry owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnedStatus {
+    #[serde(rename = "f:conditions", deserialize_with = "object_or_null")]
+    pub conditions: OwnedConditions,
+}
+
+/// The conditions that an entry owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnedConditions {
+    #[serde(rename = r#"k:{"type":"Ready"}"#)]
+    pub ready: Option<OwnedCondition>,
+}
+
+/// The fields of a condition that an entry owns.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OwnedCondition {
+    #[serde(rename = "f:status")]
+    pub status: Option<Owned>,
 }
 
 /// `spec` of a Node: only taints with a key that the gate judges are kept.
@@ -204,10 +252,33 @@ impl Node {
         }
     }
 
+    /// Whether the API server stored the status of `Ready`, as it is, before this time. A time in
+    /// the condition itself is the word of whoever wrote it. A kubelet that has reported its boot
+    /// has reported `Ready`, too: if it is gone, somebody removed it. True if the object has no
+    /// managed fields, as kubectl prints it.
+    pub fn is_ready_status_older_than(&self, time: Timestamp) -> bool {
+        let Some(entries) = &self.metadata.managed_fields else { return true };
+        let was_removed = self.status.conditions.is_empty() && self.boot_id().is_some();
+        !was_removed && entries.iter().all(|entry| entry.time.is_some_and(|stored_at| stored_at < time))
+    }
+
     /// The ID of the current boot, if the kubelet ever reported one.
     pub fn boot_id(&self) -> Option<&str> {
         Some(self.status.node_info.boot_id.as_str()).filter(|id| !id.is_empty())
     }
+}
+
+fn only_of_ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ReadyOwner>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Entries(#[serde(deserialize_with = "objects_or_null")] Vec<ReadyOwner>);
+
+    let entries = Option::<Entries>::deserialize(deserializer)?;
+    Ok(entries.map(|Entries(mut entries)| {
+        entries.retain(|entry| {
+            entry.fields_v1.status.conditions.ready.as_ref().is_some_and(|ready| ready.status.is_some())
+        });
+        entries
+    }))
 }
 
 fn only_judged_taints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Taint>, D::Error> {

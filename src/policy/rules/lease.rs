@@ -119,6 +119,8 @@ fn says_nothing(stored: &Node, answer: &LeaseAnswer, clock_skew: SignedDuration)
     let is_silent = stored.status.conditions.iter().all(|ready| {
         ready.status == "Unknown" && since(ready.last_transition_time).is_some_and(|age| age > UNKNOWN_FOR)
     });
+    let is_silent =
+        is_silent && answer.date.checked_sub(UNKNOWN_FOR).is_ok_and(|before| stored.is_ready_status_older_than(before));
     (!is_settled || !is_silent).then(|| {
         format!(
             "{lacks}; without it, the node must be older than {} and Ready=Unknown for more than {}",
@@ -249,6 +251,32 @@ mod tests {
             let facts = answered(Some(json!({"spec": {"renewTime": renew_time, "leaseDurationSeconds": 40}})));
             let outcome = run(&RULE, &request, &facts).unwrap();
             assert_eq!((outcome.unread.is_empty(), outcome.failed.is_none()), (passes, true), "{renew_time}");
+        }
+    }
+
+    #[test]
+    fn a_ready_condition_that_was_just_written_or_removed_shows_no_silence() {
+        let silent = json!([{"type": "Ready", "status": "Unknown", "lastTransitionTime": "2026-11-22T10:00:00Z"}]);
+        let entry = |time: &str| json!({"time": time, "fieldsV1": {"f:status": {"f:conditions": {"k:{\"type\":\"Ready\"}": {"f:status": {}}}}}});
+        let others = json!({"time": "2026-11-22T10:20:00Z", "fieldsV1": {"f:metadata": {"f:labels": {"f:a": {}}}}});
+        for (conditions, boot, managed, passes) in [
+            (silent.clone(), "boot-1", json!([entry("2026-11-22T10:19:19Z"), others]), true),
+            (silent.clone(), "boot-1", json!([entry("2026-11-22T10:19:20Z")]), false),
+            (silent.clone(), "boot-1", json!([entry("2026-11-22T10:14:00Z"), entry("2026-11-22T10:19:59Z")]), false),
+            (silent, "boot-1", Value::Null, true),
+            (json!([]), "boot-1", json!([others]), false),
+            (json!([]), "", json!([others]), true),
+            (json!([]), "boot-1", Value::Null, true),
+        ] {
+            let mut old = stored(Some("2026-03-02T08:00:00Z"), &conditions);
+            old.status.node_info.boot_id = boot.into();
+            old.metadata.managed_fields =
+                serde_json::from_value::<Node>(json!({"metadata": {"managedFields": managed}}))
+                    .unwrap()
+                    .metadata
+                    .managed_fields;
+            let outcome = run(&RULE, &update(old, node(true, evidence())), &answered(None)).unwrap();
+            assert_eq!(outcome.unread.is_empty(), passes, "{conditions} {boot} {managed}");
         }
     }
 
