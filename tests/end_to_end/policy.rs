@@ -166,6 +166,11 @@ fn break_glasses() -> Vec<Row> {
         (json!({}), "oncall", glass(), Some("NotAuthorized")),
         (glass(), "oncall", key("break-glass", "another"), Some("NotAuthorized")),
         (glass(), "oncall", key("break-glass", Value::Null), None),
+        // Nobody hands the break-glass of one person to another.
+        (glass(), "oncall", key("break-glass-by", "oncall"), Some("NotAuthorized")),
+        (glass(), "oncall", key("break-glass-at", "2026-11-22T10:20:00Z"), Some("NotAuthorized")),
+        (glass(), "alice", key("break-glass-by", "oncall"), Some("NotAuthorized")),
+        (glass(), "alice", key("break-glass-by", "alice"), None),
         (glass(), "alice", key("break-glass", "another"), None),
         (json!({}), "alice", key("break-glass", ""), Some("EvidenceMalformed")),
         // The stored one counts for the person who wrote it.
