@@ -6,7 +6,8 @@ use super::{
     annotation::FENCED_AT,
     break_glass::BreakGlass,
     evidence,
-    facts::Facts,
+    facts::{Facts, LeaseAnswer},
+    object::node::Node,
     proposal::Proposal,
     reason::Code,
     settings::Settings,
@@ -76,10 +77,28 @@ impl<'a> Assessment<'a> {
 
 /// How old a fence is: negative if it is in the future.
 pub fn age(facts: &Facts, at: Timestamp) -> SignedDuration {
-    facts.now.duration_since(at)
+    facts.api_now().duration_since(at)
 }
 
-/// Whether the node showed a sign of life after a fence: it renewed its Lease.
+/// The last time at which the API server heard of a node's kubelet, by the API server's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SignOfLife {
+    pub at: Timestamp,
+    /// The kubelet reported its status, and has not renewed its Lease since.
+    pub of_status: bool,
+}
+
+impl SignOfLife {
+    /// The last one that is known of the stored Node. `None` if neither its Lease nor the Node
+    /// tells.
+    pub fn last(stored: &Node, answer: &LeaseAnswer, clock_skew: SignedDuration) -> Option<Self> {
+        let renewed = answer.last_renewal(clock_skew).map(|at| Self { at, of_status: false });
+        let reported = stored.reported_at().map(|at| Self { at, of_status: true });
+        renewed.into_iter().chain(reported).max_by_key(|sign| (sign.at, !sign.of_status))
+    }
+}
+
+/// Whether the node showed a sign of life after a fence.
 pub fn is_overtaken(at: Timestamp, renewed_at: Timestamp, clock_skew: SignedDuration) -> bool {
     renewed_at.duration_since(at) > clock_skew
 }
@@ -89,8 +108,8 @@ pub fn is_overtaken(at: Timestamp, renewed_at: Timestamp, clock_skew: SignedDura
 fn refutations(proposal: &Proposal<'_>, facts: &Facts, source: Source, at: Timestamp) -> Vec<Refutation> {
     let Settings { max_age, clock_skew, .. } = proposal.settings;
     // On CREATE, a Lease is not the Lease of this Node.
-    let lease = facts.lease.value().ok().filter(|_| proposal.request.write.before().is_some());
-    let last_renewal = lease.and_then(|lease| lease.last_renewal(*clock_skew));
+    let known = proposal.request.write.before().zip(facts.lease.value().ok());
+    let last_sign = known.and_then(|(stored, answer)| SignOfLife::last(stored, answer, *clock_skew));
     let is_of_other_boot = source == Source::Annotations && proposal.other_boot().is_some();
     let all = [
         (Code::EvidenceExpired, Refutation::Expired, age(facts, at) > *max_age),
@@ -98,7 +117,7 @@ fn refutations(proposal: &Proposal<'_>, facts: &Facts, source: Source, at: Times
         (
             Code::LeaseStillRenewed,
             Refutation::SignOfLife,
-            last_renewal.is_some_and(|renewed_at| is_overtaken(at, renewed_at, *clock_skew)),
+            last_sign.is_some_and(|sign| is_overtaken(at, sign.at, *clock_skew)),
         ),
     ];
     let counts = |(code, _, is_so): &(Code, Refutation, bool)| *is_so && proposal.enforces(*code);

@@ -184,7 +184,7 @@ pub fn decide(webhook: Webhook, request: &Request, facts: &Facts, settings: &Set
     match webhook {
         Webhook::Validate => judge(request, facts, settings),
         Webhook::Mutate => {
-            let completion = completion::completion(&request.write, facts.now);
+            let completion = completion::completion(&request.write, facts.api_now());
             let completed = completion::completed(request, &completion);
             judge(&completed, facts, settings).completing(completion)
         }

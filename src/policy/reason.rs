@@ -246,12 +246,13 @@ pub enum Reason {
     },
 }
 
-/// The last renewal of a node's Lease.
+/// The last sign of life of a node: the last renewal of its Lease, or a later report of its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewal {
+    pub of_status: bool,
     /// When the API server stored it, by its own clock.
     pub at: Timestamp,
-    /// From the renewal to the API server's answer about the Lease, by the same clock.
+    /// Until the API server's answer about the Lease, by the same clock.
     pub age: SignedDuration,
     /// `spec.renewTime`, by the machine's clock, if that clock is wrong by more than
     /// `evidence.clockSkew`.
@@ -390,11 +391,9 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for Renewal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the node renewed its Lease {} at {:.0}", Ago(self.age), self.at)?;
-        match self.by_machine {
-            Some(wrong) => write!(formatter, " (its own wrong clock said {wrong:.0})"),
-            None => Ok(()),
-        }
+        let did = if self.of_status { "reported its status" } else { "renewed its Lease" };
+        write!(formatter, "the node {did} {} at {:.0}", Ago(self.age), self.at)?;
+        self.by_machine.map_or(Ok(()), |wrong| write!(formatter, " (its own wrong clock said {wrong:.0})"))
     }
 }
 

@@ -213,6 +213,13 @@ impl Facts {
         Self { now, ..Self::default() }
     }
 
+    /// Now, by the clock that the times of Leases and of managed fields are by: when the API server
+    /// answered about the Lease. The gate's clock, if that answer is not known. Evidence is judged
+    /// by it, so that two replicas whose clocks differ judge the same.
+    pub fn api_now(&self) -> Timestamp {
+        self.lease.value().map_or(self.now, |answer| answer.date)
+    }
+
     /// Stores a fact that was read at `at`.
     pub fn learn(&mut self, at: Timestamp, value: FactValue) {
         match value {

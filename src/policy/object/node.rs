@@ -56,8 +56,8 @@ pub struct NodeMetadata {
     pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
-    /// Only entries that own the status of the `Ready` condition. `None` if the object has no
-    /// managed fields at all, as kubectl prints it.
+    /// Only entries that own the status or the heartbeat of the `Ready` condition. `None` if the
+    /// object has no managed fields at all, as kubectl prints it.
     #[serde(deserialize_with = "only_of_ready", skip_serializing_if = "Option::is_none")]
     pub managed_fields: Option<Vec<ReadyOwner>>,
     /// The annotations under the gate's prefix, and [`annotation::APPLIED_BY`]. `None` if the Node
@@ -105,8 +105,10 @@ pub struct OwnedConditions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OwnedCondition {
-    #[serde(rename = "f:status")]
+    #[serde(rename = "f:status", skip_serializing_if = "Option::is_none")]
     pub status: Option<Owned>,
+    #[serde(rename = "f:lastHeartbeatTime", skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Owned>,
 }
 
 /// `spec` of a Node: only taints with a key that the gate judges are kept.
@@ -194,6 +196,12 @@ pub struct Condition {
     pub last_transition_time: Option<Timestamp>,
 }
 
+impl ReadyOwner {
+    fn ready(&self) -> Option<&OwnedCondition> {
+        self.fields_v1.status.conditions.ready.as_ref()
+    }
+}
+
 impl Node {
     /// The taints with the guarded key, with any value and effect.
     pub fn out_of_service(&self) -> impl Iterator<Item = &Taint> {
@@ -259,7 +267,17 @@ impl Node {
     pub fn is_ready_status_older_than(&self, time: Timestamp) -> bool {
         let Some(entries) = &self.metadata.managed_fields else { return true };
         let was_removed = self.status.conditions.is_empty() && self.boot_id().is_some();
-        !was_removed && entries.iter().all(|entry| entry.time.is_some_and(|stored_at| stored_at < time))
+        let mut of_status = entries.iter().filter(|entry| entry.ready().is_some_and(|ready| ready.status.is_some()));
+        !was_removed && of_status.all(|entry| entry.time.is_some_and(|stored_at| stored_at < time))
+    }
+
+    /// When the API server last stored a heartbeat of the kubelet, by its own clock. The node
+    /// controller, which sets `Ready` to `Unknown`, leaves the heartbeat alone
+    /// (`pkg/controller/nodelifecycle`). `None` if the Node does not tell.
+    pub fn reported_at(&self) -> Option<Timestamp> {
+        let entries = self.metadata.managed_fields.iter().flatten();
+        let of_heartbeat = entries.filter(|entry| entry.ready().is_some_and(|ready| ready.heartbeat.is_some()));
+        of_heartbeat.filter_map(|entry| entry.time).max()
     }
 
     /// The ID of the current boot, if the kubelet ever reported one.
@@ -274,9 +292,7 @@ fn only_of_ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ve
 
     let entries = Option::<Entries>::deserialize(deserializer)?;
     Ok(entries.map(|Entries(mut entries)| {
-        entries.retain(|entry| {
-            entry.fields_v1.status.conditions.ready.as_ref().is_some_and(|ready| ready.status.is_some())
-        });
+        entries.retain(|entry| entry.ready().is_some_and(|ready| ready.status.is_some() || ready.heartbeat.is_some()));
         entries
     }))
 }

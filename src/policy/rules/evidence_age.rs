@@ -3,11 +3,12 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Outcome, Rule, no_facts};
+use super::{Outcome, Rule, lease::lease_name, no_facts};
 use crate::policy::{
-    annotation::{FENCED_AT, RECORDED_AT},
+    annotation::FENCED_AT,
     assessment::{Assessment, age},
-    evidence::parse_time,
+    facts::Fact,
+    proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
 };
@@ -25,22 +26,29 @@ pub(super) const EXPIRED: Rule = Rule {
 };
 
 /// Whoever records a time that cannot be right is told at once, not only when the taint is placed.
+/// Until then, every renewal before that time would seem to come from before the fence. So a time is
+/// recorded only if the API server's clock is known: a replica's own may be minutes ahead.
 pub(super) const IN_FUTURE: Rule = Rule {
     code: Code::EvidenceInFuture,
     applies: |proposal| proposal.does(Transition::Place) || proposal.writes(FENCED_AT),
-    needs: no_facts,
+    needs: |proposal| if records_time(proposal) { vec![Fact::Lease] } else { Vec::new() },
     check: |assessment| {
-        let clock_skew = assessment.proposal.settings.clock_skew;
-        let proposal = &assessment.proposal;
+        let Assessment { proposal, facts, .. } = assessment;
+        if let (true, Err(why)) = (records_time(proposal), facts.lease.value()) {
+            return Outcome::unknown(lease_name(proposal), why);
+        }
+        let clock_skew = proposal.settings.clock_skew;
         let recorded = assessment.recorded_time().filter(|_| proposal.writes(FENCED_AT));
-        // Where the gate wrote the time, it is that of the stamp, by the clock of another replica.
-        let stamped = proposal.change(RECORDED_AT).1.filter(|_| proposal.writes(RECORDED_AT)).and_then(parse_time);
-        let times = assessment.fence_times().into_iter().chain(recorded).filter(|at| Some(*at) != stamped);
-        judge(assessment, times, |fenced_at, age| {
+        judge(assessment, assessment.fence_times().into_iter().chain(recorded), |fenced_at, age| {
             (-age > clock_skew).then_some(Reason::EvidenceInFuture { fenced_at, ahead: -age, clock_skew })
         })
     },
 };
+
+/// Whether the write records the time of a fence of a stored Node. On CREATE there is no Lease.
+fn records_time(proposal: &Proposal<'_>) -> bool {
+    proposal.writes(FENCED_AT) && proposal.request.write.before().is_some()
+}
 
 fn judge(
     assessment: &Assessment<'_>,
@@ -54,9 +62,10 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{evidence, facts, fails, node, placing, update},
+        super::testing::{evidence, facts, fails, node, placing, run, update},
         *,
     };
+    use crate::policy::facts::{FactValue, LeaseAnswer};
 
     #[test]
     fn by_default_a_fence_may_be_24_hours_old_and_10_seconds_ahead() {
@@ -77,16 +86,15 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_another_replica_wrote_is_not_in_the_future() {
+    fn a_recorded_time_is_judged_by_the_api_servers_clock_and_not_by_the_replicas() {
         let mut annotations = evidence();
-        for (fenced_at, recorded_at, fails_) in [
-            ("2026-11-22T10:24:00Z", "2026-11-22T10:24:00Z", false),
-            ("2026-11-22T10:24:00Z", "2026-11-22T10:20:00Z", true),
-        ] {
-            annotations["fencegate.dev/fenced-at"] = fenced_at.into();
-            annotations["fencegate.dev/recorded-at"] = recorded_at.into();
-            let request = update(node(false, evidence()), node(false, annotations.clone()));
-            assert_eq!(fails(&IN_FUTURE, &request, &facts()), fails_, "{fenced_at} {recorded_at}");
+        annotations["fencegate.dev/fenced-at"] = "2026-11-22T10:20:05Z".into();
+        let request = update(node(false, evidence()), node(false, annotations));
+        let mut facts = facts();
+        assert!(!run(&IN_FUTURE, &request, &facts).unwrap().unread.is_empty(), "its clock is not known");
+        for (date, fails_) in [("2026-11-22T10:16:00Z", true), ("2026-11-22T10:20:00Z", false)] {
+            facts.learn(facts.now, FactValue::Lease(LeaseAnswer { date: date.parse().unwrap(), lease: None }));
+            assert_eq!(fails(&IN_FUTURE, &request, &facts), fails_, "{date}");
         }
     }
 

@@ -5,6 +5,9 @@
 //! Without it, evidence that is timed "now" would always be later than the last renewal, and a live
 //! machine could be put out of service between two renewals.
 //!
+//! A kubelet that cannot write its Lease may still report its status: a report later than the last
+//! renewal counts as well.
+//!
 //! The suspect machine's own clock decides nothing, and neither does the gate's: both times are the
 //! API server's.
 
@@ -12,9 +15,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    assessment::{Assessment, is_overtaken},
+    assessment::{Assessment, SignOfLife, is_overtaken},
     facts::{Fact, LeaseAnswer},
     object::{lease::LeaseSpec, node::Node},
+    proposal::Proposal,
     reason::{Code, Reason, Renewal},
     text::Span,
 };
@@ -41,7 +45,7 @@ pub(super) const RULE: Rule = Rule {
 
 fn check(assessment: &Assessment<'_>) -> Outcome {
     let Assessment { proposal, facts, .. } = assessment;
-    let what = format!("Lease kube-node-lease/{}", proposal.request.node);
+    let what = lease_name(proposal);
     let Some(stored) = proposal.request.write.before() else {
         return Outcome::silent(what, "nothing is known about the machine of a Node that does not exist yet");
     };
@@ -49,13 +53,19 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
         Ok(answer) => answer,
         Err(why) => return Outcome::unknown(what, why),
     };
-    match answer.last_renewal(proposal.settings.clock_skew) {
-        Some(renewed_at) => judge(assessment, answer, renewed_at),
-        None => match says_nothing(stored, answer, proposal.settings.clock_skew) {
-            None => Outcome::pass(),
-            Some(why) => Outcome::silent(what, &why),
-        },
+    let clock_skew = proposal.settings.clock_skew;
+    if let Some(reason) =
+        SignOfLife::last(stored, answer, clock_skew).and_then(|sign| refuted(assessment, answer, sign))
+    {
+        return Outcome::fail(reason);
     }
+    let says_nothing = || says_nothing(stored, answer, clock_skew).map(|why| Outcome::silent(what, &why));
+    if answer.last_renewal(clock_skew).is_some() { Outcome::pass() } else { says_nothing().unwrap_or_default() }
+}
+
+/// The name of the node's Lease in messages.
+pub(super) fn lease_name(proposal: &Proposal<'_>) -> String {
+    format!("Lease kube-node-lease/{}", proposal.request.node)
 }
 
 /// How long ago the node last renewed its Lease, if that is known.
@@ -64,28 +74,29 @@ pub(super) fn silence(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Op
     Some(answer.date.duration_since(answer.last_renewal(proposal.settings.clock_skew)?))
 }
 
-/// Whether the last renewal contradicts the fence.
-fn judge(assessment: &Assessment<'_>, answer: &LeaseAnswer, renewed_at: Timestamp) -> Outcome {
+/// How the last sign of life contradicts the fence.
+fn refuted(assessment: &Assessment<'_>, answer: &LeaseAnswer, sign: SignOfLife) -> Option<Reason> {
     let clock_skew = assessment.proposal.settings.clock_skew;
     let spec = answer.lease.as_ref().map(|lease| &lease.spec);
-    let silence = spec.map(|spec| silence_needed(spec, clock_skew)).unwrap_or_default();
-    let age = answer.date.duration_since(renewed_at);
+    let silence = silence_needed(spec, clock_skew);
+    let age = answer.date.duration_since(sign.at);
     let runs_out_after = (age < silence).then_some(silence);
     // An entry that is added later needs silence alone: the fence was judged when the node was put
     // out of service.
-    let fenced_at = assessment.fence_times().into_iter().find(|at| is_overtaken(*at, renewed_at, clock_skew));
+    let fenced_at = assessment.fence_times().into_iter().find(|at| is_overtaken(*at, sign.at, clock_skew));
     if runs_out_after.is_none() && fenced_at.is_none() {
-        return Outcome::pass();
+        return None;
     }
-    let by_machine = spec.and_then(|spec| spec.renew_time);
-    let by_machine = by_machine.filter(|time| time.duration_since(renewed_at).abs() > clock_skew);
-    let renewal = Renewal { at: renewed_at, age, by_machine };
-    Outcome::fail(Reason::LeaseStillRenewed { renewal, runs_out_after, fenced_at })
+    let by_machine = spec.and_then(|spec| spec.renew_time).filter(|_| !sign.of_status);
+    let by_machine = by_machine.filter(|time| time.duration_since(sign.at).abs() > clock_skew);
+    let renewal = Renewal { of_status: sign.of_status, at: sign.at, age, by_machine };
+    Some(Reason::LeaseStillRenewed { renewal, runs_out_after, fenced_at })
 }
 
 /// How long a machine must be silent until this Lease has run out.
-fn silence_needed(spec: &LeaseSpec, clock_skew: SignedDuration) -> SignedDuration {
-    let duration = spec.lease_duration_seconds.unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION);
+fn silence_needed(spec: Option<&LeaseSpec>, clock_skew: SignedDuration) -> SignedDuration {
+    let duration =
+        spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION);
     SignedDuration::from_secs(duration.into()).saturating_add(clock_skew)
 }
 
@@ -106,8 +117,8 @@ fn says_nothing(stored: &Node, answer: &LeaseAnswer, clock_skew: SignedDuration)
     // A Lease can lose its managed fields for good. The machine's own clock cannot show that it is
     // dead, but a time of just now shows that somebody renews.
     let by_machine = answer.lease.as_ref().filter(|lease| lease.renewed_at().is_none());
-    let renewed =
-        by_machine.and_then(|lease| lease.spec.renew_time.map(|time| (time, silence_needed(&lease.spec, clock_skew))));
+    let renewed = by_machine
+        .and_then(|lease| lease.spec.renew_time.map(|time| (time, silence_needed(Some(&lease.spec), clock_skew))));
     if let Some((time, silence)) = renewed.filter(|(time, silence)| answer.date.duration_since(*time).abs() < *silence)
     {
         return Some(format!(

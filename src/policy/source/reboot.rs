@@ -5,7 +5,10 @@
 //! writes to its disks. It shows in the Lease, which the kubelet of the new boot renews.
 
 use super::{Doubt, Inquiry};
-use crate::policy::{facts::Unread, object::custom::ObjectMeta};
+use crate::policy::{
+    facts::Unread,
+    object::{custom::ObjectMeta, node::Node},
+};
 
 /// Checks that the node's last sign of life is not later than the beginning of a remediation that
 /// `did` something which the machine may come back from.
@@ -26,8 +29,12 @@ pub(super) fn stayed_silent(inquiry: &Inquiry<'_>, remediation: &ObjectMeta, did
     };
     // On CREATE, a Lease is that of an earlier Node.
     let renewed_at = write.before().and_then(|_| answer.last_renewal(*clock_skew));
+    let reported_at = write.before().and_then(Node::reported_at);
     let name = remediation.full_name();
     match (remediation.creation_timestamp, renewed_at) {
+        (Some(began), Some(_)) if let Some(at) = reported_at.filter(|at| *at > began) => Err(Doubt::No(format!(
+            "{name} {did} and began at {began}, and the node reported its status at {at}: it may have come back"
+        ))),
         (Some(began), Some(renewed_at)) if renewed_at <= began => Ok(()),
         (Some(began), Some(renewed_at)) => Err(Doubt::No(format!(
             "{name} {did} and began at {began}, and the node renewed its Lease at {renewed_at}: it may have come back"
