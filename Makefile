@@ -25,11 +25,11 @@ test-fast: fmt clippy unit doc ## run the checks that need only the Rust toolcha
 
 .PHONY: fmt
 fmt: ## check the formatting
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 
 .PHONY: clippy
 clippy: ## run the lints, warnings as errors
-	$(CARGO) clippy --locked --all-targets --all-features -- $(STRICT)
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- $(STRICT)
 
 CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/bin/cargo-deny
@@ -62,7 +62,7 @@ advisories: $(CARGO_DENY_BUILT) ## fetch the advisory database and check the dep
 .PHONY: unit
 unit: ## run the tests that need only this repository
 	@mkdir -p target
-	@set -o pipefail; $(CARGO) test --locked --no-fail-fast 2>&1 | tee target/test.log
+	@set -o pipefail; $(CARGO) test --locked --workspace --no-fail-fast 2>&1 | tee target/test.log
 
 # If KUBEBUILDER_ASSETS names a folder with the binaries, those are used, as envtest does.
 ASSETS := $(abspath target/cluster)
@@ -125,6 +125,10 @@ summary: ## add up the test results of the last unit, end-to-end and image-test
 	  END {printf "test result: %s. %d passed; %d failed; %d ignored; 0 measured; 0 filtered out\n", \
 	       failed ? "FAILED" : "ok", passed, failed, ignored; exit failed > 0 || passed == 0}' \
 	  target/test.log target/end-to-end.log target/image.log
+
+.PHONY: model
+model: ## explore every order of events around the gate, with it, without it and without each check
+	@$(CARGO) run --quiet --locked --profile model --package fencegate-model
 
 .PHONY: bench
 bench: ## measure what a decision costs

@@ -1,0 +1,224 @@
+//! What people and controllers write to the Node, right or wrong, and what the truth makes of it.
+
+use fencegate::policy::{
+    annotation::{BOOT_ID, BREAK_GLASS, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, NOW, OVERRIDDEN_BY, RECORDED_BY},
+    evidence::Method,
+};
+
+use crate::{
+    gate::{Actor, Admission, Clocks, Gate, moment, written},
+    world::{Attachment, Broken, Copy, Effect, Excuse, GRACE, MAX_AGE, Node, Pod, Ready, Seconds, Word, World},
+};
+
+/// A write to the Node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Records a fence, with this time.
+    Attest(Method, When),
+    /// Adds the taint, and nothing else: a plain `kubectl taint`.
+    Place(Effect),
+    /// Records a fence and adds the taint, in one write.
+    AttestAndPlace(Method),
+    /// Takes the taint off.
+    Release,
+    /// Replaces the taint's effect.
+    Amend(Effect),
+    /// Says something else about the fence: another method, or another boot.
+    Rewrite(Method),
+    RewriteBoot,
+    /// Takes all evidence back.
+    Withdraw,
+    /// Writes a stamp in another's name.
+    Forge,
+    /// Writes a break-glass, for later.
+    BreakGlass,
+    /// Adds the taint with a break-glass, in one write.
+    BreakGlassAndPlace,
+    /// Deletes the Node.
+    Delete,
+    /// Creates the Node with the taint and evidence on it.
+    CreateTainted,
+    /// Writes a Node back that was read earlier, without its version.
+    PutCopy,
+    /// Records evidence that breaks the grammar.
+    AttestNonsense,
+}
+
+/// The time that a record names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum When {
+    /// `now`, which the gate replaces.
+    Now,
+    /// Two minutes from now.
+    Later,
+}
+
+/// Two minutes: later than the last word of a machine that is cut off meanwhile.
+const LATER: Seconds = 120;
+
+/// What a write would store.
+enum Wanted {
+    Stored(Node),
+    Deleted,
+}
+
+/// What this write would store. `None`: it does not apply here.
+fn wanted(world: &World, intent: Intent, actor: Actor) -> Option<Wanted> {
+    let Some(stored) = &world.node else {
+        return (intent == Intent::CreateTainted).then(|| Wanted::Stored(created(world, actor)));
+    };
+    let mut node = stored.clone();
+    let is_out = !stored.taint.is_empty();
+    match intent {
+        Intent::Attest(method, when) => attest(&mut node, method, when, world.now, actor),
+        Intent::AttestNonsense => {
+            attest(&mut node, Method::PowerOff, When::Now, world.now, actor);
+            node.annotate(METHOD, Some("asked nicely"));
+        }
+        Intent::Place(effect) if !is_out => node.taint = vec![effect],
+        Intent::AttestAndPlace(method) if !is_out => {
+            attest(&mut node, method, When::Now, world.now, actor);
+            node.taint = vec![Effect::NoExecute];
+        }
+        Intent::BreakGlassAndPlace if !is_out => {
+            node.annotate(BREAK_GLASS, Some("the monitor is wrong"));
+            node.taint = vec![Effect::NoExecute];
+        }
+        Intent::Release if is_out => node.taint.clear(),
+        Intent::Amend(effect) if is_out => node.taint = vec![effect],
+        Intent::Rewrite(method) if is_out => node.annotate(METHOD, Some(method.name())),
+        Intent::RewriteBoot if is_out => node.annotate(BOOT_ID, Some("boot-0")),
+        Intent::Withdraw => EVIDENCE.iter().for_each(|key| node.annotate(key, None)),
+        Intent::Forge => node.annotate(RECORDED_BY, Some(Actor::Oncall.name())),
+        Intent::BreakGlass => node.annotate(BREAK_GLASS, Some("the monitor is wrong")),
+        Intent::Delete => return Some(Wanted::Deleted),
+        Intent::PutCopy => {
+            let Copy { taint, annotations } = world.copy.clone()?;
+            (node.taint, node.annotations) = (taint, annotations);
+        }
+        Intent::Place(_)
+        | Intent::AttestAndPlace(_)
+        | Intent::BreakGlassAndPlace
+        | Intent::Release
+        | Intent::Amend(_)
+        | Intent::Rewrite(_)
+        | Intent::RewriteBoot
+        | Intent::CreateTainted => return None,
+    }
+    (node != *stored).then_some(Wanted::Stored(node))
+}
+
+fn attest(node: &mut Node, method: Method, when: When, now: Seconds, actor: Actor) {
+    let at = match when {
+        When::Now => NOW,
+        When::Later => written(now + LATER),
+    };
+    node.annotate(METHOD, Some(method.name()));
+    node.annotate(FENCED_AT, Some(at));
+    node.annotate(FENCED_BY, Some(actor.name()));
+}
+
+fn created(world: &World, actor: Actor) -> Node {
+    let mut node = Node {
+        created: world.now,
+        taint: vec![Effect::NoExecute],
+        annotations: Vec::new(),
+        ready: Ready::Absent,
+        ready_since: world.now,
+        boot: None,
+        reported: None,
+    };
+    attest(&mut node, Method::PowerOff, When::Now, world.now, actor);
+    node
+}
+
+/// What the API server makes of a write.
+pub enum Answer {
+    Stored(Box<World>),
+    Denied(String),
+}
+
+/// Sends a write. `None`: it does not apply here, or changes nothing.
+pub fn send(gate: &Gate, world: &World, actor: Actor, intent: Intent, clocks: Clocks) -> Option<Answer> {
+    let after = match wanted(world, intent, actor)? {
+        Wanted::Stored(node) => Some(node),
+        Wanted::Deleted => None,
+    };
+    match gate.admit(world, after, actor, clocks) {
+        Admission::Denied(why) => Some(Answer::Denied(why)),
+        Admission::Stored { node, broke_glass } => {
+            let mut next = world.clone();
+            judge(&mut next, world.node.as_ref(), node.as_ref(), actor, broke_glass);
+            next.node = node;
+            (next != *world).then(|| Answer::Stored(Box::new(next)))
+        }
+    }
+}
+
+/// What is true about a write that is stored. The gate never sees it.
+fn judge(next: &mut World, before: Option<&Node>, after: Option<&Node>, actor: Actor, broke_glass: bool) {
+    let annotation = |node: Option<&Node>, key: &str| node.and_then(|node| node.annotation(key));
+    let (was_out, is_out) = (before.is_some_and(is_tainted), after.is_some_and(is_tainted));
+    let changes = |key: &&str| annotation(before, key) != annotation(after, key);
+    let writes_evidence = EVIDENCE.iter().any(changes);
+    if writes_evidence {
+        next.word = annotation(after, FENCED_AT).map(|at| Word {
+            written: next.now,
+            claimed: moment(at).unwrap_or(next.now),
+            by_node: actor.is_on_the_node(),
+        });
+    }
+    let may_break = broke_glass && actor.may_break_glass();
+    if may_break {
+        next.excuse = Some(Excuse::BrokeGlass);
+    }
+    if !was_out && is_out && next.writes_to_disk() && next.excuse.is_none() {
+        next.excuse = excuse(next);
+    }
+    if was_out && !is_out && !may_break && leaves_something_behind(next, before) {
+        next.broken = Some(Broken::LeftBehind);
+    }
+    if was_out && is_out && !may_break && annotation(before, METHOD).is_some() && writes_evidence {
+        next.broken = Some(Broken::Rewritten);
+    }
+    let names = [RECORDED_BY, OVERRIDDEN_BY];
+    let lies = |key: &&str| annotation(after, key).is_some_and(|name| changes(key) && name != actor.name());
+    if names.iter().any(lies) {
+        next.broken = Some(Broken::Forged);
+    }
+}
+
+fn is_tainted(node: &Node) -> bool {
+    !node.taint.is_empty()
+}
+
+/// Whether a person is to blame for a placement on a machine that writes: somebody who is not on
+/// that machine said that it was fenced, less than a day ago, and nothing has been heard of it
+/// since, nor for the time of a Lease.
+fn excuse(world: &World) -> Option<Excuse> {
+    let said = world.word.as_ref().filter(|said| !said.by_node)?;
+    let is_silent =
+        world.now - world.heard >= GRACE && world.node.as_ref().is_some_and(|node| node.ready != Ready::True);
+    let is_since_then = world.heard <= said.claimed.min(said.written);
+    let is_recent = world.now - said.claimed.min(said.written) <= MAX_AGE;
+    (is_silent && is_since_then && is_recent).then_some(Excuse::FalseWord)
+}
+
+/// Whether the taint goes too early: the pod hangs in Terminating, or its volume is still attached,
+/// or it was never moved away from a node that is not back.
+fn leaves_something_behind(world: &World, before: Option<&Node>) -> bool {
+    let is_back = before.is_some_and(|node| node.ready == Ready::True);
+    let evicted_nothing = before.is_some_and(|node| node.taint == [Effect::NoSchedule]);
+    match world.pod {
+        Pod::Terminating => true,
+        Pod::Gone => world.attachment != Attachment::Gone,
+        Pod::Bound => !(is_back && evicted_nothing),
+    }
+}
+
+/// Somebody reads the Node and keeps the copy.
+pub fn read(world: &World) -> Option<World> {
+    let node = world.node.as_ref()?;
+    let copy = Copy { taint: node.taint.clone(), annotations: node.annotations.clone() };
+    (world.copy.is_none()).then(|| World { copy: Some(copy), ..world.clone() })
+}
