@@ -206,7 +206,7 @@ pub enum Size {
 impl Size {
     fn budget(self) -> Budget {
         match self {
-            Self::Small => Budget { ticks: 5, days: 0, faults: 2, writes: 2 },
+            Self::Small => Budget { ticks: 4, days: 0, faults: 2, writes: 2 },
             Self::Full => Budget { ticks: 6, days: 0, faults: 3, writes: 3 },
         }
     }
