@@ -141,6 +141,16 @@ soak: release ## send valid reviews for a minute while floods, slow clients and 
 	@$(CARGO) build --quiet --locked --example soak
 	@ulimit -n 65536 2>/dev/null || ulimit -n $$(ulimit -Hn); target/debug/examples/soak
 
+# Coverage-guided, on one core. `make unit` runs the inputs in fuzz/corpus and fuzz/crashes.
+TIME ?= 60
+.PHONY: fuzz
+fuzz: ## try to break the laws of hostile inputs, TIME=60 seconds for each TARGET= of fuzz/targets
+	@fuzz/run.sh $(TIME) $(TARGET)
+
+.PHONY: fuzz-corpus
+fuzz-corpus: ## keep the inputs of the last fuzzing that reach new code: fuzz/corpus
+	@fuzz/run.sh corpus $(TARGET)
+
 .PHONY: release
 release: ## build the optimised binary: target/release/fencegate
 	$(CARGO) build --locked --release

@@ -38,7 +38,7 @@ struct Envelope<'a> {
     #[serde(default, deserialize_with = "null_is_default")]
     kind: String,
     #[serde(borrow)]
-    request: RawRequest<'a>,
+    request: Object<RawRequest<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -51,8 +51,8 @@ struct RawRequest<'a> {
     name: String,
     #[serde(default, deserialize_with = "null_is_default")]
     sub_resource: String,
-    #[serde(default, deserialize_with = "null_is_default")]
-    resource: Option<Resource>,
+    #[serde(default)]
+    resource: Option<Object<Resource>>,
     #[serde(default, deserialize_with = "object_or_null")]
     user_info: User,
     #[serde(default, deserialize_with = "null_is_default")]
@@ -74,7 +74,7 @@ struct Resource {
 /// The only field that an answer needs.
 #[derive(Deserialize)]
 struct UidAlone {
-    request: Uid,
+    request: Object<Uid>,
 }
 
 #[derive(Deserialize)]
@@ -107,14 +107,14 @@ enum Malformed {
 /// If the body is not a JSON object with a string at `request.uid`. Any other error becomes
 /// [`Content::Malformed`].
 pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
-    let envelope: Envelope<'_> = match serde_json::from_slice(body) {
+    let Object(envelope): Object<Envelope<'_>> = match serde_json::from_slice(body) {
         Ok(envelope) => envelope,
         Err(error) => {
-            let UidAlone { request: Uid { uid } } = serde_json::from_slice(body)?;
+            let Object(UidAlone { request: Object(Uid { uid }) }) = serde_json::from_slice(body)?;
             return Ok(Review::malformed(uid, Malformed::Request(error).to_string()));
         }
     };
-    let Envelope { api_version, kind, request } = envelope;
+    let Envelope { api_version, kind, request: Object(request) } = envelope;
     if api_version != API_VERSION || kind != KIND {
         return Ok(Review::malformed(request.uid, Malformed::Kind { kind, api_version }.to_string()));
     }
@@ -136,7 +136,7 @@ pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
 impl RawRequest<'_> {
     /// The write to a Node. `None` if the request is not a write to a Node.
     fn node_write(&self) -> Result<Option<Request>, Malformed> {
-        if self.operation == "CONNECT" || self.resource.as_ref().is_some_and(|resource| !resource.is_nodes()) {
+        if self.operation == "CONNECT" || self.resource.as_ref().is_some_and(|Object(resource)| !resource.is_nodes()) {
             return Ok(None);
         }
         let old = parse("oldObject", self.old_object)?;
@@ -300,9 +300,18 @@ mod tests {
 
     #[test]
     fn a_body_without_a_uid_is_an_error() {
-        for body in
-            ["", "{}", "null", "[]", r#"{"request":{}}"#, r#"{"request":{"uid":7}}"#, r#"{"request":{"uid":"u""#]
-        {
+        for body in [
+            "",
+            "{}",
+            "null",
+            "[]",
+            r#"{"request":{}}"#,
+            r#"{"request":{"uid":7}}"#,
+            r#"{"request":{"uid":"u""#,
+            r#"{"request":["u"]}"#,
+            r#"[["u"]]"#,
+            r#"["admission.k8s.io/v1","AdmissionReview",{"uid":"u"}]"#,
+        ] {
             assert!(super::read(body.as_bytes()).is_err(), "{body}");
         }
         assert!(super::read(b"\xff\xfe").is_err());
@@ -320,6 +329,7 @@ mod tests {
             (json!({"uid": "u", "operation": "PATCH", "object": {}, "oldObject": {}}), "is not one of"),
             (json!({"uid": "u"}), "is not one of"),
             (json!({"uid": "u", "userInfo": "root"}), "could not be read"),
+            (json!({"uid": "u", "resource": ["", "pods"]}), "could not be read"),
         ] {
             let review = read(&request);
             assert_eq!(review.uid, "u");

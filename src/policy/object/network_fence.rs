@@ -191,7 +191,7 @@ impl Block {
         let (network, prefix) = text.split_once('/').map_or((text, None), |(network, prefix)| (network, Some(prefix)));
         let network: IpAddr = network.parse().ok()?;
         let bits = if network.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Some(bits), |text| text.parse().ok()).filter(|prefix| *prefix <= bits)?;
+        let prefix = prefix.map_or(Some(bits), number).filter(|prefix| *prefix <= bits)?;
         let mapped = |address: Ipv6Addr| address.to_ipv4_mapped().filter(|_| prefix >= MAPPED);
         Some(match network {
             IpAddr::V4(network) => Self { network: network.to_bits().into(), bits, prefix },
@@ -207,6 +207,11 @@ impl Block {
         let differ = || u128::checked_shr(self.network ^ other.network, self.bits - self.prefix).unwrap_or(0);
         self.bits == other.bits && self.prefix <= other.prefix && differ() == 0
     }
+}
+
+/// Parses decimal digits, without the sign that Rust allows and the storage drivers' Go does not.
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -243,6 +248,7 @@ mod tests {
             ("::ffff:0:0/95", "192.0.2.1", false),
             ("10.0.0.0/33", "10.0.0.0", false),
             ("10.0.0.0/-1", "10.0.0.0", false),
+            ("10.0.0.0/+8", "10.0.0.0", false),
             ("10.0.0.0/", "10.0.0.0", false),
             ("10.0.0.0/4294967295", "10.0.0.0", false),
             ("10.0.0/24", "10.0.0.1", false),
