@@ -116,8 +116,8 @@ impl Event {
                 let evicts = node.as_ref().is_some_and(|node| node.taint.contains(&Effect::NoExecute));
                 world.pod == Pod::Bound && (evicts || is_unknown)
             }
-            // An orphan is collected as well. To delete the Node of a machine that still writes does
-            // the same harm without the taint: that is another door, which the model leaves shut.
+            // An orphan is collected, too. Whoever deletes the Node of a machine that still writes
+            // does the same harm without the taint: another door, which the model leaves shut.
             Self::PodGc => match node {
                 Some(_) => world.pod == Pod::Terminating && is_unknown && world.cached_taint,
                 None => world.pod != Pod::Gone && !world.writes_to_disk(),
@@ -249,8 +249,8 @@ pub fn report(world: &mut World) {
         let managed = world.lease.as_ref().is_none_or(|lease| lease.managed);
         world.lease = Some(Lease { renewed: now, managed });
     }
-    // Taint eviction deletes the pod as soon as the taint is there, and a kubelet starts no pod that
-    // is being deleted.
+    // Taint eviction deletes the pod as soon as the taint is there, and a kubelet starts no pod
+    // that is being deleted.
     let evicts = world.node.as_ref().is_some_and(|node| node.taint.contains(&Effect::NoExecute));
     let is_mountable = world.attachment == Attachment::Attached || !world.is_attachable;
     if world.pod == Pod::Bound && is_mountable && !evicts && !world.machine.process {

@@ -26,8 +26,8 @@ pub(super) const EXPIRED: Rule = Rule {
 };
 
 /// Whoever records a time that cannot be right is told at once, not only when the taint is placed.
-/// Until then, every renewal before that time would seem to come from before the fence. So a time is
-/// recorded only if the API server's clock is known: a replica's own may be minutes ahead.
+/// Until then, every renewal before that time would seem to come from before the fence. So a time
+/// is recorded only if the API server's clock is known: a replica's own may be minutes ahead.
 pub(super) const IN_FUTURE: Rule = Rule {
     code: Code::EvidenceInFuture,
     applies: |proposal| proposal.does(Transition::Place) || proposal.writes(FENCED_AT),
