@@ -5,183 +5,12 @@
 
 #[path = "support/history/mod.rs"]
 mod history;
+#[path = "support/story.rs"]
+mod story;
 
-use history::{History, Law, TICKS};
-use jiff::{SignedDuration, Timestamp};
+use history::Law;
 use serde_json::{Value, json};
-
-const BY_WHOM: &str = "alice";
-
-/// A time of the history: each revision is stored in a second of its own.
-fn second(revision: u64) -> Timestamp {
-    let start: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
-    start + SignedDuration::from_secs(i64::try_from(revision).unwrap())
-}
-
-fn written(revision: u64) -> Value {
-    json!(second(revision).to_string())
-}
-
-/// A history under construction. Between two revisions there are ticks.
-struct Story {
-    history: History,
-    node: Value,
-    /// The revision of the Node that is stored.
-    stored: u64,
-    revision: u64,
-    log: String,
-}
-
-impl Story {
-    /// A silent machine: its Lease was renewed long ago, by the API server's clock.
-    fn begins() -> Self {
-        let history = History::new(SignedDuration::from_secs(10));
-        let node = json!({"metadata": {"name": "n1", "uid": "u", "creationTimestamp": written(0), "annotations": {}},
-            "spec": {"taints": []}, "status": {"conditions": [{"type": "Ready", "status": "Unknown"}],
-            "nodeInfo": {"bootID": "boot-1"}}});
-        let mut story = Self { history, node, stored: 0, revision: 0, log: String::new() };
-        story.store("/registry/leases/kube-node-lease/n1", &lease(0));
-        story.revision = 100;
-        story.store_node();
-        story
-    }
-
-    fn store(&mut self, key: &str, object: &Value) {
-        self.tick();
-        self.revision += 1;
-        self.history.store(key, self.revision, Some(object.to_string().as_bytes()));
-    }
-
-    fn remove(&mut self, key: &str) {
-        self.tick();
-        self.revision += 1;
-        self.history.store(key, self.revision, None);
-    }
-
-    fn tick(&mut self) {
-        self.revision += 1;
-        let data = json!({"sent": written(self.revision), "answered": written(self.revision - 1)});
-        self.history.store(TICKS, self.revision, Some(json!({"data": data}).to_string().as_bytes()));
-    }
-
-    fn store_node(&mut self) {
-        let node = self.node.clone();
-        self.store("/registry/minions/n1", &node);
-        self.stored = self.revision;
-    }
-
-    /// A guarded write, which both webhooks judge now and allow.
-    fn write(&mut self, change: impl FnOnce(&mut Value, u64)) {
-        let mut before = self.node.clone();
-        before["metadata"]["resourceVersion"] = json!(self.stored.to_string());
-        // What was stored before the first tick was surely stored before the second.
-        self.tick();
-        self.tick();
-        change(&mut self.node, self.revision);
-        let after = self.node.clone();
-        self.decide("mutate", "UPDATE", &before, Some(&after));
-        self.decide("validate", "UPDATE", &before, Some(&after));
-        self.tick();
-        self.store_node();
-    }
-
-    /// The line of a decision that was made now.
-    fn decide(&mut self, webhook: &str, operation: &str, before: &Value, after: Option<&Value>) {
-        let mut line = json!({"ts": written(self.revision), "event": "decision", "uid": format!("{webhook}-{}", self.revision),
-            "node": "n1", "operation": operation, "webhook": webhook, "decision": "allow", "dryRun": false,
-            "user": {"name": BY_WHOM, "groups": []}, "latencyMs": 5.0, "before": before});
-        if let Some(after) = after {
-            line["after"] = after.clone();
-        }
-        self.log += &format!("{line}\n");
-    }
-
-    fn attest(&mut self) {
-        self.write(|node, now| {
-            annotate(node, &[("method", json!("power-off")), ("fenced-at", written(now)), ("fenced-by", json!("alice")),
-                ("boot-id", json!("boot-1")), ("recorded-by", json!(BY_WHOM)), ("recorded-at", written(now))]);
-        });
-    }
-
-    fn place(&mut self) {
-        self.write(|node, now| {
-            node["spec"]["taints"] = entry("NoExecute");
-            annotate(node, &[("placed-by", json!(BY_WHOM)), ("placed-at", written(now)), ("source", json!("annotations"))]);
-        });
-    }
-
-    fn release(&mut self) {
-        self.write(|node, now| released(node, &written(now)));
-    }
-
-    /// The deletion of the Node, which was judged before these two things happened.
-    fn delete(&mut self) {
-        let mut before = self.node.clone();
-        before["metadata"]["resourceVersion"] = json!(self.stored.to_string());
-        // What was stored before the first tick was surely stored before the second.
-        self.tick();
-        self.tick();
-        self.decide("mutate", "DELETE", &before, None);
-        self.decide("validate", "DELETE", &before, None);
-        self.tick();
-        self.remove("/registry/minions/n1");
-    }
-
-    fn bind(&mut self) {
-        let spec = json!({"nodeName": "n1", "volumes": [{"persistentVolumeClaim": {"claimName": "data"}}]});
-        self.store("/registry/pods/default/db-0", &json!({"metadata": {"name": "db-0"}, "spec": spec}));
-    }
-
-    fn attach(&mut self) {
-        let spec = json!({"nodeName": "n1", "attacher": "san.test", "source": {"persistentVolumeName": "pv"}});
-        self.store("/registry/volumeattachments/va", &json!({"metadata": {"name": "va"}, "spec": spec}));
-    }
-
-    /// The laws that the history breaks.
-    fn breaks(mut self) -> Vec<Law> {
-        self.tick();
-        self.history.log(&self.log, SignedDuration::ZERO);
-        let violations = self.history.judge().violations;
-        for violation in &violations {
-            assert!(self.history.around(violation).contains(&violation.to_string()));
-        }
-        let mut laws: Vec<Law> = violations.into_iter().map(|violation| violation.law).collect();
-        laws.dedup();
-        laws
-    }
-}
-
-fn entry(effect: &str) -> Value {
-    json!([{"key": "node.kubernetes.io/out-of-service", "effect": effect}])
-}
-
-fn lease(revision: u64) -> Value {
-    json!({"metadata": {"managedFields": [{"time": written(revision), "fieldsV1": {"f:spec": {"f:renewTime": {}}}}]},
-        "spec": {"renewTime": written(revision), "leaseDurationSeconds": 40}})
-}
-
-/// Sets annotations of the gate; `null` removes one.
-fn annotate(node: &mut Value, annotations: &[(&str, Value)]) {
-    let of_node = node["metadata"]["annotations"].as_object_mut().unwrap();
-    for (key, value) in annotations {
-        of_node.insert(format!("fencegate.dev/{key}"), value.clone());
-    }
-    of_node.retain(|_, value| !value.is_null());
-}
-
-/// What the gate makes of a release.
-fn released(node: &mut Value, now: &Value) {
-    let mut outage = json!({"releasedBy": BY_WHOM, "releasedAt": now});
-    for (key, told) in [("method", "method"), ("fenced-at", "fencedAt"), ("fenced-by", "fencedBy"), ("boot-id", "bootId"),
-        ("recorded-by", "recordedBy"), ("recorded-at", "recordedAt"), ("placed-by", "placedBy"), ("placed-at", "placedAt"),
-        ("source", "source")]
-    {
-        outage[told] = node["metadata"]["annotations"][format!("fencegate.dev/{key}")].clone();
-        annotate(node, &[(key, Value::Null)]);
-    }
-    node["spec"]["taints"] = json!([]);
-    annotate(node, &[("last-outage", json!(outage.to_string()))]);
-}
+use story::{BY_WHOM, Story, annotate, entry, lease, released, written};
 
 #[test]
 fn a_lawful_history_is_silence() {
@@ -229,7 +58,10 @@ fn a_placement_needs_complete_evidence_on_the_same_object() {
         story.attest();
         story.write(|node, now| {
             node["spec"]["taints"] = entry("NoExecute");
-            annotate(node, &[("placed-by", json!(BY_WHOM)), ("placed-at", written(now)), ("source", json!("annotations"))]);
+            annotate(
+                node,
+                &[("placed-by", json!(BY_WHOM)), ("placed-at", written(now)), ("source", json!("annotations"))],
+            );
             annotate(node, &[(key, Value::Null)]);
         });
         assert!(story.breaks().contains(&Law::Fence), "{key}");
@@ -283,9 +115,19 @@ fn a_node_is_not_created_with_the_taint() {
     story.remove("/registry/minions/n1");
     story.tick();
     let now = story.revision;
-    annotate(&mut story.node, &[("method", json!("power-off")), ("fenced-at", written(now)), ("fenced-by", json!("alice")),
-        ("recorded-by", json!(BY_WHOM)), ("recorded-at", written(now)), ("placed-by", json!(BY_WHOM)),
-        ("placed-at", written(now)), ("source", json!("annotations"))]);
+    annotate(
+        &mut story.node,
+        &[
+            ("method", json!("power-off")),
+            ("fenced-at", written(now)),
+            ("fenced-by", json!("alice")),
+            ("recorded-by", json!(BY_WHOM)),
+            ("recorded-at", written(now)),
+            ("placed-by", json!(BY_WHOM)),
+            ("placed-at", written(now)),
+            ("source", json!("annotations")),
+        ],
+    );
     story.node["spec"]["taints"] = entry("NoExecute");
     let created = story.node.clone();
     for webhook in ["mutate", "validate"] {
@@ -318,7 +160,10 @@ fn a_break_glass_is_an_exception_only_with_the_gates_stamps_on_the_object() {
         story.bind();
         story.write(|node, now| {
             released(node, &written(now));
-            annotate(node, &[("overridden", json!("drill")), ("overridden-by", json!(by)), ("overridden-at", written(now))]);
+            annotate(
+                node,
+                &[("overridden", json!("drill")), ("overridden-by", json!(by)), ("overridden-at", written(now))],
+            );
         });
         assert_eq!(story.breaks(), expected);
     }
@@ -339,12 +184,17 @@ fn while_the_taint_is_on_the_record_does_not_change() {
 fn nobody_but_the_gate_writes_stamps() {
     for key in ["placed-by", "placed-at", "recorded-by", "recorded-at", "source", "last-outage", "overridden-by"] {
         let mut story = Story::begins();
-        story.write(|node, now| annotate(node, &[(key, if key.ends_with("-at") { written(now) } else { json!("bob") })]));
+        story.write(|node, now| {
+            annotate(node, &[(key, if key.ends_with("-at") { written(now) } else { json!("bob") })])
+        });
         assert_eq!(story.breaks(), [Law::Honest], "{key}");
     }
     let mut story = Story::begins();
     story.write(|node, now| {
-        annotate(node, &[("proof", json!("seen")), ("recorded-by", json!(BY_WHOM)), ("recorded-at", written(now - 90))]);
+        annotate(
+            node,
+            &[("proof", json!("seen")), ("recorded-by", json!(BY_WHOM)), ("recorded-at", written(now - 90))],
+        );
     });
     assert_eq!(story.breaks(), [Law::Honest], "a time that no replica's clock showed");
 }

@@ -88,7 +88,8 @@ pub async fn tick(client: Client, stop: impl Fn() -> bool) -> u64 {
     let name = TICKS.rsplit('/').next().unwrap();
     let maps = "/api/v1/namespaces/default/configmaps";
     let path = format!("{maps}/{name}");
-    let created = call(&client, Method::POST, maps, Some(json!({"metadata": {"name": name}, "data": sent(None)}))).await;
+    let created =
+        call(&client, Method::POST, maps, Some(json!({"metadata": {"name": name}, "data": sent(None)}))).await;
     let mut stored = created.unwrap();
     let mut answered = Some(Timestamp::now());
     loop {

@@ -5,12 +5,7 @@
 //! `WRITES` and `TIME` bound the run: the writes that are answered, and seconds. `SEED` repeats the
 //! choices of a run; how they interleave is up to the machine.
 
-#![allow(
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::unwrap_used,
-    reason = "a test that cannot run fails"
-)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -21,8 +16,10 @@ mod support;
 
 mod etcd;
 mod faults;
+mod guarded;
 mod random;
 mod report;
+mod unguarded;
 mod writers;
 
 use std::{
@@ -68,12 +65,17 @@ async fn no_stored_version_breaks_a_law_and_no_unguarded_write_depends_on_the_ga
     let mut random = Random::of(seed);
 
     let plane = control_plane().await;
-    let without = baseline(&plane, &mut random, (time / 8).clamp(Duration::from_secs(5), Duration::from_secs(20))).await;
+    let without =
+        baseline(&plane, &mut random, (time / 8).clamp(Duration::from_secs(5), Duration::from_secs(20))).await;
     let mut site = Site::start(plane).await;
     site.gate.configure(&site.plane, CONFIGURATION).await;
     let began = Instant::now();
     let (samples, last) = under_faults(&mut site, &mut random, writes, time).await;
-    println!("{:.0} s, {} answers", began.elapsed().as_secs_f64(), samples.iter().filter(|sample| sample.code != 0).count());
+    println!(
+        "{:.0} s, {} answers",
+        began.elapsed().as_secs_f64(),
+        samples.iter().filter(|sample| sample.code != 0).count()
+    );
 
     let mut history = History::new(CLOCK_SKEW);
     etcd::read(site.plane.etcd, last, &mut history).await;
@@ -84,7 +86,12 @@ async fn no_stored_version_breaks_a_law_and_no_unguarded_write_depends_on_the_ga
     print(&samples, &without, &site.episodes, &history, &findings);
 
     let shortest = findings.violations.first().map(|violation| history.around(violation));
-    assert!(findings.violations.is_empty(), "{} violations, SEED={seed}; {}", findings.violations.len(), shortest.unwrap());
+    assert!(
+        findings.violations.is_empty(),
+        "{} violations, SEED={seed}; {}",
+        findings.violations.len(),
+        shortest.unwrap()
+    );
     for (number, clock) in CLOCKS.into_iter().enumerate() {
         let decided = site.logs().filter(|(_, of)| *of == clock).any(|(log, _)| log.contains(r#""event":"decision""#));
         assert!(decided, "replica {number}, whose clock is {clock} s ahead, decided nothing");
@@ -95,7 +102,10 @@ async fn no_stored_version_breaks_a_law_and_no_unguarded_write_depends_on_the_ga
     let refused: Vec<&Sample> = samples.iter().filter(|sample| !sample.guarded && sample.refused.is_some()).collect();
     assert!(refused.is_empty(), "admission refused {} unguarded writes: {:?}", refused.len(), refused.first());
     let stopped = Times::of(&samples, |start, end| is_stopped(&site.episodes, start, end));
-    assert!(stopped.count() > 0 && stopped.quantile(990) < WEBHOOK_TIMEOUT, "unguarded writes waited for the gate: {stopped}");
+    assert!(
+        stopped.count() > 0 && stopped.quantile(990) < WEBHOOK_TIMEOUT,
+        "unguarded writes waited for the gate: {stopped}"
+    );
 }
 
 async fn control_plane() -> Plane {

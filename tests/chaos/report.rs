@@ -37,7 +37,11 @@ impl std::fmt::Display for Times {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let millis = |per_mille| self.quantile(per_mille).as_secs_f64() * 1000.0;
         let (median, p99, longest) = (millis(500), millis(990), millis(1000));
-        write!(formatter, "{:6} writes, median {median:7.1} ms, p99 {p99:7.1} ms, longest {longest:7.1} ms", self.count())
+        write!(
+            formatter,
+            "{:6} writes, median {median:7.1} ms, p99 {p99:7.1} ms, longest {longest:7.1} ms",
+            self.count()
+        )
     }
 }
 
@@ -58,7 +62,8 @@ pub fn by_kind(samples: &[Sample]) -> String {
         };
         counts.entry((sample.guarded, sample.kind)).or_default()[column] += 1;
     }
-    let mut text = format!("{:<11} {:<22} {:>8} {:>8} {:>8} {:>9}\n", "", "write", "done", "refused", "other", "no answer");
+    let mut text =
+        format!("{:<11} {:<22} {:>8} {:>8} {:>8} {:>9}\n", "", "write", "done", "refused", "other", "no answer");
     for ((guarded, kind), [done, refused, other, unanswered]) in counts {
         let guarded = if guarded { "guarded" } else { "not guarded" };
         text += &format!("{guarded:<11} {kind:<22} {done:>8} {refused:>8} {other:>8} {unanswered:>9}\n");

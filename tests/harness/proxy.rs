@@ -67,7 +67,8 @@ impl Proxy {
                     // Without an endpoint, the connection is closed, as the kernel would do.
                     let Some(endpoint) = endpoint else { return };
                     let Ok(server) = TcpStream::connect(("127.0.0.1", endpoint)).await else { return };
-                    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                    let ((from_client, to_client), (from_server, to_server)) =
+                        (client.into_split(), server.into_split());
                     let both = async {
                         tokio::join!(
                             carry(from_client, to_server, network.clone()),
@@ -113,7 +114,11 @@ impl Proxy {
 }
 
 /// Carries bytes in one direction until the sender ends, as the network lets them through.
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut network: watch::Receiver<Network>) -> io::Result<()> {
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut network: watch::Receiver<Network>,
+) -> io::Result<()> {
     let mut bytes = vec![0; 16 << 10];
     loop {
         let read = from.read(&mut bytes).await?;

@@ -162,11 +162,13 @@ impl<'a> Judged<'a> {
         }
         let mut violations = fewest.unwrap_or_else(|| {
             let mut broken = self.facts(self.step.replaced..=self.step.revision - 1, None);
-            broken.push(self.violation(Law::Logged, "no replica logged that the validating webhook allowed this write"));
+            broken
+                .push(self.violation(Law::Logged, "no replica logged that the validating webhook allowed this write"));
             broken
         });
         if self.decisions("mutate").next().is_none() {
-            violations.push(self.violation(Law::Logged, "no replica logged that the mutating webhook allowed this write"));
+            violations
+                .push(self.violation(Law::Logged, "no replica logged that the mutating webhook allowed this write"));
         }
         violations
     }
@@ -176,7 +178,8 @@ impl<'a> Judged<'a> {
         let first = history.surely_before(decision.began).max(step.replaced);
         let last = history.maybe_before(decision.at).min(step.revision - 1);
         if first > last {
-            let why = format!("it was judged at {}, which is not while the version it replaced was stored", decision.at);
+            let why =
+                format!("it was judged at {}, which is not while the version it replaced was stored", decision.at);
             return vec![self.violation(Law::Logged, why)];
         }
         let mut violations = self.record(decision);
@@ -231,7 +234,8 @@ impl<'a> Judged<'a> {
         let is_gone = !Step::beyond(old, new).is_empty();
         if let (true, Some(old)) = (is_gone, old) {
             let is_released = new.is_some_and(|new| !new.is_tainted());
-            violations.extend(self.bound(old, is_released, &range).into_iter().map(|why| self.violation(Law::Release, why)));
+            violations
+                .extend(self.bound(old, is_released, &range).into_iter().map(|why| self.violation(Law::Release, why)));
         }
         violations
     }
@@ -286,7 +290,8 @@ impl<'a> Judged<'a> {
         let mut why = None;
         let judge = |lease: Option<&super::Lease>| -> Option<String> {
             // A renewal that lies ahead of the clock says nothing.
-            let known = lease.and_then(|lease| Some((lease, lease.renewed_at().filter(|renewed| *renewed <= at + skew)?)));
+            let known =
+                lease.and_then(|lease| Some((lease, lease.renewed_at().filter(|renewed| *renewed <= at + skew)?)));
             let Some((lease, renewed)) = known else {
                 let age = old.metadata.creation_timestamp.map(|created| at.duration_since(created));
                 let is_old = age.is_some_and(|age| age > SignedDuration::from_mins(5));
@@ -312,13 +317,12 @@ impl<'a> Judged<'a> {
     /// What held the taint in every state that the gate can have read.
     fn bound(self, old: &Node, is_released: bool, range: &RangeInclusive<u64>) -> Vec<String> {
         let Self { history, step } = self;
-        let holds = |pod: &Pod| {
-            pod.spec.node_name == step.node && pod.holds_the_taint() && !(is_released && pod.may_stay(old))
-        };
+        let holds =
+            |pod: &Pod| pod.spec.node_name == step.node && pod.holds_the_taint() && !(is_released && pod.may_stay(old));
         let pod = held_throughout(&history.pods, range, holds).map(|name| format!("Pod {name} was bound"));
         let attached = |attachment: &super::Attachment| attachment.spec.node_name == step.node;
-        let volume =
-            held_throughout(&history.attachments, range, attached).map(|name| format!("VolumeAttachment {name} was there"));
+        let volume = held_throughout(&history.attachments, range, attached)
+            .map(|name| format!("VolumeAttachment {name} was there"));
         pod.into_iter().chain(volume).collect()
     }
 }

@@ -253,7 +253,8 @@ impl History {
         for Decision { line, began, at } in self.decisions.get(&violation.node).into_iter().flatten() {
             if line.before.as_ref().is_some_and(|before| before.metadata.resource_version == replaced) {
                 let Line { webhook, operation, decision, user, uid, .. } = line;
-                let _ = writeln!(text, "  {webhook} {operation} {decision} by {} from {began} to {at}, {uid}", user.name);
+                let _ =
+                    writeln!(text, "  {webhook} {operation} {decision} by {} from {began} to {at}, {uid}", user.name);
             }
         }
         text

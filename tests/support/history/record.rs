@@ -41,14 +41,16 @@ impl Judged<'_> {
             why.push(format!("{} changed the record", user.name));
         }
         let Some(new) = step.new else { return Vec::new() };
-        let stamps = RECORD_STAMPS.into_iter().chain(BREAK_GLASS_STAMPS).chain(OVERRIDDEN_STAMPS).chain(["last-outage"]);
+        let stamps =
+            RECORD_STAMPS.into_iter().chain(BREAK_GLASS_STAMPS).chain(OVERRIDDEN_STAMPS).chain(["last-outage"]);
         for key in stamps.filter(|key| step.changes(key)) {
             if !self.is_the_gates(key, new, decision) {
                 why.push(format!("the gate did not write {key}: {:?}", step.change(key)));
             }
         }
         if step.was_tainted() && !step.is_tainted() {
-            let left: Vec<&str> = EVIDENCE.into_iter().chain(RECORD_STAMPS).filter(|key| new.gate(key).is_some()).collect();
+            let left: Vec<&str> =
+                EVIDENCE.into_iter().chain(RECORD_STAMPS).filter(|key| new.gate(key).is_some()).collect();
             if !left.is_empty() || !step.changes("last-outage") {
                 why.push(format!("a release left {left:?}, last-outage {:?}", new.gate("last-outage")));
             }
