@@ -98,6 +98,13 @@ end-to-end: control-plane ## run the tests on a real control plane
 	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 --show-output 2>&1 \
 	  | tee target/end-to-end.log
 
+# One minute by itself. The bounds are WRITES (answered writes) and TIME (seconds), SEED repeats the
+# choices of a run: `make chaos WRITES=100000 TIME=3600`.
+.PHONY: chaos
+chaos: control-plane ## write to Nodes under faults, and check every stored version
+	@mkdir -p target
+	@set -o pipefail; $(CARGO) test --locked --features control-plane --test chaos -- --show-output 2>&1 | tee target/chaos.log
+
 # Only Kubernetes itself is the oldest one; the other tools are the same.
 .PHONY: test-oldest
 test-oldest: control-plane ## run the end-to-end tests on the oldest Kubernetes that is supported

@@ -3,9 +3,8 @@
 
 use std::{
     fs,
-    io::Write as _,
     path::{Path, PathBuf},
-    process::Child,
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -16,14 +15,16 @@ use tokio::{
 };
 
 use super::{
-    plane::{Plane, free_port, keep},
+    plane::Plane,
+    process::{free_port, keep, signal},
     proxy::Proxy,
 };
 
 /// Replicas of the gate in front of a control plane. A proxy stands for their Service.
 pub struct Gate {
     pub replicas: Vec<Replica>,
-    service: Proxy,
+    /// The network between the API server and the replicas.
+    pub service: Proxy,
 }
 
 /// One replica of the gate: a process.
@@ -58,12 +59,17 @@ impl Gate {
 
     /// The same, with more arguments, and without waiting until they are ready.
     pub async fn start(plane: &Plane, replicas: usize, arguments: &[&str]) -> Self {
+        Self::start_at(plane, &vec![0; replicas], arguments).await
+    }
+
+    /// The same, with one replica for each of these clocks: how many seconds it is ahead.
+    pub async fn start_at(plane: &Plane, clocks: &[i64], arguments: &[&str]) -> Self {
         let path = |name: &str| plane.folder.path().join(name);
         let objects = rendered(plane, "default");
         fs::write(path("config.yaml"), configuration(&objects)).unwrap();
         let mut gate = Self::without_replicas().await;
-        for number in 0..replicas {
-            let replica = Replica::start(plane, number, arguments).await;
+        for (number, clock) in clocks.iter().enumerate() {
+            let replica = Replica::start_at(plane, number, arguments, *clock).await;
             gate.service.add_endpoint(replica.port);
             gate.replicas.push(replica);
         }
@@ -180,6 +186,11 @@ impl Gate {
 
 impl Replica {
     pub async fn start(plane: &Plane, number: usize, more: &[&str]) -> Self {
+        Self::start_at(plane, number, more, 0).await
+    }
+
+    /// The same, with a wall clock that is this many seconds ahead.
+    pub async fn start_at(plane: &Plane, number: usize, more: &[&str], clock: i64) -> Self {
         let uplink = Proxy::start(vec![plane.port()]).await;
         let kubeconfig = plane.kubeconfig_via("gate", uplink.port, number);
         let path = |name: &str| plane.folder.path().join(name);
@@ -197,7 +208,11 @@ impl Replica {
         ];
         arguments.extend(more.iter().map(|argument| (*argument).to_owned()));
         let log = path(&format!("gate-{number}.log"));
-        let child = keep(&program(), &arguments, &log, &[("KUBECONFIG", kubeconfig)]);
+        let mut environment = vec![("KUBECONFIG", kubeconfig)];
+        if clock != 0 {
+            environment.extend([("LD_PRELOAD", clock_library(plane)), ("CLOCK_OFFSET", clock.to_string())]);
+        }
+        let child = keep(&program(), &arguments, &log, &environment);
         Self { port, uplink, telemetry, child: Some(child), log }
     }
 
@@ -208,7 +223,12 @@ impl Replica {
 
     /// Sends SIGTERM, as the kubelet does.
     pub fn terminate(&mut self) {
-        self.child.as_mut().unwrap().stdin.as_mut().unwrap().write_all(b"TERM\n").unwrap();
+        self.signal("TERM");
+    }
+
+    /// Sends the signal with this name.
+    pub fn signal(&mut self, name: &str) {
+        signal(self.child.as_mut().unwrap(), name);
     }
 
     /// Sends SIGKILL, which has the effect of a power failure.
@@ -240,6 +260,18 @@ impl Replica {
         let _ = tokio::time::timeout(Duration::from_secs(5), exchange).await;
         text
     }
+}
+
+/// The path of the library that moves a program's wall clock. It is built once for each control
+/// plane, with the C compiler that Rust needs as its linker.
+fn clock_library(plane: &Plane) -> String {
+    let library = plane.folder.path().join("clock.so");
+    if !library.exists() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/clock.c");
+        let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+        assert!(built.unwrap().success(), "the library that moves a clock could not be built");
+    }
+    library.display().to_string()
 }
 
 /// The program under test. Cargo tells tests its path; an example is built next to it.

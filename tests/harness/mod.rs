@@ -9,6 +9,7 @@
     clippy::unwrap_used,
     reason = "a test that cannot run fails"
 )]
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 pub mod accounts;
 pub mod csi;
@@ -16,4 +17,5 @@ pub mod gate;
 pub mod kinds;
 pub mod machine;
 pub mod plane;
+pub mod process;
 pub mod proxy;

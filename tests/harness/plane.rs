@@ -6,11 +6,9 @@
 //! the test is killed.
 
 use std::{
-    fs::{self, File},
-    net::TcpListener,
+    fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU16, Ordering},
     time::{Duration, Instant},
 };
 
@@ -20,7 +18,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::AbortHandle;
 
-use super::csi;
+use super::{
+    csi,
+    process::{Part, binaries, free_port, keep, signal},
+};
 
 /// The users of the API server: token, user name, groups.
 const USERS: &[(&str, &str, &str)] = &[
@@ -47,18 +48,19 @@ pub struct Plane {
     pub folder: TempDir,
     binaries: PathBuf,
     url: String,
+    /// The port on which etcd serves clients, also by HTTP.
+    pub etcd: u16,
     parts: Vec<Part>,
 }
 
-/// A process of the control plane, under a keeper ([`keep`]). It stops when the keeper's standard
-/// input is closed, which happens even if the test is killed.
-struct Part(Child);
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
+/// What becomes of the control plane's data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// Nobody needs it after the test, so etcd does not wait for the disk.
+    Volatile,
+    /// etcd waits for the disk, so that it can be killed. It keeps every version of every object,
+    /// as JSON. There is no audit log of the API server.
+    Durable,
 }
 
 impl Drop for Plane {
@@ -82,13 +84,18 @@ pub struct ApiError {
 impl Plane {
     /// Starts all parts and waits until the API server is ready.
     pub async fn start() -> Self {
+        Self::start_with(Data::Volatile).await
+    }
+
+    /// The same, with a choice about its data.
+    pub async fn start_with(data: Data) -> Self {
         let folder = tempfile::Builder::new().prefix("fencegate-plane-").tempdir().unwrap();
-        let mut plane = Self { folder, binaries: binaries(), url: String::new(), parts: Vec::new() };
+        let mut plane = Self { folder, binaries: binaries(), url: String::new(), etcd: free_port(), parts: Vec::new() };
         plane.write_files();
-        let (etcd, peer, api) = (free_port(), free_port(), free_port());
+        let (peer, api) = (free_port(), free_port());
         plane.url = format!("https://127.0.0.1:{api}");
-        plane.start_etcd(etcd, peer);
-        plane.start_api_server(etcd, api);
+        plane.start_etcd(data, peer);
+        plane.start_api_server(data, api);
         plane.until("the API server is ready", async |plane| plane.text("admin", "/readyz").await.is_ok()).await;
         plane.start_controllers();
         plane
@@ -119,24 +126,28 @@ impl Plane {
         fs::write(self.path("sa.pub"), key.public_key_pem()).unwrap();
     }
 
-    fn start_etcd(&mut self, client: u16, peer: u16) {
-        let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-        let arguments = [
+    fn start_etcd(&mut self, data: Data, peer: u16) {
+        let (client, peer) = (format!("http://127.0.0.1:{}", self.etcd), format!("http://127.0.0.1:{peer}"));
+        let mut arguments = vec![
             format!("--data-dir={}", self.path("etcd")),
             format!("--listen-client-urls={client}"),
             format!("--advertise-client-urls={client}"),
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
             format!("--initial-cluster=default={peer}"),
-            "--unsafe-no-fsync".to_owned(),
             "--log-level=warn".to_owned(),
         ];
+        arguments.push(match data {
+            Data::Volatile => "--unsafe-no-fsync".to_owned(),
+            // 8 GiB: the whole history of hundreds of thousands of writes.
+            Data::Durable => format!("--quota-backend-bytes={}", 8_u64 << 30),
+        });
         self.spawn("etcd", &arguments);
     }
 
-    fn start_api_server(&mut self, etcd: u16, port: u16) {
-        let arguments = [
-            format!("--etcd-servers=http://127.0.0.1:{etcd}"),
+    fn start_api_server(&mut self, data: Data, port: u16) {
+        let mut arguments = vec![
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd),
             format!("--secure-port={port}"),
             "--bind-address=127.0.0.1".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
@@ -148,9 +159,16 @@ impl Plane {
             "--authorization-mode=Node,RBAC".to_owned(),
             "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
-            format!("--audit-policy-file={}", self.path("audit-policy.yaml")),
-            format!("--audit-log-path={}", self.path("audit.log")),
         ];
+        arguments.extend(match data {
+            Data::Volatile => [
+                format!("--audit-policy-file={}", self.path("audit-policy.yaml")),
+                format!("--audit-log-path={}", self.path("audit.log")),
+            ],
+            Data::Durable => {
+                ["--etcd-compaction-interval=0".to_owned(), "--storage-media-type=application/json".to_owned()]
+            }
+        });
         self.spawn("kube-apiserver", &arguments);
     }
 
@@ -205,8 +223,33 @@ impl Plane {
 
     /// Starts a process of the control plane.
     fn spawn(&mut self, name: &str, arguments: &[String]) {
-        let part = keep(&self.binaries.join(name), arguments, &self.folder.path().join(format!("{name}.log")), &[]);
-        self.parts.push(Part(part));
+        let keeper = self.keep(name, arguments);
+        self.parts.push(Part { name: name.to_owned(), arguments: arguments.to_vec(), keeper });
+    }
+
+    fn keep(&self, name: &str, arguments: &[String]) -> Child {
+        keep(&self.binaries.join(name), arguments, &self.folder.path().join(format!("{name}.log")), &[])
+    }
+
+    fn part(&mut self, name: &str) -> &mut Part {
+        self.parts.iter_mut().find(|part| part.name == name).unwrap()
+    }
+
+    /// Kills a process of the control plane, until [`restart`](Self::restart).
+    pub fn kill(&mut self, name: &str) {
+        self.part(name).kill();
+    }
+
+    /// Starts a process that was killed, with the arguments and the data that it had.
+    pub fn restart(&mut self, name: &str) {
+        let arguments = self.part(name).arguments.clone();
+        let keeper = self.keep(name, &arguments);
+        self.part(name).keeper = keeper;
+    }
+
+    /// Sends a process of the control plane the signal with this name.
+    pub fn signal(&mut self, name: &str, signal_name: &str) {
+        signal(&mut self.part(name).keeper, signal_name);
     }
 
     /// The port of the API server.
@@ -367,7 +410,8 @@ pub async fn call(client: &Client, method: Method, path: &str, body: Option<Valu
     Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
 }
 
-async fn send(
+/// Sends one request, and returns the answer as text.
+pub async fn send(
     client: &Client,
     method: Method,
     content_type: &str,
@@ -380,55 +424,4 @@ async fn send(
         kube::Error::Api(status) => ApiError { code: status.code, message: status.message },
         error => ApiError { code: 0, message: error.to_string() },
     })
-}
-
-/// Starts a program under a shell, the keeper. For every line on its standard input, the keeper
-/// sends the program the signal of that name. When its standard input is closed, it kills the
-/// program.
-pub fn keep(program: &Path, arguments: &[String], log: &Path, environment: &[(&str, String)]) -> Child {
-    let output = File::options().create(true).append(true).open(log).unwrap();
-    Command::new("sh")
-        .args(["-c", KEEPER, "keeper"])
-        .arg(program)
-        .args(arguments)
-        .envs(environment.iter().map(|(name, value)| (*name, value)))
-        .stdin(Stdio::piped())
-        .stdout(output.try_clone().unwrap())
-        .stderr(output)
-        .spawn()
-        .unwrap_or_else(|error| panic!("{}: {error}", program.display()))
-}
-
-/// Ctrl-C goes to the whole process group. The keeper ignores it, so that it can kill its program
-/// when its standard input is closed.
-const KEEPER: &str = r#""$@" </dev/null & child=$!
-trap '' HUP INT TERM
-while read -r signal; do kill -"$signal" "$child"; done
-kill -9 "$child" 2>/dev/null; wait "$child""#;
-
-/// The binaries that the tests start.
-const PARTS: [&str; 8] =
-    ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl", "csi-attacher", "kwok", "helm"];
-
-fn binaries() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/cluster");
-    let folder = std::env::var_os("KUBEBUILDER_ASSETS").map_or(built, PathBuf::from);
-    for name in PARTS {
-        assert!(folder.join(name).exists(), "{name} is not in {}: run make control-plane", folder.display());
-    }
-    folder
-}
-
-/// A free port. It is below the range from which the kernel gives ports to clients, and it is never
-/// returned twice.
-pub fn free_port() -> u16 {
-    // Above the ports of well-known services, below Linux' default `ip_local_port_range`.
-    const FIRST: u16 = 20_000;
-    const LAST: u16 = 32_000;
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time start at different ports.
-    let start = u16::try_from(std::process::id() % 100).unwrap() * 100;
-    let candidates = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut ports = candidates.map(|next| FIRST + start.wrapping_add(next) % (LAST - FIRST));
-    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
