@@ -2,6 +2,7 @@
 //! a history that breaks it.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+#![allow(clippy::format_push_string, clippy::format_collect, clippy::type_complexity, reason = "histories are short")]
 
 #[path = "support/history/mod.rs"]
 mod history;
@@ -185,7 +186,7 @@ fn nobody_but_the_gate_writes_stamps() {
     for key in ["placed-by", "placed-at", "recorded-by", "recorded-at", "source", "last-outage", "overridden-by"] {
         let mut story = Story::begins();
         story.write(|node, now| {
-            annotate(node, &[(key, if key.ends_with("-at") { written(now) } else { json!("bob") })])
+            annotate(node, &[(key, if key.ends_with("-at") { written(now) } else { json!("bob") })]);
         });
         assert_eq!(story.breaks(), [Law::Honest], "{key}");
     }

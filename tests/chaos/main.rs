@@ -5,6 +5,13 @@
 //! `WRITES` and `TIME` bound the run: the writes that are answered, and seconds. `SEED` repeats the
 //! choices of a run; how they interleave is up to the machine.
 
+#![allow(
+    clippy::similar_names,
+    clippy::format_push_string,
+    clippy::format_collect,
+    clippy::type_complexity,
+    reason = "a test"
+)]
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 #[path = "../harness/mod.rs"]

@@ -74,7 +74,7 @@ struct OwnedFields {
 #[serde(default)]
 struct OwnedSpec {
     #[serde(rename = "f:renewTime")]
-    renew_time: Option<BTreeMap<String, ()>>,
+    renew_time: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -196,6 +196,7 @@ pub struct PodSpec {
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "Kubernetes' name")]
 struct Toleration {
     key: String,
     operator: String,
