@@ -5,6 +5,7 @@
 //! `WRITES` and `TIME` bound the run: the writes that are answered, and seconds. `SEED` repeats the
 //! choices of a run; how they interleave is up to the machine.
 
+#![allow(clippy::single_match_else, clippy::explicit_auto_deref, reason = "a test")]
 #![allow(
     clippy::similar_names,
     clippy::format_push_string,
