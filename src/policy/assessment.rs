@@ -6,8 +6,7 @@ use super::{
     annotation::FENCED_AT,
     break_glass::BreakGlass,
     evidence,
-    facts::{Facts, LeaseAnswer},
-    object::node::Node,
+    facts::{Facts, SignOfLife},
     proposal::Proposal,
     reason::Code,
     settings::Settings,
@@ -80,27 +79,9 @@ pub fn age(facts: &Facts, at: Timestamp) -> SignedDuration {
     facts.api_now().duration_since(at)
 }
 
-/// The last time at which the API server heard of a node's kubelet, by the API server's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SignOfLife {
-    pub at: Timestamp,
-    /// The kubelet reported its status, and has not renewed its Lease since.
-    pub of_status: bool,
-}
-
-impl SignOfLife {
-    /// The last one that is known of the stored Node. `None` if neither its Lease nor the Node
-    /// tells.
-    pub fn last(stored: &Node, answer: &LeaseAnswer, clock_skew: SignedDuration) -> Option<Self> {
-        let renewed = answer.last_renewal(clock_skew).map(|at| Self { at, of_status: false });
-        let reported = stored.reported_at().map(|at| Self { at, of_status: true });
-        renewed.into_iter().chain(reported).max_by_key(|sign| (sign.at, !sign.of_status))
-    }
-}
-
 /// Whether the node showed a sign of life after a fence.
-pub fn is_overtaken(at: Timestamp, renewed_at: Timestamp, clock_skew: SignedDuration) -> bool {
-    renewed_at.duration_since(at) > clock_skew
+pub fn is_overtaken(at: Timestamp, sign: SignOfLife, clock_skew: SignedDuration) -> bool {
+    sign.at.duration_since(at) > clock_skew
 }
 
 /// Why the word of a source about a fence at this time does not count. A check that is turned down
@@ -117,7 +98,7 @@ fn refutations(proposal: &Proposal<'_>, facts: &Facts, source: Source, at: Times
         (
             Code::LeaseStillRenewed,
             Refutation::SignOfLife,
-            last_sign.is_some_and(|sign| is_overtaken(at, sign.at, *clock_skew)),
+            last_sign.is_some_and(|sign| is_overtaken(at, sign, *clock_skew)),
         ),
     ];
     let counts = |(code, _, is_so): &(Code, Refutation, bool)| *is_so && proposal.enforces(*code);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     blocker::{BlockingPod, BlockingVolume, NotRebooted},
     evidence::{Malformed, Method},
-    facts::{Unread, Verb},
+    facts::{SignOfLife, Unread, Verb},
     source::{Unvouched, Unvouching},
     text::{Ago, FirstFive, Foreign, Span, quoted, write_joined},
 };
@@ -249,9 +249,7 @@ pub enum Reason {
 /// The last sign of life of a node: the last renewal of its Lease, or a later report of its status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Renewal {
-    pub of_status: bool,
-    /// When the API server stored it, by its own clock.
-    pub at: Timestamp,
+    pub sign: SignOfLife,
     /// Until the API server's answer about the Lease, by the same clock.
     pub age: SignedDuration,
     /// `spec.renewTime`, by the machine's clock, if that clock is wrong by more than
@@ -391,8 +389,7 @@ impl fmt::Display for Reason {
 
 impl fmt::Display for Renewal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let did = if self.of_status { "reported its status" } else { "renewed its Lease" };
-        write!(formatter, "the node {did} {} at {:.0}", Ago(self.age), self.at)?;
+        write!(formatter, "the node {} {} at {:.0}", self.sign.did(), Ago(self.age), self.sign.at)?;
         self.by_machine.map_or(Ok(()), |wrong| write!(formatter, " (its own wrong clock said {wrong:.0})"))
     }
 }

@@ -30,9 +30,11 @@ use super::{
 
 mod budget;
 mod custom;
+mod life;
 
 pub use budget::BudgetAnswer;
 pub use custom::{CustomFacts, CustomKind};
+pub use life::{SignOfLife, lease_name};
 
 /// A verb on the virtual resource `nodes.fencegate.dev`. A SubjectAccessReview checks whether the
 /// requester has it.

@@ -3,11 +3,11 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Outcome, Rule, lease::lease_name, no_facts};
+use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::FENCED_AT,
     assessment::{Assessment, age},
-    facts::Fact,
+    facts::{Fact, lease_name},
     proposal::Proposal,
     reason::{Code, Reason},
     transition::Transition,
@@ -35,7 +35,7 @@ pub(super) const IN_FUTURE: Rule = Rule {
     check: |assessment| {
         let Assessment { proposal, facts, .. } = assessment;
         if let (true, Err(why)) = (records_time(proposal), facts.lease.value()) {
-            return Outcome::unknown(lease_name(proposal), why);
+            return Outcome::unknown(lease_name(&proposal.request.node), why);
         }
         let clock_skew = proposal.settings.clock_skew;
         let recorded = assessment.recorded_time().filter(|_| proposal.writes(FENCED_AT));

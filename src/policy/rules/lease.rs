@@ -15,10 +15,9 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Outcome, Rule};
 use crate::policy::{
-    assessment::{Assessment, SignOfLife, is_overtaken},
-    facts::{Fact, LeaseAnswer},
+    assessment::{Assessment, is_overtaken},
+    facts::{Fact, LeaseAnswer, SignOfLife, lease_name},
     object::{lease::LeaseSpec, node::Node},
-    proposal::Proposal,
     reason::{Code, Reason, Renewal},
     text::Span,
 };
@@ -45,7 +44,7 @@ pub(super) const RULE: Rule = Rule {
 
 fn check(assessment: &Assessment<'_>) -> Outcome {
     let Assessment { proposal, facts, .. } = assessment;
-    let what = lease_name(proposal);
+    let what = lease_name(&proposal.request.node);
     let Some(stored) = proposal.request.write.before() else {
         return Outcome::silent(what, "nothing is known about the machine of a Node that does not exist yet");
     };
@@ -54,18 +53,15 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
         Err(why) => return Outcome::unknown(what, why),
     };
     let clock_skew = proposal.settings.clock_skew;
-    if let Some(reason) =
-        SignOfLife::last(stored, answer, clock_skew).and_then(|sign| refuted(assessment, answer, sign))
-    {
-        return Outcome::fail(reason);
+    let sign = SignOfLife::last(stored, answer, clock_skew);
+    match (sign.and_then(|sign| refuted(assessment, answer, sign)), answer.last_renewal(clock_skew)) {
+        (Some(reason), _) => Outcome::fail(reason),
+        (None, Some(_)) => Outcome::pass(),
+        (None, None) => match says_nothing(stored, answer, clock_skew) {
+            None => Outcome::pass(),
+            Some(why) => Outcome::silent(what, &why),
+        },
     }
-    let says_nothing = || says_nothing(stored, answer, clock_skew).map(|why| Outcome::silent(what, &why));
-    if answer.last_renewal(clock_skew).is_some() { Outcome::pass() } else { says_nothing().unwrap_or_default() }
-}
-
-/// The name of the node's Lease in messages.
-pub(super) fn lease_name(proposal: &Proposal<'_>) -> String {
-    format!("Lease kube-node-lease/{}", proposal.request.node)
 }
 
 /// How long ago the node last renewed its Lease, if that is known.
@@ -83,13 +79,13 @@ fn refuted(assessment: &Assessment<'_>, answer: &LeaseAnswer, sign: SignOfLife) 
     let runs_out_after = (age < silence).then_some(silence);
     // An entry that is added later needs silence alone: the fence was judged when the node was put
     // out of service.
-    let fenced_at = assessment.fence_times().into_iter().find(|at| is_overtaken(*at, sign.at, clock_skew));
+    let fenced_at = assessment.fence_times().into_iter().find(|at| is_overtaken(*at, sign, clock_skew));
     if runs_out_after.is_none() && fenced_at.is_none() {
         return None;
     }
     let by_machine = spec.and_then(|spec| spec.renew_time).filter(|_| !sign.of_status);
     let by_machine = by_machine.filter(|time| time.duration_since(sign.at).abs() > clock_skew);
-    let renewal = Renewal { of_status: sign.of_status, at: sign.at, age, by_machine };
+    let renewal = Renewal { sign, age, by_machine };
     Some(Reason::LeaseStillRenewed { renewal, runs_out_after, fenced_at })
 }
 

@@ -2,12 +2,13 @@
 //!
 //! A remediation reports its success after the reboot. Until the taint is placed, the machine can
 //! come back, run its pods again and be cut off once more: then the fence is over, and the machine
-//! writes to its disks. It shows in the Lease, which the kubelet of the new boot renews.
+//! writes to its disks. It shows in the Lease, which the kubelet of the new boot renews, or in the
+//! status that it reports.
 
 use super::{Doubt, Inquiry};
 use crate::policy::{
-    facts::Unread,
-    object::{custom::ObjectMeta, node::Node},
+    facts::{SignOfLife, Unread, lease_name},
+    object::custom::ObjectMeta,
 };
 
 /// Checks that the node's last sign of life is not later than the beginning of a remediation that
@@ -22,22 +23,22 @@ use crate::policy::{
 /// If the node renewed its Lease later, or if nothing tells when it did.
 pub(super) fn stayed_silent(inquiry: &Inquiry<'_>, remediation: &ObjectMeta, did: &str) -> Result<(), Doubt> {
     let Inquiry { write, facts, clock_skew } = inquiry;
-    let lease = format!("Lease kube-node-lease/{}", write.current().metadata.name);
+    let lease = lease_name(&write.current().metadata.name);
     let answer = match facts.lease.value() {
         Ok(answer) => answer,
         Err(why) => return Err(Doubt::Unread(Unread::unreadable(lease, why))),
     };
-    // On CREATE, a Lease is that of an earlier Node.
-    let renewed_at = write.before().and_then(|_| answer.last_renewal(*clock_skew));
-    let reported_at = write.before().and_then(Node::reported_at);
+    // On CREATE, a Lease is that of an earlier Node. If the Lease does not tell, the Node alone
+    // does not show silence.
+    let stored = write.before().filter(|_| answer.last_renewal(*clock_skew).is_some());
+    let sign = stored.and_then(|stored| SignOfLife::last(stored, answer, *clock_skew));
     let name = remediation.full_name();
-    match (remediation.creation_timestamp, renewed_at) {
-        (Some(began), Some(_)) if let Some(at) = reported_at.filter(|at| *at > began) => Err(Doubt::No(format!(
-            "{name} {did} and began at {began}, and the node reported its status at {at}: it may have come back"
-        ))),
-        (Some(began), Some(renewed_at)) if renewed_at <= began => Ok(()),
-        (Some(began), Some(renewed_at)) => Err(Doubt::No(format!(
-            "{name} {did} and began at {began}, and the node renewed its Lease at {renewed_at}: it may have come back"
+    match (remediation.creation_timestamp, sign) {
+        (Some(began), Some(sign)) if sign.at <= began => Ok(()),
+        (Some(began), Some(sign)) => Err(Doubt::No(format!(
+            "{name} {did} and began at {began}, and the node {} at {}: it may have come back",
+            sign.did(),
+            sign.at
         ))),
         (None, _) => Err(Doubt::No(format!("{name} {did}, and does not say when it began"))),
         (_, None) => Err(Doubt::No(format!("{name} {did}, and {lease} does not say whether the node came back"))),
