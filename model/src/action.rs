@@ -6,9 +6,7 @@
 //! out where a shorter wait can only do more harm: a pod may be evicted as soon as the node's
 //! `Ready` is `Unknown`.
 
-use crate::world::{
-    Attachment, Effect, Excuse, GRACE, Kubelet, Lease, MAX_AGE, Node, Pod, Ready, Remediation, TICK, World,
-};
+use crate::world::{Attachment, Excuse, GRACE, Kubelet, Lease, MAX_AGE, Node, Pod, Ready, Remediation, TICK, World};
 
 /// An event of the environment, or one step of a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -113,7 +111,7 @@ impl Event {
             Self::NodeUnknown => is_ready && world.now - world.heard >= GRACE,
             Self::CachesCatchUp => world.cached_taint != world.is_out_of_service(),
             Self::Evict => {
-                let evicts = node.as_ref().is_some_and(|node| node.taint.contains(&Effect::NoExecute));
+                let evicts = node.as_ref().is_some_and(Node::evicts);
                 world.pod == Pod::Bound && (evicts || is_unknown)
             }
             // An orphan is collected, too. Whoever deletes the Node of a machine that still writes
@@ -143,7 +141,7 @@ impl Event {
 
     fn apply(self, world: &mut World) {
         if self.is_fault() {
-            world.left.faults = world.left.faults.saturating_sub(1);
+            world.left.faults -= 1;
         }
         match self {
             Self::Tick => {
@@ -186,7 +184,6 @@ impl Event {
                 world.remediation = Some(Remediation { created: world.now, rebooted: false, succeeded: None });
             }
             Self::AgentReboots => {
-                world.machine.process = false;
                 boot(world);
                 if let Some(far) = &mut world.remediation {
                     far.rebooted = true;
@@ -251,7 +248,7 @@ pub fn report(world: &mut World) {
     }
     // Taint eviction deletes the pod as soon as the taint is there, and a kubelet starts no pod
     // that is being deleted.
-    let evicts = world.node.as_ref().is_some_and(|node| node.taint.contains(&Effect::NoExecute));
+    let evicts = world.node.as_ref().is_some_and(Node::evicts);
     let is_mountable = world.attachment == Attachment::Attached || !world.is_attachable;
     if world.pod == Pod::Bound && is_mountable && !evicts && !world.machine.process {
         world.machine.process = true;

@@ -10,7 +10,7 @@ use fencegate::policy::evidence::Method;
 use crate::{
     action::{Event, boot, report},
     gate::{Actor, Gate},
-    world::{Attachment, Effect, Kubelet, Pod, TICK, World},
+    world::{Attachment, Effect, Pod, TICK, World},
     write::{Answer, Intent, send},
 };
 
@@ -78,6 +78,5 @@ fn restart(world: &mut World) {
     boot(world);
     world.machine.connected = true;
     world.machine.isolated = false;
-    world.machine.kubelet = Kubelet::Alive;
     report(world);
 }

@@ -36,20 +36,8 @@ pub struct Scenario {
     pub budget: Budget,
 }
 
-/// The machine fails, and the controllers do what they do.
-const ALWAYS: [Event; 11] = [
-    Tick,
-    KubeletReports,
-    KubeletStopsPod,
-    NetworkCut,
-    NetworkBack,
-    NodeUnknown,
-    CachesCatchUp,
-    Evict,
-    PodGc,
-    DetachBegins,
-    DetachEnds,
-];
+/// What happens in every scenario, beside the steps of the controllers.
+const ALWAYS: [Event; 5] = [Tick, KubeletReports, KubeletStopsPod, NetworkCut, NetworkBack];
 
 #[expect(clippy::too_many_lines, reason = "it is a table")]
 /// All scenarios. `ticks`, `faults` and `writes` bound each of them.
@@ -57,7 +45,7 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
     let scenario = |name, about, events: &[Event], writes: &[(Actor, Intent)]| Scenario {
         name,
         about,
-        events: ALWAYS.iter().chain(&[ReplacementRuns]).chain(events).copied().collect(),
+        events: ALWAYS.iter().chain(&Event::CONTROLLERS).chain(events).copied().collect(),
         writes: writes.to_vec(),
         clocks: vec![(0, 0)],
         reads: false,

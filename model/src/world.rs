@@ -237,7 +237,7 @@ impl World {
     }
 
     pub fn is_out_of_service(&self) -> bool {
-        self.node.as_ref().is_some_and(|node| !node.taint.is_empty())
+        self.node.as_ref().is_some_and(Node::is_out_of_service)
     }
 
     /// Whether the kubelet's words reach the API server.
@@ -247,6 +247,15 @@ impl World {
 }
 
 impl Node {
+    pub fn is_out_of_service(&self) -> bool {
+        !self.taint.is_empty()
+    }
+
+    /// Whether taint eviction deletes the pods of this node at once.
+    pub fn evicts(&self) -> bool {
+        self.taint.contains(&Effect::NoExecute)
+    }
+
     pub fn annotation(&self, key: &str) -> Option<&'static str> {
         self.annotations.iter().find(|(known, _)| *known == key).map(|(_, value)| *value)
     }

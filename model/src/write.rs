@@ -68,7 +68,7 @@ fn wanted(world: &World, intent: Intent, actor: Actor) -> Option<Wanted> {
         return (intent == Intent::CreateTainted).then(|| Wanted::Stored(created(world, actor)));
     };
     let mut node = stored.clone();
-    let is_out = !stored.taint.is_empty();
+    let is_out = stored.is_out_of_service();
     match intent {
         Intent::Attest(method, when) => attest(&mut node, method, when, world.now, actor),
         Intent::AttestNonsense => {
@@ -158,7 +158,7 @@ pub fn send(gate: &Gate, world: &World, actor: Actor, intent: Intent, clocks: Cl
 /// What is true about a write that is stored. The gate never sees it.
 fn judge(next: &mut World, before: Option<&Node>, after: Option<&Node>, actor: Actor, broke_glass: bool) {
     let annotation = |node: Option<&Node>, key: &str| node.and_then(|node| node.annotation(key));
-    let (was_out, is_out) = (before.is_some_and(is_tainted), after.is_some_and(is_tainted));
+    let (was_out, is_out) = (before.is_some_and(Node::is_out_of_service), after.is_some_and(Node::is_out_of_service));
     let changes = |key: &&str| annotation(before, key) != annotation(after, key);
     let writes_evidence = EVIDENCE.iter().any(changes);
     if writes_evidence {
@@ -188,10 +188,6 @@ fn judge(next: &mut World, before: Option<&Node>, after: Option<&Node>, actor: A
     }
 }
 
-fn is_tainted(node: &Node) -> bool {
-    !node.taint.is_empty()
-}
-
 /// Whether a person is to blame for a placement on a machine that writes: somebody who is not on
 /// that machine said that it was fenced, less than a day ago, and nothing has been heard of it
 /// since, nor for the time of a Lease.
@@ -199,8 +195,9 @@ fn excuse(world: &World) -> Option<Excuse> {
     let said = world.word.as_ref().filter(|said| !said.by_node)?;
     let is_silent =
         world.now - world.heard >= GRACE && world.node.as_ref().is_some_and(|node| node.ready != Ready::True);
-    let is_since_then = world.heard <= said.claimed.min(said.written);
-    let is_recent = world.now - said.claimed.min(said.written) <= MAX_AGE;
+    let counts_from = said.claimed.min(said.written);
+    let is_since_then = world.heard <= counts_from;
+    let is_recent = world.now - counts_from <= MAX_AGE;
     (is_silent && is_since_then && is_recent).then_some(Excuse::FalseWord)
 }
 
