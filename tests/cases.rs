@@ -39,6 +39,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 
+#[path = "support/reviews.rs"]
+mod reviews;
 #[path = "support/shells.rs"]
 mod shells;
 
@@ -204,10 +206,7 @@ impl Case {
 
     /// The cluster of the case, with its unreadable facts.
     fn snapshot(&self, review: &Review, settings: &Settings) -> Snapshot {
-        let empty = ["Lease", "Pod", "VolumeAttachment", "Node"].map(|kind| json!({"kind": format!("{kind}List")}));
-        let items = [empty.as_slice(), &self.cluster].concat();
-        let list = json!({"kind": "List", "items": items});
-        let snapshot = Snapshot::parse(&list.to_string()).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let snapshot = reviews::snapshot(&self.cluster).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let (Some(request), false) = (review.request(), self.unreadable.is_empty()) else { return snapshot };
         let query = policy::facts_needed(request, settings);
         let mut facts = snapshot.read(request, &query, self.now());

@@ -15,6 +15,8 @@ pub mod connection;
 pub mod decide;
 pub mod memory;
 pub mod review;
+#[path = "../../tests/support/reviews.rs"]
+pub mod reviews;
 pub mod times;
 pub mod words;
 pub mod world;

@@ -8,7 +8,7 @@ use fencegate::{
 };
 use serde_json::{Map, Value, json};
 
-use super::choices::Choices;
+use super::{choices::Choices, reviews};
 
 /// The gate's clock, and times before and after it.
 const NOW: &str = "2026-11-22T10:20:00Z";
@@ -113,26 +113,12 @@ impl World {
 
     /// The AdmissionReview.
     pub fn review(&self) -> Value {
-        json!({
-            "apiVersion": "admission.k8s.io/v1",
-            "kind": "AdmissionReview",
-            "request": {
-                "uid": "u",
-                "operation": self.operation,
-                "subResource": self.subresource,
-                "resource": {"group": "", "version": "v1", "resource": "nodes"},
-                "userInfo": self.user,
-                "oldObject": if self.operation == "CREATE" { &Value::Null } else { &self.old },
-                "object": if self.operation == "DELETE" { &Value::Null } else { &self.new },
-            },
-        })
+        reviews::review(self.operation, self.subresource, &self.user, &self.old, &self.new)
     }
 
-    /// The cluster. The empty lists tell that it has no more objects.
+    /// The cluster.
     pub fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
-        let empty = ["Lease", "Pod", "VolumeAttachment", "Node"].map(|kind| json!({"kind": format!("{kind}List")}));
-        let items = [empty.as_slice(), &self.cluster].concat();
-        Snapshot::parse(&json!({"kind": "List", "items": items}).to_string())
+        reviews::snapshot(&self.cluster)
     }
 }
 

@@ -23,6 +23,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use serde_json::{Value, json};
 
 mod hostile;
+#[path = "../support/reviews.rs"]
+mod reviews;
 mod world;
 
 use world::{NOW, World, world};

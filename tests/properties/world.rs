@@ -20,6 +20,8 @@ use fencegate::{
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use serde_json::{Value, json};
 
+use crate::reviews;
+
 /// The gate's clock.
 pub const NOW: &str = "2026-11-22T10:20:00Z";
 
@@ -36,30 +38,16 @@ pub struct World {
 
 impl World {
     pub fn review(&self) -> Value {
-        json!({
-            "apiVersion": "admission.k8s.io/v1",
-            "kind": "AdmissionReview",
-            "request": {
-                "uid": "u",
-                "operation": self.operation,
-                "subResource": self.subresource,
-                "resource": {"group": "", "version": "v1", "resource": "nodes"},
-                "userInfo": self.user,
-                "oldObject": if self.operation == "CREATE" { Value::Null } else { self.old.clone() },
-                "object": if self.operation == "DELETE" { Value::Null } else { self.new.clone() },
-            },
-        })
+        reviews::review(self.operation, self.subresource, &self.user, &self.old, &self.new)
     }
 
     pub fn parsed(&self) -> Review {
         review::read(self.review().to_string().as_bytes()).unwrap()
     }
 
-    /// The cluster. The empty lists tell that it has no more objects.
+    /// The cluster.
     pub fn snapshot(&self) -> Result<Snapshot, SnapshotError> {
-        let empty = ["Lease", "Pod", "VolumeAttachment", "Node"].map(|kind| json!({"kind": format!("{kind}List")}));
-        let items = [empty.as_slice(), &self.cluster].concat();
-        Snapshot::parse(&json!({"kind": "List", "items": items}).to_string())
+        reviews::snapshot(&self.cluster)
     }
 
     pub fn facts(&self) -> Facts {
