@@ -2,7 +2,6 @@
 //! a history that breaks it.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
-#![allow(clippy::format_push_string, clippy::format_collect, clippy::type_complexity, reason = "histories are short")]
 
 #[path = "support/history/mod.rs"]
 mod history;
@@ -12,6 +11,9 @@ mod story;
 use history::Law;
 use serde_json::{Value, json};
 use story::{BY_WHOM, Story, annotate, entry, lease, released, written};
+
+/// What makes a lawful story unlawful.
+type Change = fn(&mut Story);
 
 #[test]
 fn a_lawful_history_is_silence() {
@@ -71,7 +73,7 @@ fn a_placement_needs_complete_evidence_on_the_same_object() {
 
 #[test]
 fn a_placement_contradicts_nothing_that_the_cluster_knows() {
-    let cases: [(&str, fn(&mut Story)); 6] = [
+    let cases: [(&str, Change); 6] = [
         ("the stored Node is Ready", |story| {
             story.node["status"]["conditions"][0]["status"] = json!("True");
             story.store_node();
@@ -211,7 +213,7 @@ fn no_node_vouches_for_itself() {
 #[test]
 fn every_decision_about_a_stored_version_is_in_a_log() {
     let lines = |log: &str, keep: &dyn Fn(&str) -> bool| -> String {
-        log.lines().filter(|line| keep(line)).map(|line| format!("{line}\n")).collect()
+        log.split_inclusive('\n').filter(|line| keep(line)).collect()
     };
     for webhook in ["mutate", "validate"] {
         let mut story = Story::begins();
@@ -223,7 +225,7 @@ fn every_decision_about_a_stored_version_is_in_a_log() {
     story.attest();
     let first: Value = serde_json::from_str(story.log.lines().next().unwrap()).unwrap();
     let withdrawn = json!({"event": "withdrawn", "uid": first["uid"], "webhook": first["webhook"]});
-    story.log += &format!("{withdrawn}\n");
+    story.log.push_str(&withdrawn.to_string());
     assert_eq!(story.breaks(), [Law::Logged], "a line that is withdrawn is no record");
 
     let mut story = Story::begins();
@@ -237,12 +239,11 @@ fn a_decision_is_made_while_the_version_that_it_replaces_is_stored() {
     let mut story = Story::begins();
     story.attest();
     // As if the replica's clock were a minute ahead, and nobody knew.
-    let mut log = String::new();
-    for line in story.log.lines() {
+    let late = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
         line["ts"] = written(2);
-        log += &format!("{line}\n");
-    }
-    story.log = log;
+        line.to_string()
+    };
+    story.log = story.log.lines().map(late).collect::<Vec<_>>().join("\n");
     assert_eq!(story.breaks(), [Law::Logged]);
 }

@@ -98,20 +98,17 @@ pub async fn tick(client: Client, stop: impl Fn() -> bool) -> u64 {
         // The version keeps a write whose answer got lost from being stored later.
         let map = json!({"metadata": {"name": name, "resourceVersion": stored["metadata"]["resourceVersion"]},
             "data": sent(answered)});
-        match call(&client, Method::PUT, &path, Some(map)).await {
-            Ok(new) => {
-                (stored, answered) = (new, Some(Timestamp::now()));
-                if is_last {
-                    return stored["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
-                }
+        if let Ok(new) = call(&client, Method::PUT, &path, Some(map)).await {
+            (stored, answered) = (new, Some(Timestamp::now()));
+            if is_last {
+                return stored["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
             }
-            // It may have been stored, and nobody knows when.
-            Err(_) => {
-                answered = None;
-                if let Ok(new) = call(&client, Method::GET, &path, None).await {
-                    stored = new;
-                }
-            }
+            continue;
+        }
+        // It may have been stored, and nobody knows when.
+        answered = None;
+        if let Ok(new) = call(&client, Method::GET, &path, None).await {
+            stored = new;
         }
     }
 }

@@ -1,18 +1,10 @@
-//! Histories on a real control plane, under faults: whatever writers, replicas, the API server, etcd
-//! and the network between them do, every stored version of every Node keeps the laws, nothing but
-//! guarded writes depends on the gate, and every decision is in a replica's log.
+//! Histories on a real control plane, under faults: whatever writers, replicas, the API server,
+//! etcd and the network between them do, every stored version of every Node keeps the laws, nothing
+//! but guarded writes depends on the gate, and every decision is in a replica's log.
 //!
 //! `WRITES` and `TIME` bound the run: the writes that are answered, and seconds. `SEED` repeats the
 //! choices of a run; how they interleave is up to the machine.
 
-#![allow(clippy::single_match_else, clippy::explicit_auto_deref, reason = "a test")]
-#![allow(
-    clippy::similar_names,
-    clippy::format_push_string,
-    clippy::format_collect,
-    clippy::type_complexity,
-    reason = "a test"
-)]
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 #[path = "../harness/mod.rs"]
@@ -50,8 +42,8 @@ use report::{Times, by_kind, overlaps};
 use writers::{Sample, Writers};
 
 const NODES: usize = 24;
-/// Tasks that write what nobody guards, tasks that write guarded things in any order, and tasks that
-/// follow the procedure. Guarded writes wait for a gate that is gone, 5 s each.
+/// Tasks that write what nobody guards, tasks that write guarded things in any order, and tasks
+/// that follow the procedure. Guarded writes wait for a gate that is gone, 5 s each.
 const WRITERS: usize = 8;
 const TAMPERERS: usize = 16;
 const FOLLOWERS: usize = 6;
@@ -124,8 +116,8 @@ async fn control_plane() -> Plane {
     plane
 }
 
-/// The same writers before the gate is registered, on Nodes of their own: how fast the control plane
-/// is without the gate.
+/// The same writers before the gate is registered, on Nodes of their own: how fast the control
+/// plane is without the gate.
 async fn baseline(plane: &Plane, random: &mut Random, time: Duration) -> Vec<Sample> {
     let writers = Writers::new(plane, NODES, true);
     writers.create_nodes().await;
@@ -135,7 +127,7 @@ async fn baseline(plane: &Plane, random: &mut Random, time: Duration) -> Vec<Sam
 }
 
 /// Writes while one fault comes after the other. Returns the writes and the last revision.
-async fn under_faults(site: &mut Site, random: &mut Random, writes: u64, time: Duration) -> (Vec<Sample>, u64) {
+async fn under_faults(site: &mut Site, random: &mut Random, enough: u64, time: Duration) -> (Vec<Sample>, u64) {
     let writers = Writers::new(&site.plane, NODES, false);
     let ticker = {
         let (client, writers) = (site.plane.client("admin"), Arc::clone(&writers));
@@ -145,7 +137,7 @@ async fn under_faults(site: &mut Site, random: &mut Random, writes: u64, time: D
     let tasks = start(&writers, random);
     let quiet = if time > Duration::from_mins(10) { 4 } else { 1 };
     let start = Instant::now();
-    let goes_on = || (writers.answers.load(Ordering::Relaxed) as u64) < writes && start.elapsed() < time;
+    let goes_on = || (writers.answers.load(Ordering::Relaxed) as u64) < enough && start.elapsed() < time;
     while goes_on() {
         let mut faults = Fault::ALL;
         random.shuffle(&mut faults);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     time::{Duration, Instant},
 };
 
@@ -66,7 +67,7 @@ pub fn by_kind(samples: &[Sample]) -> String {
         format!("{:<11} {:<22} {:>8} {:>8} {:>8} {:>9}\n", "", "write", "done", "refused", "other", "no answer");
     for ((guarded, kind), [done, refused, other, unanswered]) in counts {
         let guarded = if guarded { "guarded" } else { "not guarded" };
-        text += &format!("{guarded:<11} {kind:<22} {done:>8} {refused:>8} {other:>8} {unanswered:>9}\n");
+        let _ = writeln!(text, "{guarded:<11} {kind:<22} {done:>8} {refused:>8} {other:>8} {unanswered:>9}");
     }
     text
 }

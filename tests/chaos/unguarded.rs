@@ -20,7 +20,7 @@ impl Writers {
         match random.below(14) {
             0 | 1 => drop(self.patch("label", &path, label).await),
             2 | 3 if is_on => self.condition(machine, "True").await,
-            2 | 3 => self.condition(machine, *random.pick(&["Unknown", "False"])).await,
+            2 | 3 => self.condition(machine, if random.percent(50) { "Unknown" } else { "False" }).await,
             4 | 5 if is_on => self.renew(machine).await,
             4..=6 => {
                 let annotation = json!({"metadata": {"annotations": {"example.com/at": random.below(9).to_string()}}});
@@ -67,9 +67,9 @@ impl Writers {
         let mut taints = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
         taints.retain(|other| other["key"] != taint["key"]);
         taints.push(taint);
-        let patch =
+        let change =
             json!({"metadata": {"resourceVersion": node["metadata"]["resourceVersion"]}, "spec": {"taints": taints}});
-        self.request(kind, false, &self.admin, Method::PATCH, STRATEGIC, path, Some(patch)).await;
+        self.request(kind, false, &self.admin, Method::PATCH, STRATEGIC, path, Some(change)).await;
     }
 
     /// Pods and attachments come and go.

@@ -141,9 +141,9 @@ impl Writers {
     }
 
     /// Repeats a guarded write a few times. Whether it was stored.
-    async fn insist(&self, kind: &'static str, client: &Client, path: &str, patch: &Value) -> bool {
+    async fn insist(&self, kind: &'static str, client: &Client, path: &str, change: &Value) -> bool {
         for _ in 0..6 {
-            if self.guarded(kind, client, Method::PATCH, path, patch.clone()).await.is_some() {
+            if self.guarded(kind, client, Method::PATCH, path, change.clone()).await.is_some() {
                 return true;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
@@ -185,8 +185,8 @@ impl Writers {
     }
 
     /// An unguarded merge patch of a Node.
-    pub async fn patch(&self, kind: &'static str, path: &str, patch: Value) -> Option<String> {
-        self.request(kind, false, &self.admin, Method::PATCH, MERGE, path, Some(patch)).await
+    pub async fn patch(&self, kind: &'static str, path: &str, change: Value) -> Option<String> {
+        self.request(kind, false, &self.admin, Method::PATCH, MERGE, path, Some(change)).await
     }
 
     pub async fn guarded(

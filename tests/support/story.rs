@@ -90,7 +90,8 @@ impl Story {
         if let Some(after) = after {
             line["after"] = after.clone();
         }
-        self.log += &format!("{line}\n");
+        self.log.push_str(&line.to_string());
+        self.log.push('\n');
     }
 
     pub fn attest(&mut self) {

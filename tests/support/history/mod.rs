@@ -18,8 +18,8 @@
 //! of a decision are by the replica's clock, and whoever gives the log says how far it is ahead.
 //!
 //! **What it does not see.** No history has PersistentVolumes, so nothing excuses an attachment. A
-//! break-glass is a permitted exception only where the gate's own `overridden*` stamps on the object
-//! say so; on a deletion, which leaves no object, where the audit line says so.
+//! break-glass is a permitted exception only where the gate's own `overridden*` stamps on the
+//! object say so; on a deletion, which leaves no object, where the audit line says so.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 #![allow(dead_code, reason = "each test uses a part of this")]

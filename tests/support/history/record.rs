@@ -9,7 +9,8 @@ use super::{
     objects::{BREAK_GLASS_STAMPS, EVIDENCE, Node, OVERRIDDEN_STAMPS, RECORD_STAMPS, REQUIRED, known},
 };
 
-/// The longest between the two calls of one write: the API server gives a request at most this long.
+/// The longest between the two calls of one write: the API server gives a request at most this
+/// long.
 const BETWEEN_CALLS: SignedDuration = SignedDuration::from_secs(60);
 /// Times are written in whole seconds.
 const ROUNDED: SignedDuration = SignedDuration::from_secs(1);
