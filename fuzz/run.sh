@@ -7,7 +7,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-what=$1
+what=${1-}
+if [[ ! $what =~ ^([1-9][0-9]*|corpus)$ ]]; then
+  echo "fuzz/run.sh: '$what' is neither a whole number of seconds, at least 1, nor 'corpus'" >&2
+  exit 2
+fi
 shift
 if (($# > 0)); then
   targets=("$@")

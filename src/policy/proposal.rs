@@ -121,13 +121,14 @@ impl<'a> Proposal<'a> {
     /// Whether the requester changes an annotation of the gate. Changes by the gate's own mutating
     /// webhook do not count.
     pub fn attests(&self) -> bool {
-        self.does(Transition::Attest) && self.changed_keys().any(|key| !self.is_of_the_gate(key))
+        self.does(Transition::Attest) && self.attested_keys().next().is_some()
     }
 
-    /// The gate's annotations that the write adds, changes or removes. A key may occur twice.
-    pub fn changed_keys(&self) -> impl Iterator<Item = &'a str> {
+    /// The gate's annotations that the requester adds, changes or removes. A key may occur twice.
+    pub fn attested_keys(&self) -> impl Iterator<Item = &'a str> {
         let sides = [self.request.write.before(), self.request.write.after()].into_iter().flatten();
-        sides.flat_map(Node::gate_annotations).map(|(key, _)| key).filter(|key| self.changes(key))
+        let keys = sides.flat_map(Node::gate_annotations).map(|(key, _)| key);
+        keys.filter(|key| self.changes(key) && !self.is_of_the_gate(key))
     }
 
     /// Whether this change of an annotation is one that the gate's mutating webhook makes with the
