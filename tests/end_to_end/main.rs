@@ -11,8 +11,12 @@
     reason = "a test that cannot run fails"
 )]
 
+#[path = "../support/cases.rs"]
+mod cases;
 #[path = "../harness/mod.rs"]
 mod harness;
+#[path = "../support/reviews.rs"]
+mod reviews;
 #[path = "../support/shells.rs"]
 mod shells;
 #[path = "../support/mod.rs"]
@@ -35,5 +39,6 @@ mod rights;
 mod sources;
 mod stale;
 mod story;
+mod table;
 mod ways;
 mod world;

@@ -89,20 +89,33 @@ impl Plane {
 
     /// The same, with a choice about its data.
     pub async fn start_with(data: Data) -> Self {
-        let folder = tempfile::Builder::new().prefix("fencegate-plane-").tempdir().unwrap();
-        let mut plane = Self { folder, binaries: binaries(), url: String::new(), etcd: free_port(), parts: Vec::new() };
-        plane.write_files();
-        let (peer, api) = (free_port(), free_port());
-        plane.url = format!("https://127.0.0.1:{api}");
-        plane.start_etcd(data, peer);
-        plane.start_api_server(data, api);
-        plane.until("the API server is ready", async |plane| plane.text("admin", "/readyz").await.is_ok()).await;
+        let mut plane = Self::with_api_server(data, &["--enable-admission-plugins=NodeRestriction"]).await;
         plane.start_controllers();
         plane
             .until("the default service account exists", async |plane| {
                 plane.get("/api/v1/namespaces/default/serviceaccounts/default").await.is_ok()
             })
             .await;
+        plane
+    }
+
+    /// Starts etcd and the API server alone: nothing changes a Node but the test, and no other
+    /// plugin refuses what a kubelet writes.
+    pub async fn without_controllers() -> Self {
+        Self::with_api_server(Data::Volatile, &["--disable-admission-plugins=TaintNodesByCondition"]).await
+    }
+
+    /// Starts etcd and the API server, which gets these arguments, too, and waits until it is
+    /// ready.
+    async fn with_api_server(data: Data, arguments: &[&str]) -> Self {
+        let folder = tempfile::Builder::new().prefix("fencegate-plane-").tempdir().unwrap();
+        let mut plane = Self { folder, binaries: binaries(), url: String::new(), etcd: free_port(), parts: Vec::new() };
+        plane.write_files();
+        let (peer, api) = (free_port(), free_port());
+        plane.url = format!("https://127.0.0.1:{api}");
+        plane.start_etcd(data, peer);
+        plane.start_api_server(data, api, arguments);
+        plane.until("the API server is ready", async |plane| plane.text("admin", "/readyz").await.is_ok()).await;
         plane
     }
 
@@ -145,7 +158,7 @@ impl Plane {
         self.spawn("etcd", &arguments);
     }
 
-    fn start_api_server(&mut self, data: Data, port: u16) {
+    fn start_api_server(&mut self, data: Data, port: u16, more: &[&str]) {
         let mut arguments = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd),
             format!("--secure-port={port}"),
@@ -157,7 +170,6 @@ impl Plane {
             format!("--service-account-key-file={}", self.path("sa.pub")),
             format!("--token-auth-file={}", self.path("tokens.csv")),
             "--authorization-mode=Node,RBAC".to_owned(),
-            "--enable-admission-plugins=NodeRestriction".to_owned(),
             "--service-cluster-ip-range=10.0.0.0/24".to_owned(),
         ];
         arguments.extend(match data {
@@ -169,6 +181,7 @@ impl Plane {
                 ["--etcd-compaction-interval=0".to_owned(), "--storage-media-type=application/json".to_owned()]
             }
         });
+        arguments.extend(more.iter().map(ToString::to_string));
         self.spawn("kube-apiserver", &arguments);
     }
 
