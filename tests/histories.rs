@@ -9,6 +9,7 @@ mod history;
 mod story;
 
 use history::Law;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use story::{BY_WHOM, Story, annotate, entry, lease, released, written};
 
@@ -73,7 +74,7 @@ fn a_placement_needs_complete_evidence_on_the_same_object() {
 
 #[test]
 fn a_placement_contradicts_nothing_that_the_cluster_knows() {
-    let cases: [(&str, Change); 6] = [
+    let cases: [(&str, Change); 7] = [
         ("the stored Node is Ready", |story| {
             story.node["status"]["conditions"][0]["status"] = json!("True");
             story.store_node();
@@ -94,6 +95,10 @@ fn a_placement_contradicts_nothing_that_the_cluster_knows() {
         }),
         ("the fence is in the future", |story| {
             annotate(&mut story.node, &[("fenced-at", json!("2026-12-01T00:00:00Z"))]);
+        }),
+        ("the fence is ahead of the API server's clock, but not of a replica's", |story| {
+            story.replica_is_ahead(SignedDuration::from_mins(4));
+            annotate(&mut story.node, &[("fenced-at", written(story.revision + 120))]);
         }),
     ];
     for (what, happens) in cases {

@@ -43,6 +43,11 @@ impl Story {
         story
     }
 
+    /// There is a replica whose clock is ahead by this much.
+    pub fn replica_is_ahead(&mut self, by: SignedDuration) {
+        self.history.log("", by);
+    }
+
     pub fn store(&mut self, key: &str, object: &Value) {
         self.tick();
         self.revision += 1;
