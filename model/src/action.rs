@@ -25,6 +25,8 @@ pub enum Event {
     KubeletHangs,
     /// The kubelet can report its status, and cannot write its Lease.
     LeaseRefused,
+    /// The container runtime is down: the kubelet will report `Ready=False`.
+    RuntimeFails,
     KubeletRecovers,
     /// Somebody switches the machine off.
     PowerOff,
@@ -84,18 +86,20 @@ impl Event {
     fn can_happen(self, world: &World) -> bool {
         let World { machine, node, left, .. } = world;
         let is_faulty = left.faults > 0;
-        let is_ready = node.as_ref().is_some_and(|node| node.ready == Ready::True);
+        let is_ready = node.as_ref().is_some_and(|node| node.ready != Ready::Unknown && node.ready != Ready::Absent);
         let is_unknown = node.as_ref().is_some_and(|node| node.ready != Ready::True);
         match self {
             Self::Tick => left.ticks > 0,
             Self::Day => left.days > 0,
             Self::KubeletReports => world.is_heard(),
             Self::KubeletStopsPod => {
-                world.is_heard() && (world.pod == Pod::Terminating || (machine.process && world.pod == Pod::Gone))
+                world.is_heard()
+                    && machine.kubelet != Kubelet::WithoutRuntime
+                    && (world.pod == Pod::Terminating || (machine.process && world.pod == Pod::Gone))
             }
             Self::NetworkCut => machine.connected && is_faulty,
             Self::NetworkBack => !machine.connected && is_faulty,
-            Self::KubeletHangs | Self::LeaseRefused => {
+            Self::KubeletHangs | Self::LeaseRefused | Self::RuntimeFails => {
                 machine.powered && machine.kubelet == Kubelet::Alive && is_faulty
             }
             Self::KubeletRecovers => machine.powered && machine.kubelet != Kubelet::Alive && is_faulty,
@@ -130,7 +134,10 @@ impl Event {
             Self::DetachEnds => world.attachment == Attachment::Detaching,
             Self::ReplacementRuns => !world.elsewhere && world.pod == Pod::Gone && world.attachment == Attachment::Gone,
             Self::RemediationBegins => world.remediation.is_none() && is_unknown && node.is_some(),
-            Self::AgentReboots => world.remediation.as_ref().is_some_and(|far| !far.rebooted),
+            // A reboot takes time: nothing that the new kubelet says is as old as the remediation.
+            Self::AgentReboots => {
+                world.remediation.as_ref().is_some_and(|far| !far.rebooted && far.created < world.now)
+            }
             Self::RemediationSucceeds => {
                 world.remediation.as_ref().is_some_and(|far| far.rebooted && far.succeeded.is_none())
             }
@@ -161,6 +168,7 @@ impl Event {
             Self::NetworkBack => world.machine.connected = true,
             Self::KubeletHangs => world.machine.kubelet = Kubelet::Hung,
             Self::LeaseRefused => world.machine.kubelet = Kubelet::WithoutLease,
+            Self::RuntimeFails => world.machine.kubelet = Kubelet::WithoutRuntime,
             Self::KubeletRecovers => world.machine.kubelet = Kubelet::Alive,
             Self::PowerOff => {
                 world.machine.powered = false;
@@ -211,6 +219,7 @@ impl Event {
                 | Self::NetworkBack
                 | Self::KubeletHangs
                 | Self::LeaseRefused
+                | Self::RuntimeFails
                 | Self::KubeletRecovers
                 | Self::PowerOff
                 | Self::PowerOn
@@ -234,7 +243,8 @@ pub fn boot(world: &mut World) {
 /// What a kubelet does that reaches the API server. It registers its Node again if that is gone.
 pub fn report(world: &mut World) {
     let boot = Some(world.machine.boot);
-    let (now, ready) = (world.now, Ready::True);
+    let has_runtime = world.machine.kubelet != Kubelet::WithoutRuntime;
+    let (now, ready) = (world.now, if has_runtime { Ready::True } else { Ready::False });
     world.heard = now;
     if let Some(node) = &mut world.node {
         (node.ready, node.ready_since, node.boot, node.reported) = (ready, now, boot, Some(now));
@@ -242,7 +252,7 @@ pub fn report(world: &mut World) {
         let (taint, annotations, reported) = (Vec::new(), Vec::new(), Some(now));
         world.node = Some(Node { created: now, taint, annotations, ready, ready_since: now, boot, reported });
     }
-    if world.machine.kubelet == Kubelet::Alive {
+    if world.machine.kubelet != Kubelet::WithoutLease {
         let managed = world.lease.as_ref().is_none_or(|lease| lease.managed);
         world.lease = Some(Lease { renewed: now, managed });
     }
@@ -250,7 +260,7 @@ pub fn report(world: &mut World) {
     // that is being deleted.
     let evicts = world.node.as_ref().is_some_and(Node::evicts);
     let is_mountable = world.attachment == Attachment::Attached || !world.is_attachable;
-    if world.pod == Pod::Bound && is_mountable && !evicts && !world.machine.process {
+    if world.pod == Pod::Bound && is_mountable && !evicts && has_runtime && !world.machine.process {
         world.machine.process = true;
         if world.is_out_of_service() {
             world.excuse = world.excuse.or(Some(Excuse::AliveWithTaint));

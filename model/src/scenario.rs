@@ -57,7 +57,7 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
         scenario(
             "people",
             "one person is right about the machine, and one is wrong",
-            &[Event::PowerOff, PowerOn],
+            &[Event::PowerOff, PowerOn, RuntimeFails, KubeletRecovers],
             &[
                 (Alice, Attest(PowerOff, When::Now)),
                 (Alice, Place(NoExecute)),
@@ -128,6 +128,7 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
                 (Alice, Place(NoSchedule)),
                 (Alice, Amend(NoSchedule)),
                 (Alice, Amend(NoExecute)),
+                (Alice, Add(NoExecute)),
                 (Alice, Release),
             ],
         ),

@@ -1,6 +1,12 @@
 //! The exhaustive search, by stateright.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -54,7 +60,7 @@ pub enum Until {
 /// Explores the scenario.
 pub fn search(gate: Gate, scenario: &Scenario, until: Until) -> Found {
     let gate = Arc::new(gate);
-    let cluster = Cluster { gate: Arc::clone(&gate), scenario: scenario.clone() };
+    let cluster = Cluster { gate: Arc::clone(&gate), scenario: scenario.clone(), found: Arc::default() };
     let (threads, until) = match until {
         Until::Complete => (THREADS, HasDiscoveries::All),
         Until::Harm(what) => (1, HasDiscoveries::AnyOf([what].into())),
@@ -83,6 +89,15 @@ const RETURNED: &str = "a node was returned to service, and its pod runs elsewhe
 struct Cluster {
     gate: Arc<Gate>,
     scenario: Scenario,
+    /// Which harm was found: stateright keeps the last way to it, and the first is the shortest.
+    found: Arc<[AtomicBool; 3]>,
+}
+
+impl Cluster {
+    /// False the first time that this property does not hold, and never again.
+    fn once(&self, property: usize, holds: bool) -> bool {
+        holds || self.found.get(property).is_some_and(|found| found.swap(true, Ordering::Relaxed))
+    }
 }
 
 impl Model for Cluster {
@@ -122,15 +137,15 @@ impl Model for Cluster {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::always(TWO_WRITERS, |_, world: &World| {
-                !(world.elsewhere && world.writes_to_disk() && world.excuse.is_none())
+            Property::always(TWO_WRITERS, |cluster: &Self, world: &World| {
+                cluster.once(0, !(world.elsewhere && world.writes_to_disk() && world.excuse.is_none()))
             }),
-            Property::always(BROKEN, |_, world: &World| world.broken.is_none()),
+            Property::always(BROKEN, |cluster: &Self, world: &World| cluster.once(1, world.broken.is_none())),
             Property::sometimes(PLACED, |_, world: &World| world.is_out_of_service()),
         ];
         if self.gate.is_there() {
             properties.push(Property::always(STUCK, |cluster: &Self, world: &World| {
-                !is_fenced(world) || rescue(&cluster.gate, world).is_ok()
+                cluster.once(2, !is_fenced(world) || rescue(&cluster.gate, world).is_ok())
             }));
         }
         if self.scenario.returns {

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::gate::Actor;
+
 /// Seconds since the model's beginning, by the API server's clock.
 pub type Seconds = i32;
 
@@ -40,6 +42,8 @@ pub struct World {
     pub heard: Seconds,
     /// Who really wrote the record on the Node, and when.
     pub word: Option<Word>,
+    /// Who really wrote the break-glass on the Node.
+    pub glass: Option<Actor>,
     /// Why two writers are nobody's fault but a person's.
     pub excuse: Option<Excuse>,
     /// What a write broke that shows in no object any more.
@@ -69,6 +73,9 @@ pub enum Kubelet {
     /// It reports its status and cannot write its Lease.
     WithoutLease,
     Hung,
+    /// Its container runtime is down: it reports `Ready=False` and renews its Lease, and what runs,
+    /// runs on.
+    WithoutRuntime,
 }
 
 /// The stored Node.
@@ -92,6 +99,8 @@ pub type Annotations = Vec<(&'static str, &'static str)>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ready {
     True,
+    /// The kubelet reports that its container runtime is down.
+    False,
     Unknown,
     /// There is no condition yet.
     Absent,
@@ -225,6 +234,7 @@ impl World {
             copy: None,
             heard: 0,
             word: None,
+            glass: None,
             excuse: None,
             broken: None,
             left,

@@ -23,6 +23,8 @@ pub enum Intent {
     Release,
     /// Replaces the taint's effect.
     Amend(Effect),
+    /// Adds an entry of the taint beside the first.
+    Add(Effect),
     /// Says something else about the fence: another method, or another boot.
     Rewrite(Method),
     RewriteBoot,
@@ -86,6 +88,7 @@ fn wanted(world: &World, intent: Intent, actor: Actor) -> Option<Wanted> {
         }
         Intent::Release if is_out => node.taint.clear(),
         Intent::Amend(effect) if is_out => node.taint = vec![effect],
+        Intent::Add(effect) if is_out && !node.taint.contains(&effect) => node.taint.push(effect),
         Intent::Rewrite(method) if is_out => node.annotate(METHOD, Some(method.name())),
         Intent::RewriteBoot if is_out => node.annotate(BOOT_ID, Some("boot-0")),
         Intent::Withdraw => EVIDENCE.iter().for_each(|key| node.annotate(key, None)),
@@ -101,6 +104,7 @@ fn wanted(world: &World, intent: Intent, actor: Actor) -> Option<Wanted> {
         | Intent::BreakGlassAndPlace
         | Intent::Release
         | Intent::Amend(_)
+        | Intent::Add(_)
         | Intent::Rewrite(_)
         | Intent::RewriteBoot
         | Intent::CreateTainted => return None,
@@ -144,47 +148,81 @@ pub fn send(gate: &Gate, world: &World, actor: Actor, intent: Intent, clocks: Cl
         Wanted::Stored(node) => Some(node),
         Wanted::Deleted => None,
     };
-    match gate.admit(world, after, actor, clocks) {
+    match gate.admit(world, after.clone(), actor, clocks) {
         Admission::Denied(why) => Some(Answer::Denied(why)),
         Admission::Stored { node, broke_glass } => {
+            let (before, sent, stored) = (world.node.as_ref(), after.as_ref(), node.as_ref());
             let mut next = world.clone();
-            judge(&mut next, world.node.as_ref(), node.as_ref(), actor, broke_glass);
+            judge(&mut next, &Admitted { before, sent, stored, actor, broke_glass });
             next.node = node;
             (next != *world).then(|| Answer::Stored(Box::new(next)))
         }
     }
 }
 
-/// What is true about a write that is stored. The gate never sees it.
-fn judge(next: &mut World, before: Option<&Node>, after: Option<&Node>, actor: Actor, broke_glass: bool) {
-    let annotation = |node: Option<&Node>, key: &str| node.and_then(|node| node.annotation(key));
-    let (was_out, is_out) = (before.is_some_and(Node::is_out_of_service), after.is_some_and(Node::is_out_of_service));
-    let changes = |key: &&str| annotation(before, key) != annotation(after, key);
-    let writes_evidence = EVIDENCE.iter().any(changes);
-    if writes_evidence {
-        next.word = annotation(after, FENCED_AT).map(|at| Word {
-            written: next.now,
-            claimed: moment(at).unwrap_or(next.now),
-            by_node: actor.is_on_the_node(),
-        });
+/// A write that the API server admitted: the Node before it, the Node that was sent, and the one
+/// that is stored, with what the gate added.
+struct Admitted<'a> {
+    before: Option<&'a Node>,
+    sent: Option<&'a Node>,
+    stored: Option<&'a Node>,
+    actor: Actor,
+    broke_glass: bool,
+}
+
+impl Admitted<'_> {
+    fn changes(&self, node: Option<&Node>, key: &str) -> bool {
+        annotation(self.before, key) != annotation(node, key)
     }
-    let may_break = broke_glass && actor.may_break_glass();
+}
+
+fn annotation(node: Option<&Node>, key: &str) -> Option<&'static str> {
+    node.and_then(|node| node.annotation(key))
+}
+
+/// What is true about a write that is stored. The gate never sees it.
+fn judge(next: &mut World, write: &Admitted<'_>) {
+    remember_who_said_it(next, write);
+    let Admitted { before, stored, actor, broke_glass, .. } = *write;
+    let (was_out, is_out) = (before.is_some_and(Node::is_out_of_service), stored.is_some_and(Node::is_out_of_service));
+    let may_break = broke_glass && actor.may_break_glass() && next.glass == Some(actor);
+    let places = !was_out && is_out && next.excuse.is_none();
+    // It ran under a taint that evicts nothing. Whoever moves its pod now needs a fence of now.
+    let evicts = |node: Option<&Node>| node.is_some_and(Node::evicts);
+    let begins_to_evict = was_out && evicts(stored) && !evicts(before) && next.excuse == Some(Excuse::AliveWithTaint);
+    let moves_the_pod = begins_to_evict && next.pod == Pod::Bound && !next.elsewhere;
     if may_break {
         next.excuse = Some(Excuse::BrokeGlass);
-    }
-    if !was_out && is_out && next.writes_to_disk() && next.excuse.is_none() {
+    } else if (places || moves_the_pod) && next.writes_to_disk() {
         next.excuse = excuse(next);
     }
     if was_out && !is_out && !may_break && leaves_something_behind(next, before) {
         next.broken = Some(Broken::LeftBehind);
     }
-    if was_out && is_out && !may_break && annotation(before, METHOD).is_some() && writes_evidence {
+    let rewrites = EVIDENCE.iter().any(|key| write.changes(stored, key));
+    if was_out && is_out && !may_break && annotation(before, METHOD).is_some() && rewrites {
         next.broken = Some(Broken::Rewritten);
     }
     let names = [RECORDED_BY, OVERRIDDEN_BY];
-    let lies = |key: &&str| annotation(after, key).is_some_and(|name| changes(key) && name != actor.name());
+    let lies = |key: &&str| write.changes(stored, key) && annotation(stored, key).is_some_and(|it| it != actor.name());
     if names.iter().any(lies) {
         next.broken = Some(Broken::Forged);
+    }
+}
+
+/// Whose word and whose break-glass is on the Node. What the gate writes out for another source is
+/// nobody's word.
+fn remember_who_said_it(next: &mut World, write: &Admitted<'_>) {
+    if write.changes(write.sent, BREAK_GLASS) {
+        next.glass = annotation(write.sent, BREAK_GLASS).map(|_| write.actor);
+    }
+    let fenced_at = annotation(write.stored, FENCED_AT);
+    if fenced_at.is_none() || EVIDENCE.iter().any(|key| write.changes(write.sent, key)) {
+        next.word = fenced_at.map(|at| Word {
+            written: next.now,
+            claimed: moment(at).unwrap_or(next.now),
+            by_node: write.actor.is_on_the_node(),
+        });
     }
 }
 

@@ -104,6 +104,13 @@ impl<'a> Proposal<'a> {
         self.added_entries().next().is_some()
     }
 
+    /// Whether the taint stays, and begins to evict: from here on, pods that it left alone move.
+    pub fn begins_to_evict(&self) -> bool {
+        let write = &self.request.write;
+        let evicted = write.before().is_none_or(|node| !node.is_out_of_service() || node.evicts());
+        !evicted && write.after().is_some_and(Node::evicts)
+    }
+
     /// Whether an entry of the taint is gone after the write: on Release, on Delete, and on some
     /// Amends.
     pub fn removes_entry(&self) -> bool {

@@ -32,6 +32,7 @@ enum Step {
     KeepRecord,
     AddWholeRecord,
     LeaveTaint,
+    MovePods,
     FindCommonCause,
     SwitchOff,
     ConfirmFence,
@@ -82,6 +83,9 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::SelfAttested { .. } => vec![Step::UseOtherCredentials],
         // Whoever does the write in another way is told then what it still lacks.
         _ if situation.denies(&[Code::CreatedOutOfService, Code::SelfAttested]) => vec![],
+        Reason::LeaseStillRenewed { fenced_at: Some(_), .. } if !situation.does(Transition::Place) => {
+            vec![Step::MovePods]
+        }
         Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { .. } if !situation.does(Transition::Place) => {
             vec![Step::LeaveTaint]
         }
@@ -187,6 +191,11 @@ impl Step {
             Self::LeaveTaint => {
                 let text = "an entry is added only while the machine is silent; if it is back, return it to service";
                 (text, vec![situation.release()])
+            }
+            Self::MovePods => {
+                let text = "the machine gave a sign of life after the recorded fence: make sure that it is off now, and stays off; \
+                    then delete the pods that must move, and the taint as it is moves them";
+                (text, vec![situation.list_pods()])
             }
             Self::FindCommonCause => {
                 let text = "so many nodes seldom die at once: look at the network and the control plane first; every node's state";

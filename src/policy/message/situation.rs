@@ -158,8 +158,7 @@ impl<'a> Situation<'a> {
 
     /// Places the taint as the procedure has it. Empty if it is on the stored Node.
     pub fn place(&self) -> Vec<Command> {
-        let mut stored = self.request.write.before().into_iter().flat_map(Node::out_of_service);
-        if stored.any(|taint| taint.effect == "NoExecute") {
+        if self.request.write.before().is_some_and(Node::evicts) {
             return Vec::new();
         }
         vec![self.taint("=nodeshutdown:NoExecute")]

@@ -218,6 +218,11 @@ impl Node {
         self.spec.taints.iter().any(|taint| taint.key == CLOUD_SHUTDOWN)
     }
 
+    /// Whether the out-of-service taint evicts the pods that do not tolerate it.
+    pub fn evicts(&self) -> bool {
+        self.out_of_service().any(|taint| taint.effect == "NoExecute")
+    }
+
     /// Whether the out-of-service taint is there and evicts no pod: every entry has the effect
     /// `NoSchedule`.
     pub fn evicts_nothing(&self) -> bool {
