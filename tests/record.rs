@@ -347,7 +347,7 @@ async fn a_log_that_nobody_reads_delays_no_answer() {
     let mut program = Program::start_unread(folder.path(), writer, "trace");
     let client = program.client("10s");
     let mut answers = Vec::new();
-    for uid in 0..400 {
+    for uid in 0..1_500 {
         answers.push(client.ask(&attest(uid)).await);
     }
     assert_eq!(program.failures().await, 0);
