@@ -33,17 +33,18 @@ fmt: ## check the formatting
 clippy: ## run the lints, warnings as errors
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- $(STRICT)
 
-CARGO_DENY_VERSION := 0.20.2
 CARGO_DENY := target/tools/bin/cargo-deny
-CARGO_DENY_BUILT := target/tools/cargo-deny-$(CARGO_DENY_VERSION).built
+CARGO_DENY_BUILT := target/tools/cargo-deny-0.20.2.built
+CARGO_MUTANTS := target/tools/bin/cargo-mutants
+CARGO_MUTANTS_BUILT := target/tools/cargo-mutants-27.1.0.built
 ADVISORY_DATABASES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs
 
-# Without optimisation and debug information the build takes a third of the time, and a check still
-# takes only two seconds.
-$(CARGO_DENY_BUILT):
-	@echo "building cargo-deny $(CARGO_DENY_VERSION): a minute or two, once"
-	@CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --quiet --locked --debug --force --version "=$(CARGO_DENY_VERSION)" \
-	  --root target/tools cargo-deny
+# The stem is the name and the version of a tool. Without optimisation and debug information the
+# build takes a third of the time, and a check still takes only two seconds.
+target/tools/cargo-%.built:
+	@echo "building cargo-$*: a minute or two, once"
+	@CARGO_PROFILE_DEV_DEBUG=0 $(CARGO) install --quiet --locked --debug --force --root target/tools \
+	  --version "=$(lastword $(subst -, ,$*))" cargo-$(firstword $(subst -, ,$*))
 	@touch $@
 
 # Advisories are checked only if their database was fetched before, because `make test` must not
@@ -68,7 +69,8 @@ unit: ## run the tests that need only this repository
 
 # If KUBEBUILDER_ASSETS names a folder with the binaries, those are used, as envtest does.
 ASSETS := $(abspath target/cluster)
-OLDEST := $(abspath target/cluster-oldest)
+# The minor of the control plane that the other tests use.
+NEWEST := $(shell sed -n 's/.*k8s.io\/kubernetes v\(1\.[0-9]*\)\..*/\1/p' tests/cluster/go.mod)
 
 # Builds every tool of the Go module in folder $(1) into folder $(2). kubectl takes its own version
 # from these linker flags.
@@ -107,13 +109,30 @@ chaos: control-plane ## write to Nodes under faults, and check every stored vers
 	@mkdir -p target
 	@set -o pipefail; $(CARGO) test --locked --features control-plane --test chaos -- --show-output 2>&1 | tee target/chaos.log
 
-# Only Kubernetes itself is the oldest one; the other tools are the same.
-.PHONY: test-oldest
-test-oldest: control-plane ## run the end-to-end tests on the oldest Kubernetes that is supported
-	$(call build-tools,tests/cluster/oldest,$(OLDEST))
-	@ln -sf $(ASSETS)/server $(OLDEST)/etcd
-	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(ASSETS)/helm $(OLDEST)/
-	KUBEBUILDER_ASSETS=$(OLDEST) $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2
+# The older minors have a module of their own, which `tests/cluster/pin.sh` writes. Only Kubernetes
+# itself is older; the other tools are the same. About 20 minutes for each.
+VERSIONS ?= $(notdir $(wildcard tests/cluster/1.*)) $(NEWEST)
+.PHONY: test-versions
+test-versions: control-plane ## run the end-to-end tests on every supported minor of Kubernetes: VERSIONS="1.30 1.37"
+	@failed=0; for version in $(VERSIONS); do \
+	  rm -f target/end-to-end-$$version.log; \
+	  $(MAKE) --no-print-directory on-version VERSION=$$version || failed=1; \
+	done; \
+	for version in $(VERSIONS); do \
+	  echo "$$version: $$(grep -s '^test result:' target/end-to-end-$$version.log || echo did not run)"; \
+	done; exit $$failed
+
+.PHONY: on-version
+on-version: $(if $(filter $(NEWEST),$(VERSION)),control-plane,older-control-plane)
+	@set -o pipefail; KUBEBUILDER_ASSETS=$(ASSETS)$(if $(filter $(NEWEST),$(VERSION)),,-$(VERSION)) \
+	  $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 2 --show-output 2>&1 \
+	  | tee target/end-to-end-$(VERSION).log
+
+.PHONY: older-control-plane
+older-control-plane:
+	$(call build-tools,tests/cluster/$(VERSION),$(ASSETS)-$(VERSION))
+	@ln -sf $(ASSETS)/server $(ASSETS)-$(VERSION)/etcd
+	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(ASSETS)/helm $(ASSETS)-$(VERSION)/
 
 .PHONY: image
 image: ## build the container image, without a daemon: target/image/fencegate.oci.tar
@@ -138,6 +157,12 @@ summary: ## add up the test results of the last unit, end-to-end, chaos and imag
 .PHONY: model
 model: ## explore every order of events around the gate, with it, without it and without each check
 	@$(CARGO) run --quiet --locked --profile model --package fencegate-model
+
+# Two to three hours on two cores. `FLAGS=--iterate` tries only what was not caught before,
+# `FLAGS="--file src/policy/rules/lease.rs"` one file.
+.PHONY: mutants
+mutants: $(CARGO_MUTANTS_BUILT) ## change the code that decides, a line at a time: some test must notice
+	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO_MUTANTS) mutants --jobs 2 --output target $(FLAGS)
 
 .PHONY: bench
 bench: ## measure what a decision costs
