@@ -42,7 +42,7 @@ const POLICY_LAYERS: Layers = &[
 const CERTIFICATES_LAYERS: Layers = &[&["issue", "lifetimes"], &["leaf"], &["authority"], &["plan"], &["mod"]];
 
 /// The crates that `policy` may use.
-const POLICY_CRATES: &[&str] = &["std", "core", "serde", "serde_json", "jiff", "crate", "super", "self"];
+const POLICY_CRATES: &[&str] = &["std", "core", "serde", "serde_json", "strsim", "jiff", "crate", "super", "self"];
 
 fn layer(layers: Layers, module: &str) -> usize {
     layers
