@@ -218,8 +218,8 @@ proptest! {
         let second = world.completed(&first).decide();
         let told = |decision: &Decision| {
             let all = &decision.transitions;
-            // A denied write goes no further, and only the first webhook sees it completed: with the
-            // boot that it takes away, for example.
+            // A denied write goes no further, and only the first webhook sees it completed: with
+            // the boot that it takes away, for example.
             if first.allowed { all.clone() } else { all.without(Transition::Attest) }
         };
         prop_assert_eq!(told(&first), told(&second), "{:?}\n{:?}", first, second);
