@@ -93,7 +93,12 @@ mod tests {
     fn of(write: Write, judge: impl Fn(BreakGlass<'_>)) {
         let user = User { name: "alice".into(), ..User::default() };
         let request = Request { node: "n1".into(), user, write };
-        judge(BreakGlass::of(&Proposal::new(&request, &Settings::default()), "2026-11-22T10:20:00Z".parse().unwrap()));
+        let (settings, now) = (Settings::default(), "2026-11-22T10:20:00Z".parse().unwrap());
+        let proposal = Proposal::new(&request, &settings);
+        let found = BreakGlass::of(&proposal, now);
+        let may_count = matches!(found, BreakGlass::Counts(_) | BreakGlass::TooOld(_));
+        assert_eq!(super::may_count(&proposal), may_count, "the right is read only where it matters: {found:?}");
+        judge(found);
     }
 
     fn update(old: &Value, new: &Value) -> Write {

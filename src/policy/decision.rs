@@ -311,3 +311,32 @@ fn unknown_keys(proposal: &Proposal<'_>) -> Vec<String> {
     warnings.extend(unknown.next().map(|_| format!("more keys under {} mean nothing", annotation::PREFIX)));
     warnings
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_that_cannot_be_parsed_is_denied_under_the_name_of_its_node() {
+        let decision = Decision::malformed("n1".to_owned(), "no user".to_owned(), Mode::Enforce);
+        assert_eq!((decision.node.as_str(), decision.allowed, decision.warnings.len()), ("n1", false, 0));
+        let decision = Decision::malformed("n1".to_owned(), "no user".to_owned(), Mode::Warn);
+        assert_eq!((decision.node.as_str(), decision.allowed, decision.warnings.len()), ("n1", true, 1));
+    }
+
+    #[test]
+    fn a_denial_for_the_lack_of_a_record_takes_back_what_was_promised() {
+        let promised = Decision {
+            break_glass: BreakGlass::Used("drill".to_owned()),
+            stamps: Stamps::from([("fencegate.dev/placed-by", Some("alice".to_owned()))]),
+            warnings: vec!["EvidenceMissing: nothing vouches".to_owned()],
+            ..Decision::unrelated()
+        };
+        let denied = promised.clone().unrecorded("the disk is full".to_owned(), Mode::Enforce);
+        assert_eq!((denied.allowed, &denied.break_glass), (false, &BreakGlass::Unused));
+        assert_eq!((denied.stamps.len(), denied.warnings.len()), (0, 0));
+        let allowed = promised.clone().unrecorded("the disk is full".to_owned(), Mode::Warn);
+        assert_eq!((allowed.allowed, &allowed.break_glass), (true, &promised.break_glass));
+        assert_eq!((&allowed.stamps, allowed.warnings.len()), (&promised.stamps, 2));
+    }
+}

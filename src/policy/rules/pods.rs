@@ -257,6 +257,11 @@ mod tests {
             "still bound to the node: prod/c (terminating for 3m12s, waits for finalizer example.com/backup), \
              prod/a, prod/b (terminating for 3m12s)"
         );
+        for at in ["2026-11-22T10:20:00Z", "2026-11-22T10:20:01Z"] {
+            let just_now = pods(&json!([named("a", json!({"metadata": {"deletionTimestamp": at}}))]));
+            let failed = run(&RULE, &releasing(), &just_now).unwrap().failed.unwrap();
+            assert_eq!(failed.to_string(), "still bound to the node: prod/a (terminating)", "{at}");
+        }
         let mut no_schedule = node(true, evidence());
         no_schedule.spec.taints[0].effect = "NoSchedule".into();
         let failed = run(&RULE, &update(no_schedule, node(false, evidence())), &pods(&json!([pod(json!({}))])));
