@@ -229,10 +229,10 @@ impl Row {
     /// Whether the policy can see that this check fails: it has the objects of the write, the
     /// requester and RBAC, but no clock, no settings and no other object.
     fn is_visible(&self, code: &str, object: &Value) -> bool {
-        let annotations = |node: &Value, key: &str| node["metadata"]["annotations"][key].is_string();
+        let has = |node: &Value, key: &str| node["metadata"]["annotations"][key].is_string();
         let old = self.case.nodes().0;
-        if annotations(&old, BREAK_GLASS_AT) || annotations(object, OVERRIDDEN_AT) {
-            // How old is it? Until then it waives every check.
+        if has(&old, BREAK_GLASS_AT) || has(object, OVERRIDDEN_AT) {
+            // A break-glass waives every check, for as long as it is young.
             return false;
         }
         match Code::ALL.into_iter().find(|known| known.name() == code).unwrap() {
@@ -244,9 +244,9 @@ impl Row {
             | Code::SelfAttested
             | Code::EvidenceFrozen => true,
             // A whole record may be refuted by something else.
-            Code::EvidenceMissing => !REQUIRED_EVIDENCE.iter().all(|key| annotations(object, key)),
+            Code::EvidenceMissing => !REQUIRED_EVIDENCE.iter().all(|key| has(object, key)),
             // The verb `attest` is a matter of the settings.
-            Code::NotAuthorized => annotations(object, BREAK_GLASS) && !annotations(&old, BREAK_GLASS),
+            Code::NotAuthorized => has(object, BREAK_GLASS) && !has(&old, BREAK_GLASS),
             _ => false,
         }
     }
