@@ -118,6 +118,52 @@ fn a_placement_contradicts_nothing_that_the_cluster_knows() {
 }
 
 #[test]
+fn an_entry_that_begins_to_evict_needs_a_record_and_silence_since_the_fence() {
+    let cases: [(&str, Change, &[Law]); 4] = [
+        ("the machine has been silent", |_| {}, &[]),
+        (
+            "the machine came back and was silent again",
+            |story| {
+                let renewed = lease(story.revision);
+                story.store("/registry/leases/kube-node-lease/n1", &renewed);
+            },
+            &[Law::Fence],
+        ),
+        (
+            "the machine came back in another boot",
+            |story| {
+                story.node["status"]["nodeInfo"]["bootID"] = json!("boot-2");
+                story.store_node();
+            },
+            &[Law::Fence],
+        ),
+        (
+            "there is no record",
+            |story| {
+                annotate(&mut story.node, &[("method", Value::Null)]);
+                story.store_node();
+            },
+            &[Law::Fence, Law::Logged],
+        ),
+    ];
+    for (what, happens, breaks) in cases {
+        let mut story = Story::begins();
+        story.attest();
+        story.place();
+        story.write(|node, _| node["spec"]["taints"] = entry("NoSchedule"));
+        story.revision += 100;
+        happens(&mut story);
+        story.revision += 100;
+        story.write(|node, _| node["spec"]["taints"] = entry("NoExecute"));
+        let mut found = story.breaks();
+        found.sort();
+        let mut breaks = breaks.to_vec();
+        breaks.sort();
+        assert_eq!(found, breaks, "{what}");
+    }
+}
+
+#[test]
 fn a_node_is_not_created_with_the_taint() {
     let mut story = Story::begins();
     story.remove("/registry/minions/n1");

@@ -216,6 +216,8 @@ fn remember_who_said_it(next: &mut World, write: &Admitted<'_>) {
     if write.changes(write.sent, BREAK_GLASS) {
         next.glass = annotation(write.sent, BREAK_GLASS).map(|_| write.actor);
     }
+    // One that was used is gone.
+    next.glass = next.glass.filter(|_| annotation(write.stored, BREAK_GLASS).is_some());
     let fenced_at = annotation(write.stored, FENCED_AT);
     if fenced_at.is_none() || EVIDENCE.iter().any(|key| write.changes(write.sent, key)) {
         next.word = fenced_at.map(|at| Word {

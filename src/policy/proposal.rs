@@ -104,7 +104,8 @@ impl<'a> Proposal<'a> {
         self.added_entries().next().is_some()
     }
 
-    /// Whether the taint stays, and begins to evict: from here on, pods that it left alone move.
+    /// Whether the write gives a taint that is on already its first entry with `NoExecute`: pods
+    /// that it did not evict are evicted now.
     pub fn begins_to_evict(&self) -> bool {
         let write = &self.request.write;
         let evicted = write.before().is_none_or(|node| !node.is_out_of_service() || node.evicts());

@@ -75,8 +75,8 @@ codes! {
     CreatedOutOfService = Enforce,
     /// The node's `Ready` condition is `True`.
     NodeStillReady = Enforce,
-    /// The node's Lease has not run out yet, or it was renewed after the fence took effect: the
-    /// machine runs.
+    /// The node's Lease has not run out yet, or the node gave a sign of life after the fence took
+    /// effect.
     LeaseStillRenewed = Enforce,
     /// No accepted source vouches that the node was fenced.
     EvidenceMissing = Enforce,

@@ -32,7 +32,7 @@ enum Step {
     KeepRecord,
     AddWholeRecord,
     LeaveTaint,
-    MovePods,
+    DeletePods,
     FindCommonCause,
     SwitchOff,
     ConfirmFence,
@@ -83,11 +83,10 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::SelfAttested { .. } => vec![Step::UseOtherCredentials],
         // Whoever does the write in another way is told then what it still lacks.
         _ if situation.denies(&[Code::CreatedOutOfService, Code::SelfAttested]) => vec![],
-        Reason::LeaseStillRenewed { fenced_at: Some(_), .. } if !situation.does(Transition::Place) => {
-            vec![Step::MovePods]
-        }
-        Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { .. } if !situation.does(Transition::Place) => {
-            vec![Step::LeaveTaint]
+        Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { .. } | Reason::EvidenceForOtherBoot { .. }
+            if !situation.does(Transition::Place) =>
+        {
+            vec![if situation.is_alive() { Step::LeaveTaint } else { Step::DeletePods }]
         }
         // Whoever has just switched the machine off only waits: the node is Ready until its Lease
         // has run out.
@@ -100,6 +99,9 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
             vec![Step::TryAgain]
         }
         Reason::NodeStillReady { .. } => vec![Step::SwitchOff, Step::TryAgain],
+        Reason::EvidenceMissing { .. } if !situation.does(Transition::Place) && situation.lacks_record() => {
+            vec![Step::AddWholeRecord, Step::TryAgain]
+        }
         Reason::EvidenceMissing { .. } if !situation.does(Transition::Place) => vec![Step::KeepRecord],
         Reason::EvidenceMissing { unvouched } if unvouched.iter().any(is_mark_from_before) => {
             vec![Step::RemoveMark, Step::SwitchOff, Step::Record, Step::TryAgain]
@@ -192,9 +194,9 @@ impl Step {
                 let text = "an entry is added only while the machine is silent; if it is back, return it to service";
                 (text, vec![situation.release()])
             }
-            Self::MovePods => {
+            Self::DeletePods => {
                 let text = "the machine gave a sign of life after the recorded fence: make sure that it is off now, and stays off; \
-                    then delete the pods that must move, and the taint as it is moves them";
+                    then delete its pods: while the taint is on, pod GC completes their deletion within about 20 s";
                 (text, vec![situation.list_pods()])
             }
             Self::FindCommonCause => {

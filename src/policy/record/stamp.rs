@@ -29,14 +29,14 @@ pub(in crate::policy) enum Expected {
     Text(String),
     /// The time of the fence, from the source.
     At(Timestamp),
-    /// The time of the gate's clock.
+    /// The time of the write: [`Facts::api_now`](super::super::facts::Facts::api_now).
     Now,
     /// The outage that ends.
     Outage(Box<Outage>),
 }
 
 impl Expected {
-    /// Whether an annotation has this value, with a tolerance for the gate's clock.
+    /// Whether an annotation has this value, with a tolerance for the clocks of replicas.
     pub fn matches(&self, value: &str, now: Timestamp) -> bool {
         match self {
             Self::Text(text) => value == text,
@@ -49,7 +49,7 @@ impl Expected {
         }
     }
 
-    /// The annotation's value. The time of the gate's clock is written in whole seconds.
+    /// The annotation's value. The time of the write is written in whole seconds.
     fn value(&self, now: Timestamp) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.clone()),
@@ -99,7 +99,7 @@ pub(in crate::policy) fn expected(assessment: &Assessment<'_>, used: Option<&str
         None => {}
     }
     if let (Some(old), true) = (proposal.request.write.before(), proposal.does(Transition::Release)) {
-        let outage = Outage::ended(old, &proposal.request.user.name, facts.now);
+        let outage = Outage::ended(old, &proposal.request.user.name, facts.api_now());
         expected.insert(LAST_OUTAGE, Expected::Outage(Box::new(outage)));
     }
     expected
@@ -107,7 +107,7 @@ pub(in crate::policy) fn expected(assessment: &Assessment<'_>, used: Option<&str
 
 /// The fence of a source other than the annotations, written as evidence, so that every record has
 /// the same form. If the source does not know the time of the fence, `fenced-at` is the time of the
-/// gate's clock.
+/// write.
 fn written_out(proposal: &Proposal<'_>, fence: &Fence) -> Vec<(&'static str, Expected)> {
     let Some(method) = fence.source.method() else { return Vec::new() };
     let recorded = proposal.change(BOOT_ID).1;
@@ -141,7 +141,7 @@ pub(in crate::policy) fn stamps(assessment: &Assessment<'_>, used: Option<&str>)
         .filter(|key| !expected.contains_key(key) && node.annotation(key).is_some())
         .map(|key| (key, None));
     let written = expected.iter().filter_map(|(key, expected)| {
-        let value = expected.value(facts.now)?;
+        let value = expected.value(facts.api_now())?;
         let is_set = node.annotation(key).is_some_and(|set| set == value);
         (!is_set).then_some((*key, Some(value)))
     });

@@ -3,7 +3,7 @@
 use super::{Outcome, Rule, no_facts};
 use crate::policy::{
     annotation::REQUIRED_EVIDENCE,
-    evidence::Flaws,
+    evidence::{Evidence, Flaws},
     proposal::Proposal,
     reason::{Code, Reason},
     source::{Doubt, Source, Unvouched},
@@ -16,7 +16,7 @@ pub(super) const RULE: Rule = Rule {
     needs: no_facts,
     check: |assessment| {
         let unvouched = match assessment.unvouched() {
-            [] => removed_evidence(&assessment.proposal).into_iter().collect(),
+            [] => incomplete_record(&assessment.proposal).into_iter().collect(),
             unvouched => unvouched.to_vec(),
         };
         let unread = unvouched.iter().filter_map(|source| match &source.why {
@@ -29,14 +29,18 @@ pub(super) const RULE: Rule = Rule {
     },
 };
 
-/// The required evidence that this write removes while it changes the taint. Evidence stays on the
-/// Node as long as the taint.
-fn removed_evidence(proposal: &Proposal<'_>) -> Option<Unvouched> {
-    let is_removed = |key: &&str| matches!(proposal.change(key), (Some(_), None));
-    let missing: Vec<_> = REQUIRED_EVIDENCE.into_iter().filter(is_removed).collect();
-    let applies = proposal.does(Transition::Amend) && !missing.is_empty();
-    let flaws = Flaws { missing, malformed: Vec::new() };
-    applies.then(|| Unvouched { source: Source::Annotations, why: flaws.to_string().into() })
+/// What the record lacks when the taint is changed. Evidence stays on the Node as long as the
+/// taint, so none may be removed; and the first entry that evicts needs a whole record, as a
+/// placement does.
+fn incomplete_record(proposal: &Proposal<'_>) -> Option<Unvouched> {
+    let removed = || {
+        let is_removed = |key: &&str| matches!(proposal.change(key), (Some(_), None));
+        let missing: Vec<_> = REQUIRED_EVIDENCE.into_iter().filter(is_removed).collect();
+        (proposal.does(Transition::Amend) && !missing.is_empty()).then_some(Flaws { missing, malformed: Vec::new() })
+    };
+    let flaws =
+        if proposal.begins_to_evict() { Evidence::parse(|key| proposal.change(key).1).err() } else { removed() };
+    flaws.map(|flaws| Unvouched { source: Source::Annotations, why: flaws.to_string().into() })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::policy::{
 
 pub(super) const RULE: Rule = Rule {
     code: Code::EvidenceForOtherBoot,
-    applies: |proposal| proposal.does(Transition::Place),
+    applies: |proposal| proposal.does(Transition::Place) || proposal.begins_to_evict(),
     needs: no_facts,
     check: |assessment| {
         // Another source does not say which boot it fenced: the current one.

@@ -30,7 +30,7 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
     let overridden = assessment.break_glass().reason().filter(|_| proposal.is_stamped_as_overridden());
     let expected = expected(assessment, overridden);
     let is_expected =
-        |key: &str, value: &str| expected.get(key).is_some_and(|expected| expected.matches(value, facts.now));
+        |key: &str, value: &str| expected.get(key).is_some_and(|expected| expected.matches(value, facts.api_now()));
     let mut stamps: Vec<Forgery> = STAMPS
         .into_iter()
         .filter_map(|key| {

@@ -224,9 +224,14 @@ impl<'a> Judged<'a> {
             if is_placed {
                 self.evidence(new, at).into_iter().for_each(&mut fence);
             }
-            // An entry that is added later needs silence alone.
+            // An entry that is added later needs silence alone, but for the first one that evicts.
+            let begins_to_evict = old.is_some_and(|old| old.is_tainted() && !old.evicts()) && new.evicts();
+            if begins_to_evict {
+                self.incomplete(new).into_iter().for_each(&mut fence);
+            }
             let fenced_at = new.gate("fenced-at").and_then(|text| text.parse().ok());
-            let fenced_at = fenced_at.filter(|_| is_placed && new.gate("source") == Some("annotations"));
+            let is_compared = begins_to_evict || (is_placed && new.gate("source") == Some("annotations"));
+            let fenced_at = fenced_at.filter(|_| is_compared);
             if let (Some(old), Some(at)) = (old, at) {
                 self.silence(old, &range, at, fenced_at).into_iter().for_each(&mut fence);
             }
@@ -238,6 +243,21 @@ impl<'a> Judged<'a> {
                 .extend(self.bound(old, is_released, &range).into_iter().map(|why| self.violation(Law::Release, why)));
         }
         violations
+    }
+
+    /// What a record lacks under which an entry begins to evict.
+    fn incomplete(self, new: &Node) -> Vec<String> {
+        let missing = REQUIRED.into_iter().filter(|key| new.gate(key).is_none());
+        let mut why: Vec<String> = missing.map(|key| format!("{key} is not on the object")).collect();
+        why.extend(self.other_boot(new));
+        why
+    }
+
+    /// The boot that was fenced, if the node is in another one.
+    fn other_boot(self, new: &Node) -> Option<String> {
+        let boot = self.step.old.map(|old| old.status.node_info.boot_id.as_str()).filter(|boot| !boot.is_empty());
+        let is_other = new.gate("boot-id").is_some() && new.gate("boot-id") != boot;
+        is_other.then(|| format!("another boot was fenced: the node is in {boot:?}"))
     }
 
     /// What the evidence on the new object lacks.
@@ -272,10 +292,7 @@ impl<'a> Judged<'a> {
             Some("cloud-shutdown") if was_shut_down => {}
             Some(source) => why.push(format!("the source {source} did not vouch")),
         }
-        let boot = self.step.old.map(|old| old.status.node_info.boot_id.as_str()).filter(|boot| !boot.is_empty());
-        if new.gate("boot-id").is_some() && new.gate("boot-id") != boot {
-            why.push(format!("another boot was fenced: the node is in {boot:?}"));
-        }
+        why.extend(self.other_boot(new));
         why
     }
 

@@ -128,6 +128,10 @@ impl Node {
         self.spec.taints.iter().filter(|taint| taint.key == TAINT).collect()
     }
 
+    pub fn evicts(&self) -> bool {
+        self.entries().iter().any(|taint| taint.effect == "NoExecute")
+    }
+
     pub fn is_tainted(&self) -> bool {
         !self.entries().is_empty()
     }
