@@ -2,7 +2,7 @@
 //! etcd and the network between them do, every stored version of every Node keeps the laws, nothing
 //! but guarded writes depends on the gate, and every decision is in a replica's log.
 //!
-//! `WRITES` and `TIME` bound the run: the writes that are answered, and seconds. Each fault happens
+//! `WRITES` and `CHAOS_TIME` bound the run: the writes that are answered, and seconds. Each fault happens
 //! at least once. `SEED` repeats the choices of a run; how they interleave is up to the machine.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
@@ -59,9 +59,9 @@ fn bound(name: &str, default: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_stored_version_breaks_a_law_and_no_unguarded_write_depends_on_the_gate_under_any_fault() {
-    let (writes, time) = (bound("WRITES", 1_000_000), Duration::from_secs(bound("TIME", 180)));
+    let (writes, time) = (bound("WRITES", 1_000_000), Duration::from_secs(bound("CHAOS_TIME", 180)));
     let seed = bound("SEED", u64::from(std::process::id()) ^ jiff::Timestamp::now().as_millisecond().unsigned_abs());
-    println!("SEED={seed} WRITES={writes} TIME={}", time.as_secs());
+    println!("SEED={seed} WRITES={writes} CHAOS_TIME={}", time.as_secs());
     let mut random = Random::of(seed);
 
     let plane = control_plane().await;

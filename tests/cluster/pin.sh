@@ -6,7 +6,7 @@
 set -euo pipefail
 version=${1-}
 if [[ ! $version =~ ^v1\.([0-9]+)\.([0-9]+)$ ]]; then
-  echo "tests/cluster/pin.sh: '$version' is no version of Kubernetes, like v1.33.13" >&2
+  echo "tests/cluster/pin.sh: '$version' is not a Kubernetes version such as v1.33.13" >&2
   exit 2
 fi
 staged=v0.${BASH_REMATCH[1]}.${BASH_REMATCH[2]}
@@ -15,9 +15,9 @@ folder=$(dirname "${BASH_SOURCE[0]}")/1.${BASH_REMATCH[1]}
 mod=$(go mod download -json "k8s.io/kubernetes@$version" | awk -F '"' '$2 == "GoMod" {print $4}')
 replaced=$(awk '$2 == "=>" && $3 ~ /^\.\/staging\// {print $1} $1 == "replace" && $4 ~ /^\.\/staging\// {print $2}' "$mod")
 
-rm -rf "$folder"
-mkdir "$folder"
-cd "$folder"
+# A module that is not complete is never left behind.
+new=$(mktemp -d)
+trap 'rm -rf "$new"' EXIT
 {
   echo "// Kubernetes 1.${BASH_REMATCH[1]} for \`make test-versions\`. tests/cluster/pin.sh writes this file."
   echo "module fencegate.dev/tests/cluster/1.${BASH_REMATCH[1]}"
@@ -25,7 +25,10 @@ cd "$folder"
   for module in $replaced; do
     echo "replace $module => $module $staged"
   done
-} >go.mod
+} >"$new/go.mod"
 for tool in kube-apiserver kube-controller-manager kube-scheduler kubectl; do
-  go get -tool "k8s.io/kubernetes/cmd/$tool@$version"
+  (cd "$new" && go get -tool "k8s.io/kubernetes/cmd/$tool@$version")
 done
+rm -rf "$folder"
+mkdir "$folder"
+cp "$new/go.mod" "$new/go.sum" "$folder"

@@ -1,5 +1,5 @@
-// The oldest control plane that is supported: match conditions are generally available since 1.30.
-module fencegate.dev/tests/cluster/oldest
+// Kubernetes 1.30 for `make test-versions`. Match conditions are generally available since then.
+module fencegate.dev/tests/cluster/1.30
 
 go 1.26.0
 
