@@ -191,6 +191,8 @@ fn judge(next: &mut World, write: &Admitted<'_>) {
     let evicts = |node: Option<&Node>| node.is_some_and(Node::evicts);
     let begins_to_evict = was_out && evicts(stored) && !evicts(before) && next.excuse == Some(Excuse::AliveWithTaint);
     let moves_the_pod = begins_to_evict && next.pod == Pod::Bound && !next.elsewhere;
+    // One that was used is gone.
+    next.glass = next.glass.filter(|_| annotation(stored, BREAK_GLASS).is_some());
     if may_break {
         next.excuse = Some(Excuse::BrokeGlass);
     } else if (places || moves_the_pod) && next.writes_to_disk() {
@@ -216,8 +218,6 @@ fn remember_who_said_it(next: &mut World, write: &Admitted<'_>) {
     if write.changes(write.sent, BREAK_GLASS) {
         next.glass = annotation(write.sent, BREAK_GLASS).map(|_| write.actor);
     }
-    // One that was used is gone.
-    next.glass = next.glass.filter(|_| annotation(write.stored, BREAK_GLASS).is_some());
     let fenced_at = annotation(write.stored, FENCED_AT);
     if fenced_at.is_none() || EVIDENCE.iter().any(|key| write.changes(write.sent, key)) {
         next.word = fenced_at.map(|at| Word {

@@ -2,8 +2,9 @@
 //! etcd and the network between them do, every stored version of every Node keeps the laws, nothing
 //! but guarded writes depends on the gate, and every decision is in a replica's log.
 //!
-//! `WRITES` and `CHAOS_TIME` bound the run: the writes that are answered, and seconds. Each fault happens
-//! at least once. `SEED` repeats the choices of a run; how they interleave is up to the machine.
+//! `WRITES` and `CHAOS_TIME` bound the run: the writes that are answered, and seconds. Each fault
+//! happens at least once. `SEED` repeats the choices of a run; how they interleave is up to the
+//! machine.
 
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 

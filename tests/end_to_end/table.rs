@@ -266,7 +266,7 @@ impl Row {
         let what = match &said.verdict {
             Verdict::Denied(code) if code == "SelfAttested" && self.is_of_another_kubelet(&core.transition) => None,
             Verdict::Denied(code) if core.allowed => Some(format!("only the policy denies it: {code}")),
-            // It denies in the order of its checks, and without the record that a denied write lacks.
+            // It denies in the order of its checks. No record is written out for a denied write.
             Verdict::Denied(code) if !core.reasons.contains(code) && code != "EvidenceMissing" => {
                 Some(format!("the policy denies it for {code}, and the program for {:?}", core.reasons))
             }
