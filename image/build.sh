@@ -38,8 +38,10 @@ export PATH="$tools/bin:$PATH"
 # The list of dependencies, twice: inside the program, and as a CycloneDX file.
 RUSTFLAGS="-C target-feature=+crt-static" cargo auditable build --quiet --release --locked --target "$triple" --target-dir "$PWD/target"
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct 2>/dev/null || echo 0) cargo cyclonedx --quiet --format json --spec-version 1.5 --override-filename fencegate.cdx
-# Removes the path of this folder: the file must not depend on where it was built.
-sed "s#file://$PWD#file:///fencegate#g" fencegate.cdx.json >"$out/fencegate.cdx.json" && rm fencegate.cdx.json
+# Removes the path of this folder: the file must not depend on where it was built. Each package of
+# the workspace got a file.
+sed "s#file://$PWD#file:///fencegate#g" fencegate.cdx.json >"$out/fencegate.cdx.json"
+rm fencegate.cdx.json model/fencegate.cdx.json
 
 # The same program gives the same layer: times, owners and order are fixed.
 root=$(mktemp -d)
