@@ -96,11 +96,12 @@ cluster: control-plane ## run a control plane with fencegate installed, until yo
 	@$(CARGO) run --quiet --locked --features control-plane --example cluster
 
 # Each test has its own control plane, about 650 MB, which mostly waits: three are enough for two cores.
+END_TO_END = $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 3 --show-output
+
 .PHONY: end-to-end
 end-to-end: control-plane ## run the tests on a real control plane
 	@mkdir -p target
-	@set -o pipefail; $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 3 --show-output 2>&1 \
-	  | tee target/end-to-end.log
+	@set -o pipefail; $(END_TO_END) 2>&1 | tee target/end-to-end.log
 
 # The bounds are WRITES (answered writes) and CHAOS_TIME (seconds), SEED repeats the choices of a
 # run: `make chaos WRITES=100000 CHAOS_TIME=3600`.
@@ -117,7 +118,7 @@ VERSIONS ?= $(notdir $(wildcard tests/cluster/1.*)) $(NEWEST)
 test-versions: ## run the end-to-end tests on every supported minor of Kubernetes: VERSIONS="1.30 1.37"
 	@unset KUBEBUILDER_ASSETS; failed=0; for version in $(VERSIONS); do \
 	  rm -f target/end-to-end-$$version.log; \
-	  $(MAKE) --no-print-directory control-plane on-version VERSION=$$version || failed=1; \
+	  $(MAKE) --no-print-directory on-version VERSION=$$version || failed=1; \
 	done; \
 	for version in $(VERSIONS); do \
 	  echo "$$version: $$(grep -s '^test result:' target/end-to-end-$$version.log || echo did not run)"; \
@@ -126,11 +127,10 @@ test-versions: ## run the end-to-end tests on every supported minor of Kubernete
 .PHONY: on-version
 on-version: $(if $(filter $(NEWEST),$(VERSION)),control-plane,older-control-plane)
 	@set -o pipefail; KUBEBUILDER_ASSETS=$(ASSETS)$(if $(filter $(NEWEST),$(VERSION)),,-$(VERSION)) \
-	  $(CARGO) test --locked --features control-plane --test end_to_end -- --test-threads 3 --show-output 2>&1 \
-	  | tee target/end-to-end-$(VERSION).log
+	  $(END_TO_END) 2>&1 | tee target/end-to-end-$(VERSION).log
 
 .PHONY: older-control-plane
-older-control-plane:
+older-control-plane: control-plane
 	$(call build-tools,tests/cluster/$(VERSION),$(ASSETS)-$(VERSION))
 	@ln -sf $(ASSETS)/server $(ASSETS)-$(VERSION)/etcd
 	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(ASSETS)/helm $(ASSETS)-$(VERSION)/

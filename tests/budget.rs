@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use fencegate::{
     admission::{
         handler::{Allowance, Call, Judge as _},
@@ -20,7 +19,6 @@ use fencegate::{
     cluster::{Cluster, Live},
     config,
     gate::Gate,
-    metrics::Metrics,
     policy::{
         Decision,
         reason::Code,
@@ -137,13 +135,9 @@ impl ApiServer {
             }
         });
         let live = Live::new(Client::new(service, "default")).in_namespace(namespace.map(str::to_owned));
-        Gate {
-            cluster: Cluster::Live(live),
-            settings: Arc::new(ArcSwap::from_pointee(config::parse(configuration.as_bytes()).unwrap())),
-            clock: Clock::at("2026-11-22T10:20:00Z".parse().unwrap()),
-            audit: Audit::Discard,
-            metrics: Arc::new(Metrics::default()),
-        }
+        let settings = config::parse(configuration.as_bytes()).unwrap();
+        let clock = Clock::at("2026-11-22T10:20:00Z".parse().unwrap());
+        Gate::new(Cluster::Live(live), settings, clock, Audit::Discard)
     }
 }
 

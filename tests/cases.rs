@@ -23,7 +23,7 @@ mod shells;
 #[path = "support/cases.rs"]
 mod table;
 
-use table::{Case, Expect, answer, apply_patch, cases, stamps, steps};
+use table::{Case, Expect, answer, apply_patch, cases, reasons, stamps, steps};
 
 /// The differences between an answer and the expectation.
 fn judge(expect: &Expect, answer: &Value) -> Vec<String> {
@@ -33,8 +33,7 @@ fn judge(expect: &Expect, answer: &Value) -> Vec<String> {
     if response["allowed"] != json!(expect.allowed) {
         wrong.push(format!("allowed is {}", response["allowed"]));
     }
-    let mut reasons: Vec<String> =
-        annotation("reasons").split(',').filter(|code| !code.is_empty()).map(str::to_owned).collect();
+    let mut reasons = reasons(answer);
     let mut expected = expect.reasons.clone();
     reasons.sort();
     expected.sort();
@@ -63,6 +62,7 @@ fn judge(expect: &Expect, answer: &Value) -> Vec<String> {
     }
     wrong
 }
+
 #[tokio::test]
 async fn every_case_gets_the_answer_of_the_contract() {
     let mut wrong = Vec::new();
@@ -77,6 +77,7 @@ async fn every_case_gets_the_answer_of_the_contract() {
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
     assert!(cases.len() >= 120, "the table has {} cases", cases.len());
 }
+
 /// Calls both webhooks in the order of the API server.
 #[tokio::test]
 async fn both_webhooks_decide_alike_and_the_validating_one_accepts_the_stamps_of_the_other() {

@@ -5,9 +5,6 @@
 
 mod support;
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
 use axum::{Router, body::Body};
 use fencegate::{
     admission::handler::{BODY_LIMIT, router},
@@ -15,7 +12,6 @@ use fencegate::{
     clock::Clock,
     cluster::{Cluster, Snapshot},
     gate::Gate,
-    metrics::Metrics,
     policy::settings::Settings,
 };
 use http::{Method, Request, StatusCode};
@@ -25,14 +21,9 @@ use support::bare_taint;
 use tower::ServiceExt;
 
 fn webhook() -> Router {
-    let gate = Gate {
-        cluster: Cluster::of(Snapshot::example().unwrap()),
-        settings: Arc::new(ArcSwap::from_pointee(Settings::default())),
-        clock: Clock::at("2026-11-22T10:12:00Z".parse().unwrap()),
-        audit: Audit::Discard,
-        metrics: Arc::new(Metrics::default()),
-    };
-    router(gate, 1)
+    let cluster = Cluster::of(Snapshot::example().unwrap());
+    let clock = Clock::at("2026-11-22T10:12:00Z".parse().unwrap());
+    router(Gate::new(cluster, Settings::default(), clock, Audit::Discard), 1)
 }
 
 async fn send(method: Method, path: &str, body: Body) -> (StatusCode, String) {

@@ -21,7 +21,6 @@ use fencegate::{
     clock::Clock,
     cluster::{Cluster, Snapshot},
     gate::Gate,
-    metrics::Metrics,
     policy::settings::Settings,
     tls::{
         Serving,
@@ -76,13 +75,8 @@ impl Running {
         let made = Development::make(&["localhost".to_owned()], 30, jiff::Timestamp::now()).unwrap();
         let serving = Serving::parse(&[made.certificate.into_bytes(), made.key.into_bytes()]).unwrap();
         let connectors = ["http/1.1", "h2"].map(|protocol| connector(&made.ca, protocol));
-        let gate = Gate {
-            cluster: Cluster::of(Snapshot::example().unwrap()),
-            settings: Arc::new(ArcSwap::from_pointee(Settings::default())),
-            clock: Clock::at(super::review::now()),
-            audit: Audit::Discard,
-            metrics: Arc::new(Metrics::default()),
-        };
+        let cluster = Cluster::of(Snapshot::example().unwrap());
+        let gate = Gate::new(cluster, Settings::default(), Clock::at(super::review::now()), Audit::Discard);
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();

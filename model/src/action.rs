@@ -86,7 +86,7 @@ impl Event {
     fn can_happen(self, world: &World) -> bool {
         let World { machine, node, left, .. } = world;
         let is_faulty = left.faults > 0;
-        let is_ready = node.as_ref().is_some_and(|node| node.ready != Ready::Unknown && node.ready != Ready::Absent);
+        let is_reported = node.as_ref().is_some_and(|node| matches!(node.ready, Ready::True | Ready::False));
         let is_unknown = node.as_ref().is_some_and(|node| node.ready != Ready::True);
         match self {
             Self::Tick => left.ticks > 0,
@@ -112,7 +112,7 @@ impl Event {
             Self::LiftEarly => {
                 machine.isolated && machine.process && is_faulty && !world.is_out_of_service() && world.word.is_some()
             }
-            Self::NodeUnknown => is_ready && world.now - world.heard >= GRACE,
+            Self::NodeUnknown => is_reported && world.now - world.heard >= GRACE,
             Self::CachesCatchUp => world.cached_taint != world.is_out_of_service(),
             Self::Evict => {
                 let evicts = node.as_ref().is_some_and(Node::evicts);

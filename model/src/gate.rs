@@ -267,8 +267,10 @@ fn node(node: &world::Node) -> Node {
         },
     };
     let (conditions, owners) = match node.ready {
-        Ready::True => (vec![condition("True")], vec![owner(Some(node.ready_since), Some(Owned {}), Some(Owned {}))]),
-        Ready::False => (vec![condition("False")], vec![owner(Some(node.ready_since), Some(Owned {}), Some(Owned {}))]),
+        Ready::True | Ready::False => {
+            let status = if node.ready == Ready::True { "True" } else { "False" };
+            (vec![condition(status)], vec![owner(Some(node.ready_since), Some(Owned {}), Some(Owned {}))])
+        }
         Ready::Unknown => {
             let of_kubelet = owner(node.reported, None, Some(Owned {}));
             (vec![condition("Unknown")], vec![of_kubelet, owner(Some(node.ready_since), Some(Owned {}), None)])

@@ -6,12 +6,10 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use arc_swap::ArcSwap;
 use clap::{
     Args as ClapArgs, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -31,7 +29,6 @@ use crate::{
     cluster::{Cluster, Snapshot},
     config,
     gate::Gate,
-    metrics::Metrics,
     policy::{
         evidence::parse_time,
         facts::Facts,
@@ -102,13 +99,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         (None, Some(facts)) => Cluster::of(Snapshot::Recorded(Box::new(facts))),
         (None, None) => default_cluster().await?,
     };
-    let gate = Gate {
-        clock: clock(args.now, &cluster),
-        cluster,
-        settings: Arc::new(ArcSwap::from_pointee(settings)),
-        audit: Audit::Discard,
-        metrics: Arc::new(Metrics::default()),
-    };
+    let clock = clock(args.now, &cluster);
+    let gate = Gate::new(cluster, settings, clock, Audit::Discard);
     let webhook = args.webhook.unwrap_or(webhook);
     let call = Call::new(webhook, Instant::now(), Allowance::within(TIMEOUT));
     let decision = gate.judge(&call, &review).await;

@@ -53,12 +53,16 @@ impl<'a> Assessment<'a> {
 
     /// The times of the fence that the checks of the evidence judge: from the source that vouches,
     /// if it is not a state that holds now. If none vouches, the times of all sources whose word
-    /// does not count, and `fenced-at`, even if the rest of the evidence is flawed. Empty if the
-    /// write does not place the taint: the fence was judged when it was placed.
+    /// does not count, and `fenced-at`, even if the rest of the evidence is flawed.
+    ///
+    /// If the write does not place the taint, the fence was judged when it was placed, and there is
+    /// none to judge. But the first entry that evicts is compared with the record: until then, a
+    /// machine that came back may have run its pods again.
     pub fn fence_times(&self) -> Vec<Timestamp> {
         let unvouched = match &self.vouching {
             Some(Ok(fence)) => return fence.at.into_iter().collect(),
             Some(Err(unvouched)) => unvouched,
+            None if self.proposal.begins_to_evict() => return self.recorded_time().into_iter().collect(),
             None => return Vec::new(),
         };
         let refuted = unvouched.iter().filter_map(|unvouched| match unvouched.why {

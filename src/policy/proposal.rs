@@ -129,13 +129,14 @@ impl<'a> Proposal<'a> {
     /// Whether the requester changes an annotation of the gate. Changes by the gate's own mutating
     /// webhook do not count.
     pub fn attests(&self) -> bool {
-        self.does(Transition::Attest) && self.attested_keys().next().is_some()
+        self.attested_keys().next().is_some()
     }
 
     /// The gate's annotations that the requester adds, changes or removes. A key may occur twice.
+    /// Empty if the Node is deleted.
     pub fn attested_keys(&self) -> impl Iterator<Item = &'a str> {
         let sides = [self.request.write.before(), self.request.write.after()].into_iter().flatten();
-        let keys = sides.flat_map(Node::gate_annotations).map(|(key, _)| key);
+        let keys = sides.filter(|_| self.does(Transition::Attest)).flat_map(Node::gate_annotations).map(|(key, _)| key);
         keys.filter(|key| self.changes(key) && !self.is_of_the_gate(key))
     }
 

@@ -22,7 +22,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use crate::{
-    cases::{Case, answer, apply_patch, cases},
+    cases::{Case, answer, apply_patch, cases, reasons},
     harness::{
         accounts::bind,
         gate::{policy_alone, rendered},
@@ -171,12 +171,11 @@ impl Row {
                 unguarded.push(webhook);
             }
         }
-        let named = last["response"]["auditAnnotations"]["reasons"].as_str().unwrap_or_default();
         Core {
             object: body["request"]["object"].clone(),
             allowed: last["response"]["allowed"] == true,
             transition: last["response"]["auditAnnotations"]["transition"].as_str().unwrap().to_owned(),
-            reasons: named.split(',').filter(|code| !code.is_empty()).map(str::to_owned).collect(),
+            reasons: reasons(&last),
             unguarded,
         }
     }

@@ -2,9 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of this")]
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use arc_swap::ArcSwap;
 use fencegate::{
     admission::{
         handler::{Allowance, Call, Judge as _},
@@ -15,7 +14,6 @@ use fencegate::{
     cluster::{Cluster, Snapshot},
     config,
     gate::Gate,
-    metrics::Metrics,
     policy::{
         self,
         facts::{Fact, Facts, Observed, Verb},
@@ -222,13 +220,7 @@ pub async fn answer(
     now: jiff::Timestamp,
 ) -> (Value, Option<String>) {
     let (sender, mut lines) = mpsc::unbounded_channel();
-    let gate = Gate {
-        cluster: Cluster::of(snapshot),
-        settings: Arc::new(ArcSwap::from_pointee(settings.clone())),
-        clock: Clock::at(now),
-        audit: Audit::Channel(sender),
-        metrics: Arc::new(Metrics::default()),
-    };
+    let gate = Gate::new(Cluster::of(snapshot), settings.clone(), Clock::at(now), Audit::Channel(sender));
     let call = Call::new(webhook, Instant::now(), Allowance::within(Duration::ZERO));
     let decision = gate.judge(&call, review).await;
     (serde_json::to_value(Answer::new(webhook, review, &decision)).unwrap(), lines.try_recv().ok())
@@ -247,6 +239,12 @@ pub fn cases() -> Vec<Case> {
         file.unwrap_or_else(|error| panic!("{}: {error}", path.display())).cases
     };
     files.iter().flat_map(read).collect()
+}
+
+/// The codes of all failed checks, as the audit annotation of an answer has them.
+pub fn reasons(answer: &Value) -> Vec<String> {
+    let codes = answer["response"]["auditAnnotations"]["reasons"].as_str().unwrap_or_default();
+    codes.split(',').filter(|code| !code.is_empty()).map(str::to_owned).collect()
 }
 
 /// The changes of annotations in the patch of an answer, by key; `None` for a removal.

@@ -33,14 +33,17 @@ pub(super) const RULE: Rule = Rule {
 /// taint, so none may be removed; and the first entry that evicts needs a whole record, as a
 /// placement does.
 fn incomplete_record(proposal: &Proposal<'_>) -> Option<Unvouched> {
-    let removed = || {
+    if !proposal.does(Transition::Amend) {
+        return None;
+    }
+    let flaws = if proposal.begins_to_evict() {
+        Evidence::parse(|key| proposal.change(key).1).err()?
+    } else {
         let is_removed = |key: &&str| matches!(proposal.change(key), (Some(_), None));
         let missing: Vec<_> = REQUIRED_EVIDENCE.into_iter().filter(is_removed).collect();
-        (proposal.does(Transition::Amend) && !missing.is_empty()).then_some(Flaws { missing, malformed: Vec::new() })
+        (!missing.is_empty()).then_some(Flaws { missing, malformed: Vec::new() })?
     };
-    let flaws =
-        if proposal.begins_to_evict() { Evidence::parse(|key| proposal.change(key).1).err() } else { removed() };
-    flaws.map(|flaws| Unvouched { source: Source::Annotations, why: flaws.to_string().into() })
+    Some(Unvouched { source: Source::Annotations, why: flaws.to_string().into() })
 }
 
 #[cfg(test)]

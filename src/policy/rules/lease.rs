@@ -77,15 +77,8 @@ fn refuted(assessment: &Assessment<'_>, answer: &LeaseAnswer, sign: SignOfLife) 
     let silence = silence_needed(spec, clock_skew);
     let age = answer.date.duration_since(sign.at);
     let runs_out_after = (age < silence).then_some(silence);
-    // The fence was judged when the node was put out of service, so an entry that is added later
-    // needs silence alone. The first one that evicts is compared with the record: until then, a
-    // machine that came back may have run its pods again.
-    let fence_times = if assessment.proposal.begins_to_evict() {
-        assessment.recorded_time().into_iter().collect()
-    } else {
-        assessment.fence_times()
-    };
-    let fenced_at = fence_times.into_iter().find(|at| is_overtaken(*at, sign, clock_skew));
+    // Without a fence to judge, an entry that is added needs silence alone.
+    let fenced_at = assessment.fence_times().into_iter().find(|at| is_overtaken(*at, sign, clock_skew));
     if runs_out_after.is_none() && fenced_at.is_none() {
         return None;
     }

@@ -247,10 +247,7 @@ impl<'a> Judged<'a> {
 
     /// What a record lacks under which an entry begins to evict.
     fn incomplete(self, new: &Node) -> Vec<String> {
-        let missing = REQUIRED.into_iter().filter(|key| new.gate(key).is_none());
-        let mut why: Vec<String> = missing.map(|key| format!("{key} is not on the object")).collect();
-        why.extend(self.other_boot(new));
-        why
+        new.lacks(&REQUIRED).into_iter().chain(self.other_boot(new)).collect()
     }
 
     /// The boot that was fenced, if the node is in another one.
@@ -262,9 +259,8 @@ impl<'a> Judged<'a> {
 
     /// What the evidence on the new object lacks.
     fn evidence(self, new: &Node, at: Option<Timestamp>) -> Vec<String> {
-        let needed = REQUIRED.into_iter().chain(["placed-by", "placed-at", "source", "recorded-by", "recorded-at"]);
-        let mut why: Vec<String> =
-            needed.filter(|key| new.gate(key).is_none()).map(|key| format!("{key} is not on the object")).collect();
+        let mut why = new.lacks(&REQUIRED);
+        why.extend(new.lacks(&["placed-by", "placed-at", "source", "recorded-by", "recorded-at"]));
         let methods = ["power-off", "instance-stop", "network-isolation", "storage-isolation", "hardware-removal"];
         if new.gate("method").is_some_and(|method| !methods.contains(&method)) {
             why.push("the method is none".to_owned());
@@ -274,10 +270,8 @@ impl<'a> Judged<'a> {
         }
         let fenced_at = new.gate("fenced-at").map(str::parse::<Timestamp>);
         if let (Some(Ok(fenced_at)), Some(at)) = (&fenced_at, at) {
-            // The word of the cloud is written out by the replica's clock.
-            let is_by_api_server = new.gate("source") == Some("annotations");
-            let fastest = self.history.clocks.last().copied().filter(|_| !is_by_api_server).unwrap_or_default();
-            if *fenced_at > at + fastest + self.history.clock_skew {
+            // Whoever vouches, the time is by the API server's clock.
+            if *fenced_at > at + self.history.clock_skew {
                 why.push(format!("the fence is in the future, at {fenced_at}"));
             }
             if *fenced_at < at - SignedDuration::from_hours(25) {

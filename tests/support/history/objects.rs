@@ -128,6 +128,11 @@ impl Node {
         self.spec.taints.iter().filter(|taint| taint.key == TAINT).collect()
     }
 
+    /// What is said of those of the gate's annotations that are not there.
+    pub fn lacks(&self, keys: &[&str]) -> Vec<String> {
+        keys.iter().filter(|key| self.gate(key).is_none()).map(|key| format!("{key} is not on the object")).collect()
+    }
+
     pub fn evicts(&self) -> bool {
         self.entries().iter().any(|taint| taint.effect == "NoExecute")
     }
