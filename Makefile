@@ -62,10 +62,18 @@ deny: $(CARGO_DENY_BUILT) ## check the dependencies: licences, bans, sources, an
 advisories: $(CARGO_DENY_BUILT) ## fetch the advisory database and check the dependencies against it
 	$(CARGO_DENY) --locked check $(STRICT) advisories
 
+# The worlds of the properties are the same in every run, so that a run says something about the
+# change it tests. `make properties` looks for new ones.
 .PHONY: unit
+unit: export PROPTEST_RNG_SEED ?= 1
 unit: ## run the tests that need only this repository
 	@mkdir -p target
 	@set -o pipefail; $(CARGO) test --locked --workspace --no-fail-fast 2>&1 | tee target/test.log
+
+WORLDS ?= 50000
+.PHONY: properties
+properties: ## hold the laws for new random worlds: WORLDS=50000 for each property
+	PROPTEST_CASES=$(WORLDS) $(CARGO) test --locked --release --test properties
 
 # If KUBEBUILDER_ASSETS names a folder with the binaries, those are used, as envtest does.
 ASSETS := $(abspath target/cluster)

@@ -150,12 +150,16 @@ impl<'a> Proposal<'a> {
             || (!is_set && self.obsolete(self.is_stamped_as_overridden()).contains(&key))
     }
 
-    /// Whether the write places the taint and adds the boot that the stored Node reports, as the
-    /// gate does for a record without one.
-    fn adds_boot_of_placement(&self, key: &str) -> bool {
-        let (before, after) = self.change(BOOT_ID);
+    /// Whether this is the boot in the record of a write that places the taint, and the stored Node
+    /// reports it. The gate adds it to a record without one.
+    pub fn has_boot_of_placement(&self, key: &str) -> bool {
+        let after = self.change(BOOT_ID).1;
         let is_stored_boot = after.is_some() && after == self.request.write.before().and_then(Node::boot_id);
-        key == BOOT_ID && self.does(Transition::Place) && before.is_none() && is_stored_boot
+        key == BOOT_ID && self.does(Transition::Place) && is_stored_boot
+    }
+
+    fn adds_boot_of_placement(&self, key: &str) -> bool {
+        self.has_boot_of_placement(key) && self.change(BOOT_ID).0.is_none()
     }
 
     /// Whether the write comes with the stamps that the gate puts in place of a break-glass that

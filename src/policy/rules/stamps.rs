@@ -63,8 +63,9 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
 }
 
 /// Why a stamp may not be removed: what it is about stays on the Node. Without this rule, evidence
-/// could lose the name of who recorded it. Evidence that the gate writes out with this write
-/// replaces the old evidence, so the old stamps may go.
+/// could lose the name of who recorded it. Evidence that the gate writes with this write has no
+/// such name: what it writes out replaces the old evidence, and the boot of a placement is only
+/// what the stored Node reports.
 fn removed_too_early(proposal: &Proposal<'_>, key: &str, is_written_out: bool) -> Option<&'static str> {
     let stays = |key: &&str| proposal.change(key).1.is_some();
     if BREAK_GLASS_STAMPS.contains(&key) {
@@ -72,7 +73,8 @@ fn removed_too_early(proposal: &Proposal<'_>, key: &str, is_written_out: bool) -
     } else if OVERRIDDEN_STAMPS.contains(&key) {
         OVERRIDDEN_STAMPS.iter().any(stays).then_some("can only be removed together with the others of its kind")
     } else if RECORD_STAMPS.contains(&key) && !is_written_out {
-        EVIDENCE.iter().any(stays).then_some("can only be removed together with the evidence")
+        let evidence_stays = EVIDENCE.iter().any(|key| stays(key) && !proposal.has_boot_of_placement(key));
+        evidence_stays.then_some("can only be removed together with the evidence")
     } else {
         None
     }
@@ -88,8 +90,8 @@ mod tests {
     };
     use crate::policy::{
         annotation::{
-            BREAK_GLASS_AT, BREAK_GLASS_BY, FENCED_AT, FENCED_BY, LAST_OUTAGE, OVERRIDDEN_AT, OVERRIDDEN_BY, PLACED_AT,
-            PLACED_BY, RECORDED_AT, RECORDED_BY, SOURCE,
+            BOOT_ID, BREAK_GLASS_AT, BREAK_GLASS_BY, FENCED_AT, FENCED_BY, LAST_OUTAGE, OVERRIDDEN_AT, OVERRIDDEN_BY,
+            PLACED_AT, PLACED_BY, RECORDED_AT, RECORDED_BY, SOURCE,
         },
         facts::{Access, Observed},
         object::node::{CLOUD_SHUTDOWN, Taint},
@@ -162,6 +164,25 @@ mod tests {
         assert!(!fails(&RULE, &update(node(false, stamped()), node(false, json!({}))), &facts()));
         assert!(fails(&RULE, &update(node(false, stamped()), node(false, evidence())), &facts()));
         assert!(!fails(&RULE, &update(node(false, json!({LAST_OUTAGE: "{}"})), node(false, json!({}))), &facts()));
+    }
+
+    #[test]
+    fn the_boot_of_a_placement_needs_no_name_of_who_recorded_it() {
+        let places = |before: Value, after: Value| {
+            let mut old = node(false, with(before, &[(RECORDED_BY, "bob")]));
+            old.status.node_info.boot_id = "boot-1".into();
+            update(old, node(true, after))
+        };
+        let boot = |boot: &str| json!({BOOT_ID: boot});
+        for (before, after, forged) in [
+            (json!({}), boot("boot-1"), false),
+            (boot("boot-0"), boot("boot-1"), false),
+            (boot("boot-1"), boot("boot-1"), false),
+            (boot("boot-0"), boot("boot-0"), true),
+            (json!({}), with(boot("boot-1"), &[(METHOD, "ipmi")]), true),
+        ] {
+            assert_eq!(fails(&RULE, &places(before.clone(), after.clone()), &facts()), forged, "{before} {after}");
+        }
     }
 
     #[test]
