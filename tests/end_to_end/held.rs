@@ -45,8 +45,9 @@ async fn until_phase(plane: &Plane, pod: &str, phase: &str) {
     plane.until(&format!("{pod} is {phase}"), has_phase).await;
 }
 
-/// A Job whose pod tolerates every taint, mounts the database's claim, and has succeeded.
-async fn finished_job(world: &World) {
+/// A Job whose pod tolerates every taint, mounts the database's claim, and has succeeded. Returns
+/// the pod's name.
+async fn finished_job(world: &World) -> String {
     let plane = &world.plane;
     let pod = json!({
         "nodeName": world.node,
@@ -62,15 +63,20 @@ async fn finished_job(world: &World) {
     let first = async |plane: &Plane| plane.get(&of_job).await.unwrap()["items"][0].clone();
     plane.until("the Job's pod runs", async |plane| first(plane).await["status"]["phase"] == "Running").await;
     let name = first(plane).await["metadata"]["name"].as_str().unwrap().to_owned();
-    // A late write of the machine's may say that it runs. The Job controller has the last word.
+    // A late write of the machine's may say that it runs.
     plane
         .until("the Job is complete", async |plane| {
-            let succeeded = Some(json!({"status": {"phase": "Succeeded"}}));
-            plane.api("admin", Method::PATCH, &format!("{PODS}/{name}/status"), succeeded).await.unwrap();
+            finish(plane, &name).await;
             let job = plane.get("/apis/batch/v1/namespaces/default/jobs/backup").await.unwrap();
             job["status"]["succeeded"] == 1
         })
         .await;
+    name
+}
+
+async fn finish(plane: &Plane, pod: &str) {
+    let succeeded = Some(json!({"status": {"phase": "Succeeded"}}));
+    plane.api("admin", Method::PATCH, &format!("{PODS}/{pod}/status"), succeeded).await.unwrap();
 }
 
 /// Waits until pod GC has just passed: it comes every 20 s. It marks a terminating pod that is on
@@ -119,11 +125,13 @@ async fn pods_of_operators_and_orphans_hold_the_taint_and_a_finished_job_excuses
         let controller = kind.controller(plane, "default", owner).await;
         pod_with_claim(&world, pod, json!([controller]), json!({})).await;
     }
-    finished_job(&world).await;
+    let backup = finished_job(&world).await;
     accepts(kubectl(plane, &["delete", "statefulset", "db", "--cascade=orphan"]));
 
     world.machine().power_off();
     record_fence(&world, "power-off").await;
+    // The machine is off: from now on, nobody says that the finished pod runs.
+    finish(plane, &backup).await;
     // What the API server keeps until somebody looks after the driver.
     let attachment = attachment_of(plane, "data-db-0").await.unwrap();
     let path = format!("{ATTACHMENTS}/{}", attachment["metadata"]["name"].as_str().unwrap());
