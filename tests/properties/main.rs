@@ -63,7 +63,9 @@ proptest! {
     #[test]
     fn a_contradiction_never_turns_a_denial_into_an_allowed_write(world in world(), which in 0..7_u8) {
         // A node that is Ready contradicts a fence, but for a release it is required.
-        prop_assume!(which != 0 || !world.decide().transitions.contains(Transition::Release));
+        if which == 0 && world.decide().transitions.contains(Transition::Release) {
+            return Ok(());
+        }
         let mut contradicted = world.clone();
         match which {
             0 => for node in [&mut contradicted.old, &mut contradicted.new] {

@@ -209,7 +209,7 @@ impl Step {
                 _ => ("make sure that the machine is still off", vec![]),
             },
             Self::CheckNodeController => (
-                "Ready should be Unknown by now: find out why the node controller of kube-controller-manager has not given up on the node",
+                "by now Ready should be Unknown: find out why the node controller of kube-controller-manager has not given up on the node",
                 vec![],
             ),
             Self::CompareClocks => ("compare the clock that the time came from with the gate's", vec![]),
