@@ -80,6 +80,7 @@ mod rules;
 pub mod settings;
 pub mod shell;
 pub mod source;
+pub mod standing;
 pub mod text;
 pub mod transition;
 

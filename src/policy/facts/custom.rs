@@ -78,6 +78,10 @@ macro_rules! custom_kinds {
                 }
             }
 
+            pub(super) fn why_unknown(&self, kind: CustomKind) -> Option<&str> {
+                match kind { $(CustomKind::$kind => self.$field.value().err(),)+ }
+            }
+
             pub(super) fn put(&mut self, kind: CustomKind, missing: Observed<Infallible>) {
                 match kind { $(CustomKind::$kind => self.$field = missing.of(),)+ }
             }

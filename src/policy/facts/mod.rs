@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -247,6 +247,19 @@ impl Facts {
         self.put(fact, Observed::NotRead);
     }
 
+    /// Why a fact is not known. `None` if it is.
+    pub fn why_unknown(&self, fact: Fact) -> Option<&str> {
+        match fact {
+            Fact::Lease => self.lease.value().err(),
+            Fact::Pods => self.pods.value().err(),
+            Fact::VolumeAttachments => self.volume_attachments.value().err(),
+            Fact::Nodes => self.nodes.value().err(),
+            Fact::Budget => self.budget.value().err(),
+            Fact::Access(verb) => self.access(verb).err(),
+            Fact::Custom(kind) => self.custom.why_unknown(kind),
+        }
+    }
+
     fn put(&mut self, fact: Fact, missing: Observed<Infallible>) {
         match fact {
             Fact::Lease => self.lease = missing.of(),
@@ -354,15 +367,6 @@ pub struct LeaseAnswer {
     pub date: Timestamp,
     /// `None`: the Lease does not exist.
     pub lease: Option<Lease>,
-}
-
-impl LeaseAnswer {
-    /// When the API server stored the last renewal. `None` if the Lease says nothing: it does not
-    /// exist, it does not tell, or it names a time later than the answer's own plus `clock_skew`.
-    pub fn last_renewal(&self, clock_skew: SignedDuration) -> Option<Timestamp> {
-        let renewed_at = self.lease.as_ref()?.renewed_at()?;
-        (renewed_at.duration_since(self.date) <= clock_skew).then_some(renewed_at)
-    }
 }
 
 /// The number of Nodes, the names of those that are out of service, and how many are not Ready.

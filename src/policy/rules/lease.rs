@@ -17,16 +17,11 @@ use super::{Outcome, Rule};
 use crate::policy::{
     assessment::{Assessment, is_overtaken},
     facts::{Fact, LeaseAnswer, SignOfLife, lease_name},
-    object::{lease::LeaseSpec, node::Node},
+    object::node::Node,
     reason::{Code, Reason, Renewal},
     text::Span,
 };
 
-/// For a Lease without a duration: the kubelet's default (`nodeLeaseDurationSeconds`).
-const DEFAULT_DURATION: i32 = 40;
-/// The longest duration that counts. A kubelet may write any duration into its Lease, and nobody
-/// could put its node out of service for a day.
-const LONGEST_DURATION: i32 = 300;
 /// How old a Node must be before a Lease that says nothing counts as run out. A kubelet creates its
 /// Lease within seconds.
 const SETTLED: SignedDuration = SignedDuration::from_mins(5);
@@ -73,8 +68,7 @@ pub(super) fn silence(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Op
 /// How the last sign of life contradicts the fence.
 fn refuted(assessment: &Assessment<'_>, answer: &LeaseAnswer, sign: SignOfLife) -> Option<Reason> {
     let clock_skew = assessment.proposal.settings.clock_skew;
-    let spec = answer.lease.as_ref().map(|lease| &lease.spec);
-    let silence = silence_needed(spec, clock_skew);
+    let silence = answer.runs_out_after(clock_skew);
     let age = answer.date.duration_since(sign.at);
     let runs_out_after = (age < silence).then_some(silence);
     // Without a fence to judge, an entry that is added needs silence alone.
@@ -82,17 +76,10 @@ fn refuted(assessment: &Assessment<'_>, answer: &LeaseAnswer, sign: SignOfLife) 
     if runs_out_after.is_none() && fenced_at.is_none() {
         return None;
     }
-    let by_machine = spec.and_then(|spec| spec.renew_time).filter(|_| !sign.of_status);
+    let by_machine = answer.lease.as_ref().and_then(|lease| lease.spec.renew_time).filter(|_| !sign.of_status);
     let by_machine = by_machine.filter(|time| time.duration_since(sign.at).abs() > clock_skew);
     let renewal = Renewal { sign, age, by_machine };
     Some(Reason::LeaseStillRenewed { renewal, runs_out_after, fenced_at })
-}
-
-/// How long a machine must be silent until this Lease has run out.
-fn silence_needed(spec: Option<&LeaseSpec>, clock_skew: SignedDuration) -> SignedDuration {
-    let duration =
-        spec.and_then(|spec| spec.lease_duration_seconds).unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION);
-    SignedDuration::from_secs(duration.into()).saturating_add(clock_skew)
 }
 
 /// Why a Lease that says nothing does not count as run out yet, and what to wait for. A Lease can
@@ -112,10 +99,9 @@ fn says_nothing(stored: &Node, answer: &LeaseAnswer, clock_skew: SignedDuration)
     // A Lease can lose its managed fields for good. The machine's own clock cannot show that it is
     // dead, but a time of just now shows that somebody renews.
     let by_machine = answer.lease.as_ref().filter(|lease| lease.renewed_at().is_none());
-    let renewed = by_machine
-        .and_then(|lease| lease.spec.renew_time.map(|time| (time, silence_needed(Some(&lease.spec), clock_skew))));
-    if let Some((time, silence)) = renewed.filter(|(time, silence)| answer.date.duration_since(*time).abs() < *silence)
-    {
+    let silence = answer.runs_out_after(clock_skew);
+    let renewed = by_machine.and_then(|lease| lease.spec.renew_time);
+    if let Some(time) = renewed.filter(|time| answer.date.duration_since(*time).abs() < silence) {
         return Some(format!(
             "it does not say when it was stored, and the machine's clock said {time}: that must be {} ago",
             Span(silence)

@@ -1,0 +1,332 @@
+//! Where a node stands in the out-of-service procedure, and what comes next. Commands and the
+//! watcher show it.
+//!
+//! It has no rules of its own: it asks [`decide`](super::decide) about the writes that come next,
+//! and says in a word what the answers mean.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{
+    annotation::{BOOT_ID, FENCED_AT, OVERRIDDEN, PLACED_AT, PLACED_BY, REQUIRED_EVIDENCE},
+    assessment::is_overtaken,
+    blocker::{BlockingPod, BlockingVolume},
+    decide,
+    decision::Decision,
+    evidence::parse_time,
+    facts::{Fact, FactQuery, Facts, SignOfLife},
+    facts_needed,
+    object::{
+        node::{Node, OUT_OF_SERVICE, Taint},
+        pod::Pod,
+    },
+    reason::{Code, Reason},
+    request::{Request, User, Write},
+    review::Webhook,
+    settings::Settings,
+    source::Doubt,
+};
+
+mod state;
+
+pub use state::{Next, Note, State};
+
+/// How long nothing may have left a node before it counts as stuck.
+pub const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(5);
+/// How long a node may be `Recovered` before its taint counts as forgotten.
+pub const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_mins(15);
+
+/// A step of the procedure: the write that a command makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Puts the node out of service, with the entry that the procedure has.
+    Place,
+    /// Removes every entry of the taint.
+    Release,
+    /// Deletes the Node.
+    Delete,
+}
+
+impl Step {
+    /// The write of this step to the stored Node.
+    pub fn write(self, stored: &Node) -> Write {
+        let old = stored.clone();
+        match self {
+            Self::Place => Write::Update { new: out_of_service(stored), old },
+            Self::Release => Write::Update { new: in_service(stored), old },
+            Self::Delete => Write::Delete { old },
+        }
+    }
+
+    /// The request for it.
+    pub fn request(self, stored: &Node, user: &User) -> Request {
+        Request { node: stored.metadata.name.clone(), user: user.clone(), write: self.write(stored) }
+    }
+}
+
+/// The Node with the taint. It stays as it is if it has the taint.
+fn out_of_service(node: &Node) -> Node {
+    let mut node = node.clone();
+    if !node.is_out_of_service() {
+        let [key, value, effect] = [OUT_OF_SERVICE, "nodeshutdown", "NoExecute"].map(str::to_owned);
+        node.spec.taints.push(Taint { key, value, effect });
+    }
+    node
+}
+
+fn in_service(node: &Node) -> Node {
+    let mut node = node.clone();
+    node.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
+    node
+}
+
+/// Where a node stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    pub state: State,
+    pub next: Next,
+    pub notes: Vec<Note>,
+    /// Since when the node is out of service, if the record says so.
+    pub out_since: Option<Timestamp>,
+    /// The last sign of life of its kubelet, if the Lease could be read and one is known.
+    pub sign_of_life: Option<SignOfLife>,
+    /// Whether the kubelet was heard within the duration of its own Lease. `None` if the Lease
+    /// could not be read.
+    pub is_heard: Option<bool>,
+    /// The pods that hold the taint, or would be displaced by it.
+    pub pods: Vec<BlockingPod>,
+    /// The volumes that hold the taint, or would be detached.
+    pub volumes: Vec<BlockingVolume>,
+    /// What the gate would say to the steps that are possible.
+    pub verdicts: Verdicts,
+    /// The facts that could not be read, with the reason.
+    pub unread: Vec<(Fact, String)>,
+}
+
+/// What the gate would say. `None`: the step makes no sense here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Verdicts {
+    pub place: Option<Decision>,
+    pub release: Option<Decision>,
+    pub delete: Option<Decision>,
+}
+
+/// The request and the facts to read for it: a release, even of a node that is in service, because
+/// what holds a release is what the taint displaces.
+pub fn facts_of(node: &Node, user: &User, settings: &Settings) -> (Request, FactQuery) {
+    let tainted = out_of_service(node);
+    let release = Step::Release.request(&tainted, user);
+    let mut query = FactQuery::from([Fact::Lease]);
+    if node.is_out_of_service() {
+        query.extend(facts_needed(&release, settings));
+        query.extend(facts_needed(&Step::Delete.request(node, user), settings));
+    } else if node.ready().is_none() {
+        query.extend(facts_needed(&release, settings));
+        query.extend(facts_needed(&Step::Place.request(node, user), settings));
+    }
+    (release, query)
+}
+
+/// Where the stored Node stands, for `user`, by the facts of [`facts_of`].
+pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) -> Standing {
+    let judge = |stored: &Node, step: Step| decide(Webhook::Mutate, &step.request(stored, user), facts, settings);
+    let (is_out, is_ready) = (node.is_out_of_service(), node.ready().is_some());
+    let (_, query) = facts_of(node, user, settings);
+    let held = judge(&out_of_service(node), Step::Release);
+    let (pods, volumes) = if is_out || !is_ready { blockers(&held) } else { (Vec::new(), Vec::new()) };
+    let answer = facts.lease.value().ok();
+    let sign_of_life = answer.and_then(|answer| SignOfLife::last(node, answer, settings.clock_skew));
+    let is_heard = answer.map(|answer| {
+        let silence = answer.runs_out_after(settings.clock_skew);
+        sign_of_life.is_some_and(|sign| answer.date.duration_since(sign.at) < silence)
+    });
+    let unread: Vec<(Fact, String)> =
+        query.iter().filter_map(|fact| Some((*fact, facts.why_unknown(*fact)?.to_owned()))).collect();
+    let place = (!is_out && !is_ready).then(|| judge(node, Step::Place));
+    let view = View {
+        node,
+        now: facts.api_now(),
+        clock_skew: settings.clock_skew,
+        sign_of_life,
+        is_heard,
+        is_held: !pods.is_empty() || !volumes.is_empty(),
+        lacks_facts: !unread.is_empty() || (is_out && denies(&held, Code::FactsUnavailable)),
+        place: place.as_ref(),
+        last_change: last_change(node, facts),
+    };
+    let state = view.state();
+    Standing {
+        state,
+        next: view.next(state),
+        notes: view.notes(state),
+        out_since: view.out_since(),
+        sign_of_life,
+        is_heard,
+        pods,
+        volumes,
+        verdicts: Verdicts {
+            place,
+            release: is_out.then_some(held),
+            delete: is_out.then(|| judge(node, Step::Delete)),
+        },
+        unread,
+    }
+}
+
+fn denies(decision: &Decision, code: Code) -> bool {
+    decision.findings.iter().any(|finding| finding.denies() && finding.reason.code() == code)
+}
+
+/// The pods and volumes that hold the taint, even if the check is turned down to a warning.
+fn blockers(release: &Decision) -> (Vec<BlockingPod>, Vec<BlockingVolume>) {
+    let (mut held_pods, mut held_volumes) = (Vec::new(), Vec::new());
+    for finding in &release.findings {
+        match &finding.reason {
+            Reason::PodsRemain { pods } => held_pods.clone_from(pods),
+            Reason::VolumesAttached { volumes } => held_volumes.clone_from(volumes),
+            _ => {}
+        }
+    }
+    (held_pods, held_volumes)
+}
+
+/// When something last happened on a node that is out of service, as far as its objects tell: it
+/// was put out of service, or a pod or a volume began to leave.
+fn last_change(node: &Node, facts: &Facts) -> Option<Timestamp> {
+    let pods = facts.pods.value().into_iter().flatten().filter_map(Pod::terminating_since);
+    let attachments = facts.volume_attachments.value().into_iter().flatten();
+    let volumes = attachments.filter_map(|attachment| attachment.metadata.deletion_timestamp);
+    pods.chain(volumes).chain(time_of(node, PLACED_AT)).filter(|at| *at <= facts.api_now()).max()
+}
+
+fn time_of(node: &Node, key: &str) -> Option<Timestamp> {
+    node.annotation(key).and_then(parse_time)
+}
+
+/// What a state is told from.
+struct View<'a> {
+    node: &'a Node,
+    now: Timestamp,
+    clock_skew: SignedDuration,
+    sign_of_life: Option<SignOfLife>,
+    /// Whether the kubelet was heard within the duration of its Lease. `None` if the Lease could
+    /// not be read.
+    is_heard: Option<bool>,
+    /// Whether a pod or a volume holds the taint, or would be displaced.
+    is_held: bool,
+    /// Whether there may be more that holds it, or more against a placement.
+    lacks_facts: bool,
+    /// What the gate says to a placement. `None` if the node is out of service or Ready.
+    place: Option<&'a Decision>,
+    last_change: Option<Timestamp>,
+}
+
+impl View<'_> {
+    fn state(&self) -> State {
+        let is_ready = self.node.ready().is_some();
+        match self.place {
+            _ if self.node.is_out_of_service() => self.state_out_of_service(is_ready),
+            None => State::InService,
+            Some(place) if place.allowed => State::Attested,
+            Some(_) if self.lacks_facts => State::Unknown,
+            Some(place) if self.is_contradicted(place) => State::Contradicted,
+            Some(_) if self.is_heard == Some(true) => State::NotReady,
+            Some(_) => State::Silent,
+        }
+    }
+
+    fn state_out_of_service(&self, is_ready: bool) -> State {
+        if self.is_held {
+            let is_of_other_boot = self.is_in_recorded_boot() == Some(false);
+            return match self.is_heard {
+                _ if is_of_other_boot => self.emptying(),
+                Some(true) => State::Alive,
+                _ if is_ready => State::Alive,
+                Some(false) => self.emptying(),
+                None => State::Unknown,
+            };
+        }
+        match (self.lacks_facts, is_ready, self.is_in_recorded_boot()) {
+            (true, ..) => State::Unknown,
+            (false, true, Some(true)) => State::SameBoot,
+            (false, true, _) => State::Recovered,
+            (false, false, _) => State::Empty,
+        }
+    }
+
+    /// Whether it goes on emptying, or nothing has left it for some time. Where no time is known,
+    /// nobody should wait.
+    fn emptying(&self) -> State {
+        let is_moving = self.last_change.is_some_and(|at| self.now.duration_since(at) <= STUCK_AFTER);
+        if is_moving { State::Emptying } else { State::Stuck }
+    }
+
+    /// Whether the machine runs the boot that was fenced. `None` if either is not known.
+    fn is_in_recorded_boot(&self) -> Option<bool> {
+        Some(self.node.annotation(BOOT_ID)? == self.node.boot_id()?)
+    }
+
+    /// Whether somebody said that the machine was fenced, and the denial is not for want of that: a
+    /// word does not count any more, or something else speaks against the placement.
+    fn is_contradicted(&self, place: &Decision) -> bool {
+        let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| self.node.annotation(key).is_some());
+        let mut denying = place.findings.iter().filter(|finding| finding.denies());
+        denying.any(|finding| match &finding.reason {
+            Reason::EvidenceMissing { unvouched } => {
+                unvouched.iter().any(|unvouched| matches!(unvouched.why, Doubt::Refuted { .. }))
+            }
+            _ => is_recorded,
+        })
+    }
+
+    fn next(&self, state: State) -> Next {
+        match state {
+            State::Emptying => Next::Wait,
+            State::SameBoot => Next::Reboot,
+            State::Recovered => Next::Release,
+            State::Empty => Next::Repair,
+            State::Contradicted if self.contradicts_the_fence() => Next::Fence,
+            State::Unknown | State::Alive | State::Stuck | State::NotReady | State::Contradicted => Next::Look,
+            State::Attested => Next::Place,
+            State::Silent if self.is_held => Next::Fence,
+            State::Silent | State::InService => Next::Nothing,
+        }
+    }
+
+    /// Whether a new fence is what is missing. Otherwise somebody's rights or a limit are.
+    fn contradicts_the_fence(&self) -> bool {
+        const OF_THE_FENCE: [Code; 6] = [
+            Code::LeaseStillRenewed,
+            Code::EvidenceMalformed,
+            Code::EvidenceExpired,
+            Code::EvidenceInFuture,
+            Code::EvidenceForOtherBoot,
+            Code::FactsUnavailable,
+        ];
+        self.place.is_some_and(|place| OF_THE_FENCE.iter().any(|code| denies(place, *code)))
+    }
+
+    fn out_since(&self) -> Option<Timestamp> {
+        time_of(self.node, PLACED_AT).filter(|_| self.node.is_out_of_service())
+    }
+
+    fn notes(&self, state: State) -> Vec<Note> {
+        let is_out = self.node.is_out_of_service();
+        let has = |key: &str| self.node.annotation(key).is_some();
+        let back_since = self.node.ready().and_then(|ready| ready.last_transition_time);
+        let is_forgotten = back_since.is_some_and(|since| self.now.duration_since(since) > FORGOTTEN_AFTER);
+        let overtakes = |at| self.sign_of_life.is_some_and(|sign| is_overtaken(at, sign, self.clock_skew));
+        let is_overtaken = time_of(self.node, FENCED_AT).is_some_and(overtakes);
+        let is_old_record = !is_out && state == State::InService && REQUIRED_EVIDENCE.iter().any(|key| has(key));
+        let all = [
+            (Note::Unrecorded, is_out && !has(PLACED_BY)),
+            (Note::Overridden, is_out && has(OVERRIDDEN)),
+            (Note::Forgotten, state == State::Recovered && is_forgotten),
+            (Note::StaleEvidence, is_old_record),
+            (Note::SameMachine, is_overtaken && !is_old_record && self.is_in_recorded_boot() != Some(false)),
+        ];
+        all.into_iter().filter(|(_, holds)| *holds).map(|(note, _)| note).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
