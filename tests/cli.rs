@@ -3,54 +3,24 @@
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
+#[path = "support/program.rs"]
+mod program;
 mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
 };
 
+use program::{code, fencegate, run, stderr, stdout};
 use serde_json::Value;
 use support::{Client, bare_taint};
 
 /// A cluster whose only object is the Lease of a machine that has been silent for two minutes.
 const SILENT_WORKER: &str = "apiVersion: coordination.k8s.io/v1\nkind: Lease\n\
     metadata: {name: worker-2, namespace: kube-node-lease}\nspec: {renewTime: \"2026-11-22T10:10:00.000000Z\"}\n";
-
-fn fencegate(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fencegate"));
-    // There is no cluster, on any machine that runs the tests.
-    command.current_dir(folder).env_clear().env("HOME", folder);
-    command
-}
-
-fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut child = fencegate(folder)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Ignored: in some tests, the program exits before it reads its input.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
 
 #[test]
 fn review_exits_with_the_verdict_and_prints_the_message() {

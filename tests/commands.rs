@@ -116,7 +116,7 @@ fn documents() -> Vec<(String, String)> {
     let mut names: Vec<String> =
         ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned).into();
     let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.extend(docs.map(|name| format!("docs/{name}")));
+    names.extend(docs.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")));
     names.sort();
     let read = |name: String| (fs::read_to_string(root.join(&name)).unwrap(), name);
     names.into_iter().map(read).map(|(text, name)| (name, text)).collect()

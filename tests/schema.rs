@@ -11,49 +11,17 @@ use fencegate::{
 };
 use serde_json::{Value, json};
 
+#[path = "support/schema.rs"]
+mod schema;
+
+use schema::accepts;
+
 fn read(path: &str) -> Value {
     serde_json::from_str(&fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()).unwrap()
 }
 
 fn schema() -> Value {
     read("docs/gateconfig.schema.json")
-}
-
-/// The keywords that say nothing about what is valid.
-const NOTES: [&str; 5] = ["$schema", "title", "description", "default", "properties"];
-
-/// Whether a value is valid, by the part of JSON Schema that the published one uses.
-fn accepts(schema: &Value, value: &Value) -> bool {
-    let rules = schema.as_object().unwrap().iter().filter(|(keyword, _)| !NOTES.contains(&keyword.as_str()));
-    let fields = value.as_object().into_iter().flatten();
-    let each_field = fields.into_iter().all(|(name, field)| match &schema["properties"][name] {
-        Value::Null => schema["additionalProperties"] != json!(false),
-        of_field => accepts(of_field, field),
-    });
-    let items = || value.as_array().into_iter().flatten();
-    let has_type = |name: &Value| match name.as_str().unwrap() {
-        "object" => value.is_object(),
-        "array" => value.is_array(),
-        "string" => value.is_string(),
-        "boolean" => value.is_boolean(),
-        "integer" => value.is_i64(),
-        "null" => value.is_null(),
-        other => panic!("what is {other}?"),
-    };
-    each_field
-        && rules.into_iter().all(|(keyword, rule)| match (keyword.as_str(), rule) {
-            ("additionalProperties", _) => true,
-            ("type", Value::Array(names)) => names.iter().any(has_type),
-            ("type", name) => has_type(name),
-            ("enum", Value::Array(values)) => values.contains(value),
-            ("anyOf", Value::Array(schemas)) => schemas.iter().any(|schema| accepts(schema, value)),
-            ("required", Value::Array(names)) => names.iter().all(|name| value.get(name.as_str().unwrap()).is_some()),
-            ("items", of_item) => items().all(|item| accepts(of_item, item)),
-            ("minItems", least) => value.as_array().is_none_or(|items| items.len() as u64 >= least.as_u64().unwrap()),
-            ("minimum", least) => value.as_i64().is_none_or(|number| number >= least.as_i64().unwrap()),
-            ("uniqueItems", _) => items().enumerate().all(|(n, item)| !items().skip(n + 1).any(|other| other == item)),
-            (other, _) => panic!("what is {other}?"),
-        })
 }
 
 /// Configurations for each setting: with each of its values and with wrong ones, and with a field

@@ -1,18 +1,29 @@
 //! The command line: one file for each subcommand. Results go to standard output, progress and
 //! hints to standard error.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use jiff::Timestamp;
 use kube::{Client, Config};
 
-use crate::cluster::{Cluster, Live, Snapshot};
+use crate::{
+    cluster::{Cluster, Live, Snapshot},
+    policy::evidence::parse_time,
+};
 
 mod certs;
 mod demo;
+mod desk;
 mod review;
 mod serve;
+mod status;
 
 /// Guards the Kubernetes taint node.kubernetes.io/out-of-service.
 ///
@@ -23,6 +34,7 @@ mod serve;
     version,
     max_term_width = 110,
     after_help = "Examples:
+  fencegate status                                         where nodes stand, and what comes next
   fencegate demo                                           show an outage, with all denials
   fencegate review review.json --cluster cluster.yaml      decide one AdmissionReview from a file
   fencegate serve --tls-cert tls.crt --tls-key tls.key     serve the webhook
@@ -36,6 +48,7 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Status(Box<status::Args>),
     Serve(Box<serve::Args>),
     Review(review::Args),
     Certs(certs::Args),
@@ -48,15 +61,35 @@ const ERROR: u8 = 2;
 /// Runs the program.
 pub fn main() -> ExitCode {
     let result = match arguments().command {
+        Command::Status(args) => block_on(status::run(*args)),
         Command::Serve(args) => block_on(serve::run(*args)),
         Command::Review(args) => block_on(review::run(args)),
         Command::Certs(args) => certs::run(&args),
         Command::Demo(args) => block_on(demo::run(args)),
     };
     result.unwrap_or_else(|error| {
+        if is_closed_pipe(&error) {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("fencegate: {error:#}");
         ExitCode::from(ERROR)
     })
+}
+
+/// Whether nobody reads the output any more, as with `| head`.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.into_iter().any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Writes a result to standard output.
+///
+/// # Errors
+/// If it cannot be written.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Parses the arguments. If the program is called as `kubectl-fencegate`, its help shows the name
@@ -127,6 +160,11 @@ async fn client() -> anyhow::Result<Client> {
 fn duration(text: &str) -> anyhow::Result<Duration> {
     let duration: jiff::SignedDuration = text.parse()?;
     Duration::try_from(duration).context("a length of time cannot be negative")
+}
+
+/// Parses an RFC 3339 time.
+fn time(text: &str) -> anyhow::Result<Timestamp> {
+    parse_time(text).context("is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z")
 }
 
 #[cfg(test)]

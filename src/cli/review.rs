@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{ClusterArg, has_kubeconfig, live};
+use super::{ClusterArg, has_kubeconfig, live, print, time};
 use crate::{
     admission::{
         handler::{Allowance, BODY_LIMIT, Call, Judge as _},
@@ -30,7 +30,6 @@ use crate::{
     config,
     gate::Gate,
     policy::{
-        evidence::parse_time,
         facts::Facts,
         review::{Review, Webhook},
         settings::Settings,
@@ -106,17 +105,19 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let decision = gate.judge(&call, &review).await;
     let answer = Answer::new(webhook, &review, &decision);
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string(&answer)?),
+        Output::Json => print(&format!("{}\n", serde_json::to_string(&answer)?))?,
         Output::Text => {
             for warning in &decision.warnings {
                 eprintln!("Warning: {warning}");
             }
             let allowed = || format!("allowed ({})", decision.transitions);
-            println!("{}", answer.message().map_or_else(allowed, str::to_owned));
+            let verdict = answer.message().map_or_else(allowed, str::to_owned);
             let stamps = decision.stamps.iter().filter(|_| webhook == Webhook::Mutate);
-            for (key, value) in stamps {
-                println!("  {key}{}", value.as_ref().map_or("-".to_owned(), |value| format!("={value}")));
-            }
+            let stamps = stamps.map(|(key, value)| {
+                let value = value.as_ref().map_or("-".to_owned(), |value| format!("={value}"));
+                format!("  {key}{value}\n")
+            });
+            print(&format!("{verdict}\n{}", stamps.collect::<String>()))?;
         }
     }
     Ok(ExitCode::from(u8::from(!decision.allowed)))
@@ -190,9 +191,4 @@ fn webhooks() -> impl TypedValueParser<Value = Webhook> {
     let named = |name: String| Webhook::ALL.into_iter().find(|webhook| webhook.name() == name);
     PossibleValuesParser::new(Webhook::ALL.map(Webhook::name))
         .try_map(move |name| named(name).context("there is no such webhook"))
-}
-
-/// Parses an RFC 3339 time.
-fn time(text: &str) -> anyhow::Result<Timestamp> {
-    parse_time(text).context("is not an RFC 3339 time with an offset, e.g. 2026-11-22T10:15:00Z")
 }

@@ -73,6 +73,16 @@ struct PageMetadata {
     next: String,
 }
 
+/// Which objects of a kind a list has.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Selection<'a> {
+    All,
+    /// Those that a field selector selects.
+    Fields(&'a str),
+    /// Those that a label selector selects.
+    Labels(&'a str),
+}
+
 /// A client of an API server.
 #[derive(Clone)]
 pub(super) struct Api {
@@ -139,7 +149,7 @@ impl Api {
             plural: kind.plural.to_owned(),
         };
         let builder = UrlBuilder::new(DynamicObject::url_path(&resource, namespace));
-        match self.list(&builder, selector, keep).await {
+        match self.list(&builder, selector.map_or(Selection::All, Selection::Fields), keep).await {
             Ok(objects) => Ok(Some(objects)),
             // For an installed kind, the API server answers a list request with 200, even if the
             // list is empty.
@@ -187,12 +197,12 @@ impl Api {
     pub async fn list<T: DeserializeOwned, K>(
         &self,
         builder: &UrlBuilder,
-        selector: Option<&str>,
+        selection: Selection<'_>,
         keep: impl Fn(T) -> Option<K>,
     ) -> Result<Vec<K>, ReadError> {
-        match self.pages(builder, selector, &keep).await {
+        match self.pages(builder, selection, &keep).await {
             Err(ReadError::Request(kube::Error::Api(status))) if status.code == StatusCode::GONE => {
-                self.pages(builder, selector, &keep).await
+                self.pages(builder, selection, &keep).await
             }
             result => result,
         }
@@ -201,14 +211,16 @@ impl Api {
     async fn pages<T: DeserializeOwned, K>(
         &self,
         builder: &UrlBuilder,
-        selector: Option<&str>,
+        selection: Selection<'_>,
         keep: impl Fn(T) -> Option<K>,
     ) -> Result<Vec<K>, ReadError> {
         let mut kept = Vec::new();
         let mut params = ListParams::default().limit(PAGE);
-        if let Some(selector) = selector {
-            params = params.fields(selector);
-        }
+        params = match selection {
+            Selection::All => params,
+            Selection::Fields(selector) => params.fields(selector),
+            Selection::Labels(selector) => params.labels(selector),
+        };
         loop {
             let request = builder.list(&params).map_err(kube::Error::BuildRequest)?;
             let Object(page): Object<Page<T>> = serde_json::from_str(&self.client.request_text(request).await?)?;

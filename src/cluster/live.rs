@@ -6,7 +6,11 @@ use std::future::Future;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::{
-    authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec, SubjectAccessReviewStatus},
+    authentication::v1::SelfSubjectReview,
+    authorization::v1::{
+        ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
+        SubjectAccessReviewSpec, SubjectAccessReviewStatus,
+    },
     coordination::v1 as coordination,
     core::v1 as core,
     storage::v1 as storage,
@@ -16,8 +20,8 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    ReachError, VIRTUAL_GROUP, VIRTUAL_RESOURCE, Written,
-    api::{Api, ReadError, check_name, clustered, namespaced},
+    ListError, Listed, ReachError, VIRTUAL_GROUP, VIRTUAL_RESOURCE, Wanted, Written,
+    api::{Api, ReadError, Selection, check_name, clustered, namespaced},
 };
 use crate::{
     clock::Clock,
@@ -48,12 +52,21 @@ pub struct Live {
     api: Api,
     /// The gate's own namespace, if it is known.
     namespace: Option<String>,
+    /// Whether the requester of every request is whoever this client is.
+    asks_for_itself: bool,
 }
 
 impl Live {
     /// Reads facts with this client.
     pub fn new(client: Client) -> Self {
-        Self { api: Api::new(client), namespace: None }
+        Self { api: Api::new(client), namespace: None, asks_for_itself: false }
+    }
+
+    /// The same, for a person who asks about writes of their own: they may ask for their own
+    /// rights, and not for those of others.
+    #[must_use]
+    pub fn asking_for_itself(self) -> Self {
+        Self { asks_for_itself: true, ..self }
     }
 
     /// The same, for a gate in this namespace.
@@ -117,6 +130,56 @@ impl Live {
         self.api.reach().await
     }
 
+    /// Lists Nodes for people.
+    pub(super) async fn list(&self, wanted: &Wanted) -> Result<Vec<Listed>, ListError> {
+        let unreadable = |error: ReadError| ListError::Unreadable(one_line(&error.to_string()));
+        let builder = clustered::<core::Node>();
+        let names = match wanted {
+            Wanted::All => return self.api.list(&builder, Selection::All, Some).await.map_err(unreadable),
+            Wanted::Labels(labels) => {
+                return self.api.list(&builder, Selection::Labels(labels), Some).await.map_err(unreadable);
+            }
+            Wanted::Names(names) => names,
+        };
+        let mut listed = Vec::new();
+        for name in names {
+            let Some(node) = self.api.get(&builder, name).await.map_err(unreadable)? else {
+                let known: Vec<Listed> = self.api.list(&builder, Selection::All, Some).await.map_err(unreadable)?;
+                let known = known.iter().map(|listed| listed.node.metadata.name.as_str());
+                return Err(ListError::missing(name, known));
+            };
+            listed.push(node);
+        }
+        Ok(listed)
+    }
+
+    /// Who this client is, as the API server authenticates it.
+    pub(super) async fn whoami(&self) -> Result<User, String> {
+        let answer = self.api.create(&SelfSubjectReview::default()).await;
+        let answer = answer.map_err(|error| one_line(&error.to_string()))?;
+        let info = answer.status.and_then(|status| status.user_info).unwrap_or_default();
+        Ok(User {
+            name: info.username.unwrap_or_default(),
+            uid: info.uid.unwrap_or_default(),
+            groups: info.groups.unwrap_or_default(),
+            extra: info.extra.unwrap_or_default(),
+        })
+    }
+
+    /// A value of a ConfigMap in the gate's namespace. `None` if there is no such value.
+    ///
+    /// # Errors
+    /// Why it could not be read, as one line for people.
+    pub async fn config_map(&self, name: &str, key: &str) -> Result<Option<String>, String> {
+        let read = async {
+            let builder = namespaced::<core::ConfigMap>(self.own_namespace()?);
+            let found: Option<core::ConfigMap> = self.api.get(&builder, name).await?;
+            Ok::<_, ReadError>(found)
+        };
+        let found = read.await.map_err(|error| one_line(&error.to_string()))?;
+        Ok(found.and_then(|found| found.data?.remove(key)))
+    }
+
     async fn fact(&self, fact: Fact, request: &Request) -> Result<FactValue, ReadError> {
         let node = &request.node;
         Ok(match fact {
@@ -138,14 +201,14 @@ impl Live {
     async fn pods(&self, node: &str) -> Result<Vec<Pod>, ReadError> {
         check_name(node)?;
         let selector = format!("spec.nodeName={node}");
-        self.api.list(&clustered::<core::Pod>(), Some(&selector), |pod: Pod| Some(pod)).await
+        self.api.list(&clustered::<core::Pod>(), Selection::Fields(&selector), |pod: Pod| Some(pod)).await
     }
 
     /// VolumeAttachments have no field selector for the node, so all are listed, and those of the
     /// node are kept.
     async fn volume_attachments(&self, node: &str) -> Result<Vec<VolumeAttachment>, ReadError> {
         let of_node = |attachment: VolumeAttachment| (attachment.spec.node_name == node).then_some(attachment);
-        self.api.list(&clustered::<storage::VolumeAttachment>(), None, of_node).await
+        self.api.list(&clustered::<storage::VolumeAttachment>(), Selection::All, of_node).await
     }
 
     /// The PersistentVolume that is bound to a claim. `None` if there is none.
@@ -161,7 +224,7 @@ impl Live {
     }
 
     async fn nodes(&self, node: &str) -> Result<NodeSummary, ReadError> {
-        let nodes: Vec<Node> = self.api.list(&clustered::<core::Node>(), None, Some).await?;
+        let nodes: Vec<Node> = self.api.list(&clustered::<core::Node>(), Selection::All, Some).await?;
         Ok(NodeSummary::of(&nodes, node))
     }
 
@@ -188,8 +251,23 @@ impl Live {
         self.api.list_custom(kind.kind(), scope.namespace, selector.as_deref(), about).await
     }
 
-    /// Sends a SubjectAccessReview for the requester, with all groups and extras.
+    /// Sends a SubjectAccessReview for the requester, with all groups and extras; or, for a client
+    /// that asks for itself, a SelfSubjectAccessReview.
     async fn access(&self, request: &Request, verb: Verb) -> Result<Access, ReadError> {
+        let resource_attributes = Some(ResourceAttributes {
+            group: Some(VIRTUAL_GROUP.to_owned()),
+            resource: Some(VIRTUAL_RESOURCE.to_owned()),
+            name: Some(request.node.clone()),
+            verb: Some(verb.name().to_owned()),
+            ..ResourceAttributes::default()
+        });
+        let allows = |status: SubjectAccessReviewStatus| status.allowed && status.denied != Some(true);
+        if self.asks_for_itself {
+            let spec = SelfSubjectAccessReviewSpec { resource_attributes, ..Default::default() };
+            let review = SelfSubjectAccessReview { spec, ..Default::default() };
+            let answer = self.api.create(&review).await?;
+            return Ok(Access { allowed: answer.status.is_some_and(allows) });
+        }
         let User { name, uid, groups, extra } = request.user.clone();
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
@@ -197,19 +275,12 @@ impl Live {
                 uid: Some(uid).filter(|uid| !uid.is_empty()),
                 groups: Some(groups),
                 extra: Some(extra),
-                resource_attributes: Some(ResourceAttributes {
-                    group: Some(VIRTUAL_GROUP.to_owned()),
-                    resource: Some(VIRTUAL_RESOURCE.to_owned()),
-                    name: Some(request.node.clone()),
-                    verb: Some(verb.name().to_owned()),
-                    ..ResourceAttributes::default()
-                }),
+                resource_attributes,
                 ..SubjectAccessReviewSpec::default()
             },
             ..SubjectAccessReview::default()
         };
         let answer = self.api.create(&review).await?;
-        let allows = |status: SubjectAccessReviewStatus| status.allowed && status.denied != Some(true);
         Ok(Access { allowed: answer.status.is_some_and(allows) })
     }
 }

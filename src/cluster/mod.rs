@@ -17,17 +17,19 @@ use crate::{
     policy::{
         Reservation,
         facts::{FactQuery, Reading},
-        request::Request,
+        request::{Request, User},
     },
 };
 
 mod api;
 pub mod file;
+pub mod listing;
 pub mod live;
 pub mod registration;
 
 pub use api::ReachError;
 pub use file::Snapshot;
+pub use listing::{ListError, Listed, Wanted};
 pub use live::Live;
 
 /// The API group and resource of the verbs `break-glass` and `attest`. No API server serves it;
@@ -78,6 +80,28 @@ impl Cluster {
         match self {
             Self::Live(live) => live.reserve(reservation, deadline).await,
             Self::File(_) => Ok(Written::Done),
+        }
+    }
+
+    /// Lists Nodes for people.
+    ///
+    /// # Errors
+    /// If they cannot be read, or if a Node that was named does not exist.
+    pub async fn nodes(&self, wanted: &Wanted) -> Result<Vec<Listed>, ListError> {
+        match self {
+            Self::Live(live) => live.list(wanted).await,
+            Self::File(snapshot) => snapshot.load().list(wanted),
+        }
+    }
+
+    /// Who asks: the user as the API server authenticates them. Nobody asks a file.
+    ///
+    /// # Errors
+    /// If the API server does not say, as one line for people.
+    pub async fn whoami(&self) -> Result<User, String> {
+        match self {
+            Self::Live(live) => live.whoami().await,
+            Self::File(_) => Ok(User::default()),
         }
     }
 

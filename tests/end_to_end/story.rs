@@ -1,13 +1,33 @@
 //! The purpose of fencegate: the harm without it, and an outage with it.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::{Command, Output},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use crate::{
-    harness::gate::Gate,
-    world::{PLACE, REMOVE, World, accepts, is_tainted, kubectl, now, of_node, rejects, until_silent},
+    harness::{
+        gate::{Gate, program},
+        plane::Plane,
+    },
+    world::{PLACE, REMOVE, World, accepts, is_tainted, kubectl, now, of_node, rejects, said, until_silent},
 };
+
+/// What `fencegate status` prints for this user.
+fn status(plane: &Plane, user: &str, arguments: &[&str]) -> Output {
+    let kubeconfig = plane.kubeconfig(user);
+    Command::new(program()).args(["status", "--kubeconfig", &kubeconfig]).args(arguments).output().unwrap()
+}
+
+/// Asserts the state of a node, as `fencegate status` tells it.
+#[track_caller]
+fn stands(plane: &Plane, node: &str, state: &str) {
+    let told = status(plane, "admin", &[node, "-o", "json"]);
+    let list: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|_| panic!("{}", said(&told)));
+    assert_eq!(list["items"][0]["state"], state, "{list:#}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_from_the_dead_machine_to_its_return() {
@@ -17,23 +37,29 @@ async fn an_outage_from_the_dead_machine_to_its_return() {
     let taint = || kubectl(plane, &["taint", "node", node, PLACE]);
     let untaint = || kubectl(plane, &["taint", "node", node, REMOVE]);
 
+    stands(plane, node, "InService");
     rejects(taint(), &["NodeStillReady", "EvidenceMissing"]);
     world.machine().power_off();
     let fenced_at = format!("fencegate.dev/fenced-at={}", now());
     world.until_ready(false).await;
     rejects(taint(), &["EvidenceMissing"]);
     until_silent(plane, node).await;
+    stands(plane, node, "Silent");
     let by = ["fencegate.dev/method=power-off", "fencegate.dev/fenced-by=alice"];
     accepts(kubectl(plane, &["annotate", "node", node, by[0], by[1], &fenced_at]));
+    stands(plane, node, "Attested");
     accepts(taint());
+    stands(plane, node, "Emptying");
 
     rejects(untaint(), &["PodsRemain", "VolumesAttached"]);
     rejects(kubectl(plane, &["delete", "node", node]), &["PodsRemain", "VolumesAttached"]);
     world.until_moved().await;
     assert_eq!(world.attachments().await, 0);
+    stands(plane, node, "Empty");
     world.machine().boot();
-    world.until_ready(true).await;
+    accepts(status(plane, "admin", &[node, "--wait", "Recovered", "--timeout", "2m"]));
     accepts(untaint());
+    stands(plane, node, "InService");
     assert!(!is_tainted(&of_node(plane, node).await));
     assert_eq!((world.san.corrupted(), world.san.disks()), (vec![], 1), "never two writers");
 

@@ -275,7 +275,7 @@ fn clock_library(plane: &Plane) -> String {
 }
 
 /// The program under test. Cargo tells tests its path; an example is built next to it.
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     let beside = || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("fencegate");
     option_env!("CARGO_BIN_EXE_fencegate").map_or_else(beside, PathBuf::from)
 }

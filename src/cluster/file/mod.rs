@@ -12,7 +12,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use self::{inventory::Inventory, objects::Objects};
-use super::{VIRTUAL_GROUP, VIRTUAL_RESOURCE};
+use super::{ListError, Listed, VIRTUAL_GROUP, VIRTUAL_RESOURCE, Wanted};
 use crate::policy::{
     facts::{FactQuery, Facts},
     request::Request,
@@ -102,6 +102,24 @@ impl Snapshot {
         match self {
             Self::Objects(_) => None,
             Self::Recorded(facts) => Some(facts.now),
+        }
+    }
+
+    /// Lists Nodes for people.
+    pub(super) fn list(&self, wanted: &Wanted) -> Result<Vec<Listed>, ListError> {
+        let listed = match self {
+            Self::Objects(objects) => objects.listed().ok_or(ListError::NotInFile)?,
+            Self::Recorded(_) => return Err(ListError::NotInFile),
+        };
+        let find = |name: &String| {
+            let named = listed.iter().find(|listed| listed.node.metadata.name == *name).cloned();
+            named
+                .ok_or_else(|| ListError::missing(name, listed.iter().map(|listed| listed.node.metadata.name.as_str())))
+        };
+        match wanted {
+            Wanted::All => Ok(listed.to_vec()),
+            Wanted::Labels(_) => Err(ListError::LabelsInFile),
+            Wanted::Names(names) => names.iter().map(find).collect(),
         }
     }
 

@@ -18,6 +18,7 @@ use super::{
     access::{self, AccessReview},
     inventory::{Inventory, Type, metadata},
 };
+use crate::cluster::Listed;
 use crate::policy::{
     facts::{
         BudgetAnswer, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary, Observed,
@@ -36,7 +37,7 @@ use crate::policy::{
 /// Objects of the kinds that the gate reads.
 #[derive(Clone, Debug, Default)]
 pub struct Objects {
-    nodes: Found<Node>,
+    nodes: Found<Listed>,
     pods: Found<Pod>,
     volume_attachments: Found<VolumeAttachment>,
     /// Those of the kubelets, by node.
@@ -125,6 +126,11 @@ impl Objects {
         Ok(())
     }
 
+    /// All Nodes. `None` if the file has none.
+    pub(super) fn listed(&self) -> Option<&[Listed]> {
+        self.nodes.as_deref()
+    }
+
     /// Reads the facts in `query`, at `now`.
     pub(super) fn read(&self, request: &Request, query: &FactQuery, now: Timestamp) -> Facts {
         let mut facts = Facts::at(now);
@@ -163,7 +169,7 @@ impl Objects {
             }
             Fact::Nodes => {
                 let all = self.nodes.as_ref().ok_or(NotInFile { kind: "Node" })?;
-                FactValue::Nodes(NodeSummary::of(all, node))
+                FactValue::Nodes(NodeSummary::of(all.iter().map(|listed| &listed.node), node))
             }
             Fact::Budget => FactValue::Budget(BudgetAnswer { date: now, lease: self.budget.clone() }),
             Fact::Access(verb) => {

@@ -19,11 +19,15 @@ impl LeaseAnswer {
         (renewed_at.duration_since(self.date) <= clock_skew).then_some(renewed_at)
     }
 
+    /// How long a renewal counts.
+    pub fn duration(&self) -> SignedDuration {
+        let duration = self.lease.as_ref().and_then(|lease| lease.spec.lease_duration_seconds);
+        SignedDuration::from_secs(duration.unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION).into())
+    }
+
     /// How long a machine must be silent until its Lease has run out.
     pub fn runs_out_after(&self, clock_skew: SignedDuration) -> SignedDuration {
-        let duration = self.lease.as_ref().and_then(|lease| lease.spec.lease_duration_seconds);
-        let duration = duration.unwrap_or(DEFAULT_DURATION).clamp(0, LONGEST_DURATION);
-        SignedDuration::from_secs(duration.into()).saturating_add(clock_skew)
+        self.duration().saturating_add(clock_skew)
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
     review::Webhook,
     settings::Settings,
     source::Doubt,
+    text::Foreign,
 };
 
 mod state;
@@ -92,6 +93,8 @@ pub struct Standing {
     /// Whether the kubelet was heard within the duration of its own Lease. `None` if the Lease
     /// could not be read.
     pub is_heard: Option<bool>,
+    /// Whether the machine runs the boot that was fenced. `None` if either is not known.
+    pub is_in_recorded_boot: Option<bool>,
     /// The pods that hold the taint, or would be displaced by it.
     pub pods: Vec<BlockingPod>,
     /// The volumes that hold the taint, or would be detached.
@@ -100,6 +103,31 @@ pub struct Standing {
     pub verdicts: Verdicts,
     /// The facts that could not be read, with the reason.
     pub unread: Vec<(Fact, String)>,
+}
+
+impl Standing {
+    /// The next step, and what the gate would say to it. `None` where no step makes sense.
+    pub fn next_step(&self) -> Option<(Step, &Decision)> {
+        let Verdicts { place, release, .. } = &self.verdicts;
+        let place = place.as_ref().map(|decision| (Step::Place, decision));
+        release.as_ref().map(|decision| (Step::Release, decision)).or(place)
+    }
+
+    /// The codes that deny the next step.
+    pub fn denying(&self) -> impl Iterator<Item = Code> {
+        let findings = self.next_step().into_iter().flat_map(|(_, decision)| &decision.findings);
+        findings.filter(|finding| finding.denies()).map(|finding| finding.reason.code())
+    }
+
+    /// Whether the volume of this name is among those that hold the taint: the name of a
+    /// VolumeAttachment, or one in the Node's `status.volumesAttached`.
+    pub fn holds_volume(&self, name: &str) -> bool {
+        let name = Foreign::from(name);
+        self.volumes.iter().any(|volume| match volume {
+            BlockingVolume::Attachment(attachment) => attachment.name == name,
+            BlockingVolume::OfNodeStatus(volume) => *volume == name,
+        })
+    }
 }
 
 /// What the gate would say. `None`: the step makes no sense here.
@@ -161,6 +189,7 @@ pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) ->
         out_since: view.out_since(),
         sign_of_life,
         is_heard,
+        is_in_recorded_boot: is_in_recorded_boot(node),
         pods,
         volumes,
         verdicts: Verdicts {
@@ -196,6 +225,11 @@ fn last_change(node: &Node, facts: &Facts) -> Option<Timestamp> {
     let attachments = facts.volume_attachments.value().into_iter().flatten();
     let volumes = attachments.filter_map(|attachment| attachment.metadata.deletion_timestamp);
     pods.chain(volumes).chain(time_of(node, PLACED_AT)).filter(|at| *at <= facts.api_now()).max()
+}
+
+/// Whether the machine runs the boot that was fenced. `None` if either is not known.
+fn is_in_recorded_boot(node: &Node) -> Option<bool> {
+    Some(node.annotation(BOOT_ID)? == node.boot_id()?)
 }
 
 fn time_of(node: &Node, key: &str) -> Option<Timestamp> {
@@ -236,7 +270,7 @@ impl View<'_> {
 
     fn state_out_of_service(&self, is_ready: bool) -> State {
         if self.is_held {
-            let is_of_other_boot = self.is_in_recorded_boot() == Some(false);
+            let is_of_other_boot = is_in_recorded_boot(self.node) == Some(false);
             return match self.is_heard {
                 _ if is_of_other_boot => self.emptying(),
                 Some(true) => State::Alive,
@@ -245,7 +279,7 @@ impl View<'_> {
                 None => State::Unknown,
             };
         }
-        match (self.lacks_facts, is_ready, self.is_in_recorded_boot()) {
+        match (self.lacks_facts, is_ready, is_in_recorded_boot(self.node)) {
             (true, ..) => State::Unknown,
             (false, true, Some(true)) => State::SameBoot,
             (false, true, _) => State::Recovered,
@@ -258,11 +292,6 @@ impl View<'_> {
     fn emptying(&self) -> State {
         let is_moving = self.last_change.is_some_and(|at| self.now.duration_since(at) <= STUCK_AFTER);
         if is_moving { State::Emptying } else { State::Stuck }
-    }
-
-    /// Whether the machine runs the boot that was fenced. `None` if either is not known.
-    fn is_in_recorded_boot(&self) -> Option<bool> {
-        Some(self.node.annotation(BOOT_ID)? == self.node.boot_id()?)
     }
 
     /// Whether somebody said that the machine was fenced, and the denial is not for want of that: a
@@ -322,7 +351,7 @@ impl View<'_> {
             (Note::Overridden, is_out && has(OVERRIDDEN)),
             (Note::Forgotten, state == State::Recovered && is_forgotten),
             (Note::StaleEvidence, is_old_record),
-            (Note::SameMachine, is_overtaken && !is_old_record && self.is_in_recorded_boot() != Some(false)),
+            (Note::SameMachine, is_overtaken && !is_old_record && is_in_recorded_boot(self.node) != Some(false)),
         ];
         all.into_iter().filter(|(_, holds)| *holds).map(|(note, _)| note).collect()
     }

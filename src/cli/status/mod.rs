@@ -1,0 +1,237 @@
+//! `fencegate status`: where each node stands in the out-of-service procedure, and what comes next.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::{
+    Args as ClapArgs, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    desk::{Desk, DeskArgs},
+    duration, print,
+};
+use crate::{
+    cluster::{Listed, Wanted},
+    policy::{
+        facts::Facts,
+        message::denial,
+        standing::{Next, Note, Standing, State, facts_of, standing},
+        text::Span,
+    },
+};
+
+mod json;
+mod long;
+mod table;
+
+/// How many nodes are read at the same time.
+const AT_ONCE: usize = 8;
+/// How often the nodes are read while a state is waited for.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Show where nodes stand in the out-of-service procedure, and what comes next.
+///
+/// Without names, a table of the nodes that are worth a look. With names, everything that is known
+/// about each of them.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  fencegate status                                   the nodes that are worth a look
+  fencegate status worker-2                          one node: what holds it, and what the gate would say
+  fencegate status worker-2 --wait Empty,Recovered   wait until nothing is left on it
+  fencegate status --check                           for scripts: exit code 1 if something is to be done
+  kubectl get nodes,leases,pods,volumeattachments,pv -A -o yaml | fencegate status -f -
+
+Exit codes: 0 told; 1 something is to be done (--check), or the wait was in vain (--wait); 2 a fact could not be read.")]
+pub struct Args {
+    /// Names of nodes
+    #[arg(value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Show the nodes that are in service, too
+    #[arg(long, conflicts_with = "nodes")]
+    all: bool,
+    /// Only nodes with these labels, as in `kubectl get -l`
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "nodes")]
+    selector: Option<String>,
+    /// End with exit code 1 if something is to be done about a node
+    #[arg(long)]
+    check: bool,
+    /// Wait until each of the named nodes is in one of these states
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states(), requires = "nodes")]
+    wait: Vec<State>,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    timeout: Duration,
+    /// What to print [default: a table, or the long form for named nodes]
+    #[arg(short, long, value_enum)]
+    output: Option<Output>,
+    /// Leave out the header of the table
+    #[arg(long)]
+    no_headers: bool,
+    #[command(flatten)]
+    desk: DeskArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table with more columns
+    Wide,
+    Json,
+    Yaml,
+    /// Only the names, as `node/NAME`
+    Name,
+}
+
+/// A node, with what is known about it.
+#[derive(Debug)]
+struct Row {
+    listed: Listed,
+    facts: Facts,
+    standing: Standing,
+}
+
+impl Row {
+    fn name(&self) -> &str {
+        &self.listed.node.metadata.name
+    }
+
+    /// The most urgent first, then by name. A silent node with nothing on it can wait.
+    fn urgency(&self) -> (bool, State, &str) {
+        let Standing { state, next, .. } = self.standing;
+        (state == State::Silent && next == Next::Nothing, state, self.name())
+    }
+
+    /// Since when the node is out of service: by the record, otherwise by the taint itself.
+    fn out_since(&self) -> Option<Timestamp> {
+        self.standing.out_since.or_else(|| self.listed.about.times_added().flatten().min())
+    }
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let desk = args.desk.open().await?;
+    let rows = if args.wait.is_empty() {
+        read(&desk, &args).await?
+    } else {
+        match wait(&desk, &args).await? {
+            Waited::For(rows) => rows,
+            Waited::InVain => return Ok(ExitCode::from(1)),
+        }
+    };
+    let total = rows.len();
+    let shows_all = args.all || !args.nodes.is_empty();
+    let mut rows: Vec<Row> =
+        rows.into_iter().filter(|row| shows_all || row.standing.state != State::InService).collect();
+    if args.nodes.is_empty() {
+        rows.sort_by(|one, other| one.urgency().cmp(&other.urgency()));
+    }
+    let text = match args.output {
+        Some(Output::Json) => json::list(&rows, &desk).to_json()?,
+        Some(Output::Yaml) => json::list(&rows, &desk).to_yaml()?,
+        Some(Output::Name) => rows.iter().flat_map(|row| ["node/", row.name(), "\n"]).collect(),
+        Some(Output::Wide) => table::table(&rows, true, !args.no_headers),
+        None if args.nodes.is_empty() => table::table(&rows, false, !args.no_headers),
+        None => rows.iter().map(|row| long::page(row, &desk)).collect::<Vec<_>>().join("\n"),
+    };
+    print(&text)?;
+    if args.nodes.is_empty() && matches!(args.output, None | Some(Output::Wide)) {
+        tell_the_rest(&rows, total, args.all);
+    }
+    Ok(exit_code(&rows, args.check))
+}
+
+/// 2 if a fact that decides could not be read, 1 if something is to be done and somebody checks.
+fn exit_code(rows: &[Row], checks: bool) -> ExitCode {
+    let is_unknown = rows.iter().any(|row| row.standing.state == State::Unknown);
+    let is_due = rows.iter().any(|row| row.standing.next.is_due());
+    ExitCode::from(if is_unknown { super::ERROR } else { u8::from(checks && is_due) })
+}
+
+/// What the table does not show, on standard error.
+fn tell_the_rest(rows: &[Row], total: usize, shows_all: bool) {
+    let in_service = if shows_all {
+        rows.iter().filter(|row| row.standing.state == State::InService).count()
+    } else {
+        total - rows.len()
+    };
+    let worth_a_look = total - in_service;
+    let hint = if shows_all || in_service == 0 { "" } else { " (--all)" };
+    eprintln!("{worth_a_look} of {total} nodes are worth a look; {in_service} are in service{hint}");
+    for row in rows.iter().filter(|row| row.standing.notes.contains(&Note::Forgotten)) {
+        let since = row.listed.node.ready().and_then(|ready| ready.last_transition_time);
+        let Some(age) = since.map(|since| row.facts.api_now().duration_since(since)) else { continue };
+        eprintln!("{} has been Recovered for {}: is the taint forgotten?", row.name(), Span(age));
+    }
+}
+
+/// The nodes that were asked for, in the cluster's order.
+async fn read(desk: &Desk, args: &Args) -> anyhow::Result<Vec<Row>> {
+    let wanted = match &args.selector {
+        Some(labels) => Wanted::Labels(labels.clone()),
+        None if args.nodes.is_empty() => Wanted::All,
+        None => Wanted::Names(args.nodes.clone()),
+    };
+    let listed = desk.cluster.nodes(&wanted).await?;
+    let rows = stream::iter(listed).map(|listed| look(desk, listed)).buffered(AT_ONCE);
+    Ok(rows.collect().await)
+}
+
+async fn look(desk: &Desk, listed: Listed) -> Row {
+    let (request, query) = facts_of(&listed.node, &desk.user, &desk.settings);
+    let deadline = Instant::now() + desk.patience;
+    let facts = desk.cluster.read(&request, &query, &desk.clock, deadline).await.facts;
+    let standing = standing(&listed.node, &desk.user, &facts, &desk.settings);
+    Row { listed, facts, standing }
+}
+
+enum Waited {
+    For(Vec<Row>),
+    InVain,
+}
+
+/// Waits until each named node is in one of the states, and says on standard error what changes.
+async fn wait(desk: &Desk, args: &Args) -> anyhow::Result<Waited> {
+    let end = Instant::now() + args.timeout;
+    let mut told: Vec<State> = Vec::new();
+    loop {
+        let rows = read(desk, args).await?;
+        let states: Vec<State> = rows.iter().map(|row| row.standing.state).collect();
+        for (index, row) in rows.iter().enumerate() {
+            if told.get(index) != states.get(index) {
+                eprintln!("{}  {} is {}", row.facts.now.strftime("%T"), row.name(), row.standing.state);
+            }
+        }
+        told.clone_from(&states);
+        if states.iter().all(|state| args.wait.contains(state)) {
+            return Ok(Waited::For(rows));
+        }
+        if Instant::now() >= end {
+            let names: Vec<&str> = args.wait.iter().map(|state| state.name()).collect();
+            eprintln!("not {} after {}s", names.join(" or "), args.timeout.as_secs());
+            return Ok(Waited::InVain);
+        }
+        if desk.source.server.is_none() {
+            bail!("a file does not change: --wait needs a cluster");
+        }
+        sleep(BEAT).await;
+    }
+}
+
+/// The gate's words about the next step, if it would deny it and somebody wants to take it. `None`
+/// if nothing is to be done, or if a machine must be looked at first.
+fn said(row: &Row, desk: &Desk) -> Option<String> {
+    let Standing { state, next, .. } = row.standing;
+    let is_wanted = next != Next::Nothing && state != State::NotReady;
+    let (step, decision) = row.standing.next_step().filter(|(_, decision)| is_wanted && !decision.allowed)?;
+    Some(denial(decision, Some(&step.request(&row.listed.node, &desk.user))))
+}
+
+/// Parses the name of a state.
+fn states() -> impl TypedValueParser<Value = State> {
+    let named = |name: String| State::ALL.into_iter().find(|state| state.name() == name);
+    PossibleValuesParser::new(State::ALL.map(State::name))
+        .try_map(move |name| named(name).context("there is no such state"))
+}
