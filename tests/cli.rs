@@ -215,3 +215,31 @@ fn serve_names_the_file_if_it_cannot_start() {
     assert_eq!(code(&output), 2);
     assert!(stderr(&output).contains("no.crt"), "{}", stderr(&output));
 }
+
+#[test]
+fn the_commands_that_write_need_a_cluster_and_sensible_arguments() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in
+        [vec!["attest", "worker-2", "--method", "power-off"], vec!["place", "worker-2"], vec!["release", "worker-2"]]
+    {
+        let refused = run(folder.path(), &arguments, "");
+        let sentence = format!("fencegate: a file cannot be written to: {} needs a cluster\n", arguments[0]);
+        assert_eq!((code(&refused), stdout(&refused).as_str()), (2, ""), "{arguments:?}");
+        assert!(stderr(&refused).ends_with(&sentence), "{arguments:?}: {}", stderr(&refused));
+    }
+    for arguments in [
+        vec!["attest", "worker-2"],
+        vec!["attest", "worker-2", "--method", "prayer"],
+        vec!["attest", "worker-2", "--method", "power-off", "--at", "yesterday"],
+        vec!["attest", "worker-2", "--method", "power-off", "--wait", "--force"],
+        vec!["place"],
+        vec!["place", "worker-2", "--effect", "PreferNoSchedule"],
+        vec!["place", "worker-2", "--dry-run", "perhaps"],
+        vec!["release", "worker-2", "--for", "ever"],
+        vec!["release", "worker-2", "--delete", "--break-glass", "why"],
+    ] {
+        let refused = run(folder.path(), &arguments, "");
+        assert_eq!((code(&refused), stdout(&refused).as_str()), (2, ""), "{arguments:?}");
+        assert!(stderr(&refused).starts_with("error: "), "{arguments:?}: {}", stderr(&refused));
+    }
+}

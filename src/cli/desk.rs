@@ -15,13 +15,22 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::{duration, has_kubeconfig, time};
 use crate::{
     clock::Clock,
-    cluster::{Cluster, Live, Snapshot},
+    cluster::{Cluster, Listed, Live, Snapshot, Wanted},
     config,
-    policy::{request::User, settings::Settings},
+    policy::{
+        Decision, decide,
+        facts::{FactQuery, Facts},
+        facts_needed,
+        request::{Request, User},
+        review::Webhook,
+        settings::Settings,
+        standing::{Standing, facts_of, standing},
+    },
 };
 
 /// The time at which the built-in example was taken.
@@ -83,6 +92,70 @@ pub struct Desk {
     pub source: Source,
     /// How long to wait for one answer.
     pub patience: Duration,
+}
+
+/// A node, with what is known about it.
+#[derive(Debug)]
+pub struct Row {
+    pub listed: Listed,
+    pub facts: Facts,
+    pub standing: Standing,
+}
+
+impl Row {
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.listed.node.metadata.name
+    }
+
+    /// Since when the node is out of service: by the record, otherwise by the taint itself.
+    pub fn out_since(&self) -> Option<Timestamp> {
+        self.standing.out_since.or_else(|| self.listed.about.times_added().flatten().min())
+    }
+
+    /// The time of day at which it was read.
+    pub fn time(&self) -> String {
+        self.facts.now.strftime("%T").to_string()
+    }
+}
+
+impl Desk {
+    /// The API server, if facts do not come from a file.
+    pub fn live(&self) -> Option<&Live> {
+        match &self.cluster {
+            Cluster::Live(live) => Some(live),
+            Cluster::File(_) => None,
+        }
+    }
+
+    /// Reads where a node stands.
+    pub async fn look(&self, listed: Listed) -> Row {
+        let (request, query) = facts_of(&listed.node, &self.user, &self.settings);
+        let facts = self.facts(&request, &query).await;
+        let standing = standing(&listed.node, &self.user, &facts, &self.settings);
+        Row { listed, facts, standing }
+    }
+
+    /// Reads a node of this name.
+    ///
+    /// # Errors
+    /// If it cannot be read, or does not exist.
+    pub async fn node(&self, name: &str) -> anyhow::Result<Row> {
+        let listed = self.cluster.nodes(&Wanted::Names(vec![name.to_owned()])).await?;
+        let listed = listed.into_iter().next().context("the API server answered with no Node")?;
+        Ok(self.look(listed).await)
+    }
+
+    /// What the gate would say to this request.
+    pub async fn judge(&self, request: &Request) -> Decision {
+        let facts = self.facts(request, &facts_needed(request, &self.settings)).await;
+        decide(Webhook::Mutate, request, &facts, &self.settings)
+    }
+
+    async fn facts(&self, request: &Request, query: &FactQuery) -> Facts {
+        let deadline = Instant::now() + self.patience;
+        self.cluster.read(request, query, &self.clock, deadline).await.facts
+    }
 }
 
 impl DeskArgs {

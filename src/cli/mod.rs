@@ -15,15 +15,20 @@ use kube::{Client, Config};
 
 use crate::{
     cluster::{Cluster, Live, Snapshot},
-    policy::evidence::parse_time,
+    policy::{evidence::parse_time, shell::Command as Typed},
 };
 
+mod attest;
 mod certs;
 mod demo;
 mod desk;
+mod place;
+mod release;
 mod review;
 mod serve;
 mod status;
+mod wait;
+mod write;
 
 /// Guards the Kubernetes taint node.kubernetes.io/out-of-service.
 ///
@@ -35,6 +40,9 @@ mod status;
     max_term_width = 110,
     after_help = "Examples:
   fencegate status                                         where nodes stand, and what comes next
+  fencegate attest worker-2 --method power-off --wait      record that a node was fenced
+  fencegate place worker-2 --wait                          put it out of service
+  fencegate release worker-2 --wait                        return it to service
   fencegate demo                                           show an outage, with all denials
   fencegate review review.json --cluster cluster.yaml      decide one AdmissionReview from a file
   fencegate serve --tls-cert tls.crt --tls-key tls.key     serve the webhook
@@ -49,6 +57,9 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Status(Box<status::Args>),
+    Attest(Box<attest::Args>),
+    Place(Box<place::Args>),
+    Release(Box<release::Args>),
     Serve(Box<serve::Args>),
     Review(review::Args),
     Certs(certs::Args),
@@ -62,6 +73,9 @@ const ERROR: u8 = 2;
 pub fn main() -> ExitCode {
     let result = match arguments().command {
         Command::Status(args) => block_on(status::run(*args)),
+        Command::Attest(args) => block_on(attest::run(*args)),
+        Command::Place(args) => block_on(place::run(*args)),
+        Command::Release(args) => block_on(release::run(*args)),
         Command::Serve(args) => block_on(serve::run(*args)),
         Command::Review(args) => block_on(review::run(args)),
         Command::Certs(args) => certs::run(&args),
@@ -95,11 +109,23 @@ fn print(text: &str) -> io::Result<()> {
 /// Parses the arguments. If the program is called as `kubectl-fencegate`, its help shows the name
 /// `kubectl fencegate`.
 fn arguments() -> Args {
-    let called = std::env::args_os().next().map(PathBuf::from);
-    let is_plugin = called.is_some_and(|path| path.file_name().is_some_and(|name| name == "kubectl-fencegate"));
     let command = Args::command();
-    let command = if is_plugin { command.bin_name("kubectl fencegate") } else { command };
+    let command = if is_plugin() { command.bin_name(PLUGIN) } else { command };
     Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// How the program is called as a plugin.
+const PLUGIN: &str = "kubectl fencegate";
+
+fn is_plugin() -> bool {
+    let called = std::env::args_os().next().map(PathBuf::from);
+    called.is_some_and(|path| path.file_name().is_some_and(|name| name == "kubectl-fencegate"))
+}
+
+/// What to type next: a command of this program, by the name by which it was called.
+fn next(command: &str, node: &str) -> String {
+    let typed = Typed::new(if is_plugin() { PLUGIN } else { "fencegate" }).arg(command).arg(node).arg("--wait");
+    typed.typed().map(|typed| format!("next: {typed}")).unwrap_or_default()
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

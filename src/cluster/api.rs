@@ -109,8 +109,7 @@ impl Api {
     /// Creates an object, and returns the object in the API server's answer.
     pub async fn create<T: Resource + Serialize + DeserializeOwned>(&self, object: &T) -> Result<T, ReadError> {
         let create = clustered::<T>().create(&PostParams::default(), serde_json::to_vec(object)?);
-        let answer = self.client.request_text(create.map_err(kube::Error::BuildRequest)?).await?;
-        Ok(serde_json::from_str(&answer)?)
+        self.send(create.map_err(kube::Error::BuildRequest)?).await
     }
 
     /// Creates an object, or replaces the version that it names.
@@ -156,6 +155,11 @@ impl Api {
             Err(ReadError::Request(kube::Error::Api(status))) if status.code == StatusCode::NOT_FOUND => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Sends a request, and returns the object in the answer.
+    pub async fn send<T: DeserializeOwned>(&self, request: http::Request<Vec<u8>>) -> Result<T, ReadError> {
+        Ok(serde_json::from_str(&self.client.request_text(request).await?)?)
     }
 
     /// One object. `None` if it does not exist.

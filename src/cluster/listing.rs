@@ -6,7 +6,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::policy::{
-    json::{null_is_default, object_or_null, objects_or_null, readable_time},
+    json::{null_is_default, object_or_null},
     object::node::{Node, OUT_OF_SERVICE},
 };
 
@@ -37,17 +37,9 @@ struct Metadata {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 struct Spec {
-    #[serde(deserialize_with = "objects_or_null")]
-    taints: Vec<Taint>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Taint {
+    /// As they are: a write replaces the whole list.
     #[serde(deserialize_with = "null_is_default")]
-    key: String,
-    #[serde(deserialize_with = "readable_time")]
-    time_added: Option<Timestamp>,
+    taints: Vec<Value>,
 }
 
 impl About {
@@ -59,8 +51,18 @@ impl About {
     /// `timeAdded` of each entry of the out-of-service taint, in their order: whoever wrote the
     /// taint may have written any time.
     pub fn times_added(&self) -> impl Iterator<Item = Option<Timestamp>> {
-        self.spec.taints.iter().filter(|taint| taint.key == OUT_OF_SERVICE).map(|taint| taint.time_added)
+        let entries = self.spec.taints.iter().filter(|taint| is_out_of_service(taint));
+        entries.map(|taint| taint.get("timeAdded")?.as_str()?.parse().ok())
     }
+
+    /// All other entries of `spec.taints`, as they are.
+    pub fn other_taints(&self) -> impl Iterator<Item = &Value> {
+        self.spec.taints.iter().filter(|taint| !is_out_of_service(taint))
+    }
+}
+
+fn is_out_of_service(taint: &Value) -> bool {
+    taint.get("key").and_then(Value::as_str) == Some(OUT_OF_SERVICE)
 }
 
 impl<'de> Deserialize<'de> for Listed {
@@ -124,6 +126,7 @@ mod tests {
         assert_eq!((listed.node.metadata.name.as_str(), listed.about.uid()), ("n1", "u"));
         let times: Vec<Option<Timestamp>> = listed.about.times_added().collect();
         assert_eq!(times, ["2026-11-22T10:16:05Z".parse().ok(), None]);
+        assert_eq!(listed.about.other_taints().collect::<Vec<_>>(), [&json!({"key": "a"})]);
         assert!(from_value::<Listed>(json!({"spec": "n1"})).is_err());
     }
 

@@ -49,7 +49,7 @@ const WHY_LENGTH: usize = 240;
 /// The facts of an API server.
 #[derive(Clone)]
 pub struct Live {
-    api: Api,
+    pub(super) api: Api,
     /// The gate's own namespace, if it is known.
     namespace: Option<String>,
     /// Whether the requester of every request is whoever this client is.

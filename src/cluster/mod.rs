@@ -26,11 +26,13 @@ pub mod file;
 pub mod listing;
 pub mod live;
 pub mod registration;
+pub mod steward;
 
 pub use api::ReachError;
 pub use file::Snapshot;
 pub use listing::{ListError, Listed, Wanted};
 pub use live::Live;
+pub use steward::{Manner, WriteError};
 
 /// The API group and resource of the verbs `break-glass` and `attest`. No API server serves it;
 /// RBAC needs only the name.

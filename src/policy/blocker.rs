@@ -97,6 +97,16 @@ impl BlockingPod {
     }
 }
 
+impl BlockingVolume {
+    /// The name of the VolumeAttachment, or the one in the Node's status.
+    pub fn name(&self) -> &Foreign {
+        match self {
+            Self::Attachment(attachment) => &attachment.name,
+            Self::OfNodeStatus(name) => name,
+        }
+    }
+}
+
 impl fmt::Display for BlockingPod {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, leaving } = self;

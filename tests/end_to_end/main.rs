@@ -32,6 +32,7 @@ mod held;
 mod install;
 mod interoperation;
 mod layers;
+mod operators;
 mod policy;
 mod registration;
 mod replicas;

@@ -1,33 +1,14 @@
 //! The purpose of fencegate: the harm without it, and an outage with it.
 
-use std::{
-    process::{Command, Output},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::{
-    harness::{
-        gate::{Gate, program},
-        plane::Plane,
-    },
-    world::{PLACE, REMOVE, World, accepts, is_tainted, kubectl, now, of_node, rejects, said, until_silent},
+    harness::gate::Gate,
+    operators::{fencegate, stands},
+    world::{PLACE, REMOVE, World, accepts, is_tainted, kubectl, now, of_node, rejects, until_silent},
 };
-
-/// What `fencegate status` prints for this user.
-fn status(plane: &Plane, user: &str, arguments: &[&str]) -> Output {
-    let kubeconfig = plane.kubeconfig(user);
-    Command::new(program()).args(["status", "--kubeconfig", &kubeconfig]).args(arguments).output().unwrap()
-}
-
-/// Asserts the state of a node, as `fencegate status` tells it.
-#[track_caller]
-fn stands(plane: &Plane, node: &str, state: &str) {
-    let told = status(plane, "admin", &[node, "-o", "json"]);
-    let list: Value = serde_json::from_slice(&told.stdout).unwrap_or_else(|_| panic!("{}", said(&told)));
-    assert_eq!(list["items"][0]["state"], state, "{list:#}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_from_the_dead_machine_to_its_return() {
@@ -57,7 +38,7 @@ async fn an_outage_from_the_dead_machine_to_its_return() {
     assert_eq!(world.attachments().await, 0);
     stands(plane, node, "Empty");
     world.machine().boot();
-    accepts(status(plane, "admin", &[node, "--wait", "Recovered", "--timeout", "2m"]));
+    accepts(fencegate(plane, "admin", "status", &[node, "--wait", "Recovered", "--timeout", "2m"]));
     accepts(untaint());
     stands(plane, node, "InService");
     assert!(!is_tainted(&of_node(plane, node).await));

@@ -3,9 +3,8 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::Row;
 use crate::{
-    cli::desk::{Desk, Source},
+    cli::desk::{Desk, Row, Source},
     policy::{
         annotation::{
             BOOT_ID, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT,

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::{Row, table::Age};
+use super::table::Age;
 use crate::{
-    cli::desk::Desk,
+    cli::desk::{Desk, Row},
     policy::{
         annotation::{
             BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, OVERRIDDEN_BY, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The page about a node.
-pub(super) fn page(row: &Row, desk: &Desk) -> String {
+pub fn page(row: &Row, desk: &Desk) -> String {
     let Row { listed, facts, standing } = row;
     let node = &listed.node;
     let now = facts.api_now();
@@ -67,7 +67,8 @@ pub(super) fn page(row: &Row, desk: &Desk) -> String {
     page
 }
 
-fn machine(node: &Node) -> String {
+/// The machine behind a node: its name, its addresses, and its provider's ID.
+pub fn machine(node: &Node) -> String {
     let addresses = node.status.addresses.iter().map(|address| Foreign::from(address.address.as_str()).to_string());
     let provider = Some(node.spec.provider_id.as_str()).filter(|id| !id.is_empty());
     let provider = provider.map(|id| format!("providerID {}", Foreign::from(id)));
@@ -96,7 +97,7 @@ fn lease(row: &Row) -> String {
 }
 
 /// What is on record, one line for each part of it.
-fn record(node: &Node) -> Vec<String> {
+pub fn record(node: &Node) -> Vec<String> {
     let value = |key: &str| node.annotation(key).map(|value| Foreign::from(value).to_string());
     let part = |text: &str, key: &str| value(key).map(|value| format!("{text}{value}"));
     let joined = |parts: Vec<Option<String>>, separator: &str| {

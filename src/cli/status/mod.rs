@@ -2,25 +2,23 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{
     Args as ClapArgs, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use futures_util::{StreamExt as _, stream};
-use jiff::Timestamp;
-use tokio::time::{Instant, sleep};
 
 use super::{
-    desk::{Desk, DeskArgs},
+    desk::{Desk, DeskArgs, Row},
     duration, print,
+    wait::{Ended, Patience},
 };
 use crate::{
-    cluster::{Listed, Wanted},
+    cluster::Wanted,
     policy::{
-        facts::Facts,
         message::denial,
-        standing::{Next, Note, Standing, State, facts_of, standing},
+        standing::{Next, Note, Standing, State},
         text::Span,
     },
 };
@@ -29,10 +27,10 @@ mod json;
 mod long;
 mod table;
 
+pub use long::{machine, page, record};
+
 /// How many nodes are read at the same time.
 const AT_ONCE: usize = 8;
-/// How often the nodes are read while a state is waited for.
-const BEAT: Duration = Duration::from_secs(1);
 
 /// Show where nodes stand in the out-of-service procedure, and what comes next.
 ///
@@ -86,39 +84,14 @@ enum Output {
     Name,
 }
 
-/// A node, with what is known about it.
-#[derive(Debug)]
-struct Row {
-    listed: Listed,
-    facts: Facts,
-    standing: Standing,
-}
-
-impl Row {
-    fn name(&self) -> &str {
-        &self.listed.node.metadata.name
-    }
-
-    /// The most urgent first, then by name. A silent node with nothing on it can wait.
-    fn urgency(&self) -> (bool, State, &str) {
-        let Standing { state, next, .. } = self.standing;
-        (state == State::Silent && next == Next::Nothing, state, self.name())
-    }
-
-    /// Since when the node is out of service: by the record, otherwise by the taint itself.
-    fn out_since(&self) -> Option<Timestamp> {
-        self.standing.out_since.or_else(|| self.listed.about.times_added().flatten().min())
-    }
-}
-
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let desk = args.desk.open().await?;
     let rows = if args.wait.is_empty() {
         read(&desk, &args).await?
     } else {
         match wait(&desk, &args).await? {
-            Waited::For(rows) => rows,
-            Waited::InVain => return Ok(ExitCode::from(1)),
+            Ok(rows) => rows,
+            Err(ended) => return Ok(ended.exit_code()),
         }
     };
     let total = rows.len();
@@ -126,7 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut rows: Vec<Row> =
         rows.into_iter().filter(|row| shows_all || row.standing.state != State::InService).collect();
     if args.nodes.is_empty() {
-        rows.sort_by(|one, other| one.urgency().cmp(&other.urgency()));
+        rows.sort_by(|one, other| urgency(one).cmp(&urgency(other)));
     }
     let text = match args.output {
         Some(Output::Json) => json::list(&rows, &desk).to_json()?,
@@ -141,6 +114,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tell_the_rest(&rows, total, args.all);
     }
     Ok(exit_code(&rows, args.check))
+}
+
+/// The most urgent first, then by name. A silent node with nothing on it can wait.
+fn urgency(row: &Row) -> (bool, State, &str) {
+    let Standing { state, next, .. } = row.standing;
+    (state == State::Silent && next == Next::Nothing, state, row.name())
 }
 
 /// 2 if a fact that decides could not be read, 1 if something is to be done and somebody checks.
@@ -175,48 +154,32 @@ async fn read(desk: &Desk, args: &Args) -> anyhow::Result<Vec<Row>> {
         None => Wanted::Names(args.nodes.clone()),
     };
     let listed = desk.cluster.nodes(&wanted).await?;
-    let rows = stream::iter(listed).map(|listed| look(desk, listed)).buffered(AT_ONCE);
+    let rows = stream::iter(listed).map(|listed| desk.look(listed)).buffered(AT_ONCE);
     Ok(rows.collect().await)
 }
 
-async fn look(desk: &Desk, listed: Listed) -> Row {
-    let (request, query) = facts_of(&listed.node, &desk.user, &desk.settings);
-    let deadline = Instant::now() + desk.patience;
-    let facts = desk.cluster.read(&request, &query, &desk.clock, deadline).await.facts;
-    let standing = standing(&listed.node, &desk.user, &facts, &desk.settings);
-    Row { listed, facts, standing }
-}
-
-enum Waited {
-    For(Vec<Row>),
-    InVain,
-}
-
 /// Waits until each named node is in one of the states, and says on standard error what changes.
-async fn wait(desk: &Desk, args: &Args) -> anyhow::Result<Waited> {
-    let end = Instant::now() + args.timeout;
+async fn wait(desk: &Desk, args: &Args) -> anyhow::Result<Result<Vec<Row>, Ended>> {
+    let mut patience = Patience::new(args.timeout)?;
     let mut told: Vec<State> = Vec::new();
     loop {
         let rows = read(desk, args).await?;
         let states: Vec<State> = rows.iter().map(|row| row.standing.state).collect();
         for (index, row) in rows.iter().enumerate() {
             if told.get(index) != states.get(index) {
-                eprintln!("{}  {} is {}", row.facts.now.strftime("%T"), row.name(), row.standing.state);
+                eprintln!("{}  {} is {}", row.time(), row.name(), row.standing.state);
             }
         }
         told.clone_from(&states);
         if states.iter().all(|state| args.wait.contains(state)) {
-            return Ok(Waited::For(rows));
+            return Ok(Ok(rows));
         }
-        if Instant::now() >= end {
+        desk.live().context("a file does not change: --wait needs a cluster")?;
+        if let Some(ended) = patience.beat().await {
             let names: Vec<&str> = args.wait.iter().map(|state| state.name()).collect();
-            eprintln!("not {} after {}s", names.join(" or "), args.timeout.as_secs());
-            return Ok(Waited::InVain);
+            eprintln!("{ended}: not {}", names.join(" or "));
+            return Ok(Err(ended));
         }
-        if desk.source.server.is_none() {
-            bail!("a file does not change: --wait needs a cluster");
-        }
-        sleep(BEAT).await;
     }
 }
 

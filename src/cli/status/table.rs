@@ -5,7 +5,7 @@ use std::{fmt, io::Write as _};
 use jiff::SignedDuration;
 use tabwriter::{Alignment, TabWriter};
 
-use super::Row;
+use crate::cli::desk::Row;
 use crate::policy::{
     annotation::{FENCED_AT, FENCED_BY, METHOD, PLACED_BY, SOURCE},
     reason::Code,

@@ -123,10 +123,7 @@ impl Standing {
     /// VolumeAttachment, or one in the Node's `status.volumesAttached`.
     pub fn holds_volume(&self, name: &str) -> bool {
         let name = Foreign::from(name);
-        self.volumes.iter().any(|volume| match volume {
-            BlockingVolume::Attachment(attachment) => attachment.name == name,
-            BlockingVolume::OfNodeStatus(volume) => *volume == name,
-        })
+        self.volumes.iter().any(|volume| *volume.name() == name)
     }
 }
 

@@ -1,0 +1,218 @@
+//! `fencegate place`: puts a fenced node out of service.
+
+use std::{
+    collections::BTreeSet,
+    io::{self, BufRead as _, Write as _},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use clap::{Args as ClapArgs, ValueEnum};
+use serde_json::Value;
+
+use super::{
+    desk::{Desk, DeskArgs, Row},
+    duration,
+    wait::Patience,
+    write::{self, Change, Sent, WriteArgs},
+};
+use crate::policy::{
+    blocker::BlockingPod,
+    object::node::{OUT_OF_SERVICE, Taint},
+    request::{Request, Write},
+    standing::State,
+    text::Span,
+};
+
+/// Put a fenced node out of service: its pods are force-deleted, and its volumes detached.
+///
+/// The write is judged by the gate's rules before it is sent, and by the gate itself.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  fencegate place worker-2 --wait
+  fencegate place worker-2 --break-glass 'OPS-123: the rack burnt down'
+
+Exit codes: 0 done, or out of service before; 1 denied, or not empty in time (--wait); 2 the command could not run.")]
+pub struct Args {
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// The effects of the taint
+    #[arg(long, value_enum, value_name = "EFFECT", default_value_t = Effect::NoExecute)]
+    effect: Effect,
+    /// The value of the taint
+    #[arg(long, value_name = "TEXT", default_value = "nodeshutdown")]
+    value: String,
+    /// Overrule the gate, for this reason: it is on record
+    #[arg(long, value_name = "WHY")]
+    break_glass: Option<String>,
+    /// Ask before anything is written
+    #[arg(short, long)]
+    interactive: bool,
+    /// Wait until nothing is left on the node
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    timeout: Duration,
+    #[command(flatten)]
+    write: WriteArgs,
+    #[command(flatten)]
+    desk: DeskArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "PascalCase")]
+enum Effect {
+    /// Evicts the pods, as the procedure has it
+    NoExecute,
+    /// Keeps new pods away and evicts none
+    NoSchedule,
+    #[value(name = "both")]
+    Both,
+}
+
+impl Effect {
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::NoExecute => &["NoExecute"],
+            Self::NoSchedule => &["NoSchedule"],
+            Self::Both => &["NoExecute", "NoSchedule"],
+        }
+    }
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let desk = args.desk.open().await?;
+    write::live(&desk, "place")?;
+    let row = desk.node(&args.node).await?;
+    let is_placed = args.entries().iter().all(|entry| row.listed.node.out_of_service().any(|taint| taint == entry));
+    if is_placed {
+        args.write.done(&args.node, "unchanged")?;
+    } else {
+        let request = args.request(&row, &desk);
+        let decision = desk.judge(&request).await;
+        if !decision.allowed {
+            write::refuse(&decision, &request);
+            return Ok(ExitCode::from(1));
+        }
+        args.write.tell(&announced(&row));
+        if args.interactive && !confirmed()? {
+            eprintln!("nothing was changed");
+            return Ok(ExitCode::from(1));
+        }
+        let propose = |row: &Row| (args.request(row, &desk), Change::Patch(args.patch(row)));
+        match write::send(&desk, &args.write, row, propose).await? {
+            Sent::Denied => return Ok(ExitCode::from(1)),
+            Sent::Stored(_) => args.write.done(&args.node, "out of service")?,
+        };
+    }
+    if args.wait && args.write.stores() { watch(&desk, &args).await } else { Ok(ExitCode::SUCCESS) }
+}
+
+impl Args {
+    fn entries(&self) -> Vec<Taint> {
+        let entry = |effect: &&str| Taint {
+            key: OUT_OF_SERVICE.to_owned(),
+            value: self.value.clone(),
+            effect: (*effect).to_owned(),
+        };
+        self.effect.names().iter().map(entry).collect()
+    }
+
+    fn request(&self, row: &Row, desk: &Desk) -> Request {
+        let old = row.listed.node.clone();
+        let mut new = old.clone();
+        new.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
+        new.spec.taints.extend(self.entries());
+        let request =
+            Request { node: row.name().to_owned(), user: desk.user.clone(), write: Write::Update { old, new } };
+        write::with_break_glass(request, self.break_glass.as_deref())
+    }
+
+    fn patch(&self, row: &Row) -> Value {
+        write::patch_of_taints(row, &self.entries(), self.break_glass.as_deref())
+    }
+}
+
+/// What will happen.
+fn announced(row: &Row) -> String {
+    let (pods, volumes) = (&row.standing.pods, &row.standing.volumes);
+    if pods.is_empty() && volumes.is_empty() {
+        return "nothing is on it that holds the taint".to_owned();
+    }
+    let names: Vec<String> = pods.iter().map(|pod| pod.name.to_string()).take(5).collect();
+    let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+    format!("{} pods will be force-deleted, {} volumes detached{names}", pods.len(), volumes.len())
+}
+
+fn confirmed() -> io::Result<bool> {
+    eprint!("go on? [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Tells each pod and volume that leaves the node, until nothing is left.
+async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
+    /// After how long without a change what holds the node is told.
+    const STILL: Duration = Duration::from_mins(1);
+
+    let mut patience = Patience::new(args.timeout)?;
+    let start = Instant::now();
+    let (mut left, mut changed_at, mut gone) = (BTreeSet::new(), Instant::now(), Vec::new());
+    loop {
+        let row = desk.node(&args.node).await?;
+        let now_left = leftover(&row);
+        for name in left.difference(&now_left) {
+            args.write.tell(&format!("{}  {name} gone", row.time()));
+            changed_at = Instant::now();
+            gone.push(String::clone(name));
+        }
+        left = now_left;
+        match row.standing.state {
+            State::Empty | State::Recovered | State::SameBoot => {
+                let took = jiff::SignedDuration::try_from(start.elapsed()).unwrap_or_default();
+                let runs = replacements(desk, &gone).await;
+                args.write.tell(&format!("{}  nothing is left after {}{runs}", row.time(), Span(took)));
+                args.write.tell("repair the machine; when it is back:");
+                args.write.tell(&super::next("release", &args.node));
+                return Ok(ExitCode::SUCCESS);
+            }
+            state if !row.listed.node.is_out_of_service() => {
+                eprintln!("{} is {state}: somebody removed the taint", args.node);
+                return Ok(ExitCode::from(1));
+            }
+            _ => {}
+        }
+        let ended = patience.beat().await;
+        if ended.is_some() || changed_at.elapsed() >= STILL {
+            changed_at = Instant::now();
+            for line in super::status::page(&row, desk).lines() {
+                eprintln!("  {line}");
+            }
+        }
+        if let Some(ended) = ended {
+            eprintln!("{ended}: {} is {}, and stays out of service", args.node, row.standing.state);
+            return Ok(ended.exit_code());
+        }
+    }
+}
+
+/// The names of what is left on the node.
+fn leftover(row: &Row) -> BTreeSet<String> {
+    let pods = row.standing.pods.iter().map(|pod: &BlockingPod| pod.name.to_string());
+    pods.chain(row.standing.volumes.iter().map(|volume| volume.name().to_string())).collect()
+}
+
+/// Where the pods that went run now: those of a StatefulSet keep their names.
+async fn replacements(desk: &Desk, gone: &[String]) -> String {
+    let Some(live) = desk.live() else { return String::new() };
+    let mut told = Vec::new();
+    for (pod, (namespace, name)) in gone.iter().filter_map(|pod| Some((pod, pod.split_once('/')?))).take(5) {
+        if let Ok(Some(node)) = live.where_it_runs(namespace, name).await {
+            told.push(format!("; {pod} is Running on {node}"));
+        }
+    }
+    told.concat()
+}

@@ -1,0 +1,181 @@
+//! What the commands that write have in common: how a write is sent, and what is said about it.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args as ClapArgs, ValueEnum};
+use serde_json::{Value, json};
+
+use super::{
+    desk::{Desk, Row},
+    print,
+};
+use crate::{
+    cluster::{Live, Manner, WriteError},
+    policy::{
+        Decision,
+        annotation::BREAK_GLASS,
+        message::denial,
+        object::node::Taint,
+        request::{Request, Write},
+    },
+};
+
+/// How often a write is tried if somebody else's came first.
+const TRIES: usize = 3;
+
+/// How a write is sent.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "How to write")]
+pub struct WriteArgs {
+    /// Say what would be done: by the gate's rules as this program has them, or by the API server
+    #[arg(long, value_enum, value_name = "none|client|server", default_value_t = DryRun::None, hide_possible_values = true)]
+    dry_run: DryRun,
+    /// The name under which the API server records who manages the fields
+    #[arg(long, value_name = "NAME", default_value = "kubectl-fencegate")]
+    field_manager: String,
+    /// Say nothing but results and errors
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DryRun {
+    None,
+    Client,
+    Server,
+}
+
+impl WriteArgs {
+    /// Says something on standard error, unless that is not wanted.
+    pub fn tell(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Prints the result of a write.
+    pub fn done(&self, node: &str, what: &str) -> anyhow::Result<ExitCode> {
+        let how = match self.dry_run {
+            DryRun::None => "",
+            DryRun::Client => " (dry run)",
+            DryRun::Server => " (server dry run)",
+        };
+        print(&format!("node/{node} {what}{how}\n"))?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn manner(&self) -> Manner {
+        Manner { dry_run: self.dry_run == DryRun::Server, field_manager: self.field_manager.clone() }
+    }
+
+    /// Whether anything is stored in the end.
+    pub fn stores(&self) -> bool {
+        self.dry_run == DryRun::None
+    }
+}
+
+/// What became of a write.
+pub enum Sent {
+    /// The Node as it is stored. `None`: nothing was sent, or the Node was deleted.
+    Stored(Option<Value>),
+    /// It was denied, and the user knows why.
+    Denied,
+}
+
+/// The API server to write to.
+///
+/// # Errors
+/// If facts come from a file.
+pub fn live<'a>(desk: &'a Desk, command: &str) -> anyhow::Result<&'a Live> {
+    desk.live().with_context(|| format!("a file cannot be written to: {command} needs a cluster"))
+}
+
+/// Says in the gate's words why a write is denied.
+pub fn refuse(decision: &Decision, request: &Request) {
+    eprintln!("{}", denial(decision, Some(request)));
+}
+
+/// The change that a command makes to a Node.
+pub enum Change {
+    /// Merged into the Node.
+    Patch(Value),
+    Delete,
+}
+
+/// Sends the change that `propose` makes of a node, if the gate's rules allow it. If somebody else
+/// wrote to the Node meanwhile, it is read and judged again.
+///
+/// # Errors
+/// If the Node cannot be read or written, or is not the one that was meant any more.
+pub async fn send(
+    desk: &Desk,
+    args: &WriteArgs,
+    mut row: Row,
+    propose: impl Fn(&Row) -> (Request, Change),
+) -> anyhow::Result<Sent> {
+    let live = live(desk, "this")?;
+    let uid = row.listed.about.uid().to_owned();
+    for _ in 0..TRIES {
+        let (request, change) = propose(&row);
+        let decision = desk.judge(&request).await;
+        if !decision.allowed {
+            refuse(&decision, &request);
+            return Ok(Sent::Denied);
+        }
+        for warning in &decision.warnings {
+            args.tell(&format!("Warning: {warning}"));
+        }
+        if args.dry_run == DryRun::Client {
+            return Ok(Sent::Stored(None));
+        }
+        let name = row.name().to_owned();
+        let result = match change {
+            Change::Patch(patch) => live.patch_node(&name, &with_uid(patch, &uid), &args.manner()).await.map(Some),
+            Change::Delete => live.delete_node(&name, &uid, &args.manner()).await.map(|()| None),
+        };
+        match result {
+            Ok(stored) => return Ok(Sent::Stored(stored)),
+            Err(WriteError::Denied(why)) => {
+                eprintln!("{why}");
+                return Ok(Sent::Denied);
+            }
+            Err(WriteError::Conflict) => row = desk.node(&name).await?,
+            Err(WriteError::Failed(why)) => anyhow::bail!(why),
+        }
+        if row.listed.about.uid() != uid {
+            anyhow::bail!("{name} is another Node now: it was deleted and made again meanwhile");
+        }
+    }
+    anyhow::bail!("{} was changed {TRIES} times meanwhile: try again", row.name())
+}
+
+/// A patch of this Node, and of no other one that has its name.
+fn with_uid(mut patch: Value, uid: &str) -> Value {
+    let metadata = patch.get_mut("metadata").and_then(Value::as_object_mut).filter(|_| !uid.is_empty());
+    if let Some(metadata) = metadata {
+        metadata.insert("uid".to_owned(), json!(uid));
+    }
+    patch
+}
+
+/// A patch that leaves these entries of the out-of-service taint, and all other taints. The list is
+/// replaced as a whole, so the patch names the version that it was made from: no taint that
+/// somebody else adds meanwhile is lost.
+pub fn patch_of_taints(row: &Row, entries: &[Taint], break_glass: Option<&str>) -> Value {
+    let entries = entries.iter().map(|entry| json!(entry));
+    let taints: Vec<Value> = row.listed.about.other_taints().cloned().chain(entries).collect();
+    let annotations: BTreeMap<&str, &str> = break_glass.map(|why| (BREAK_GLASS, why)).into_iter().collect();
+    json!({
+        "metadata": {"resourceVersion": row.listed.node.metadata.resource_version, "annotations": annotations},
+        "spec": {"taints": taints},
+    })
+}
+
+/// The request with a break-glass, if there is one.
+pub fn with_break_glass(mut request: Request, why: Option<&str>) -> Request {
+    if let (Some(why), Write::Update { new, .. }) = (why, &mut request.write) {
+        new.metadata.annotations.get_or_insert_default().insert(BREAK_GLASS.to_owned(), why.to_owned());
+    }
+    request
+}

@@ -1,0 +1,89 @@
+//! Writes to Nodes for people. The gate judges them like anyone's.
+
+use http::StatusCode;
+use k8s_openapi::api::core::v1 as core;
+use kube::core::params::{DeleteParams, Patch, PatchParams, Preconditions};
+use serde_json::Value;
+use thiserror::Error;
+
+use super::{
+    Live,
+    api::{ReadError, check_name, clustered, namespaced},
+};
+
+/// How a write is sent.
+#[derive(Clone, Debug, Default)]
+pub struct Manner {
+    /// The API server checks the write, and stores nothing.
+    pub dry_run: bool,
+    pub field_manager: String,
+}
+
+/// Why a write to a Node was not stored.
+#[derive(Debug, Error)]
+pub enum WriteError {
+    /// Admission or RBAC denied it. Holds the API server's words.
+    #[error("{0}")]
+    Denied(String),
+    /// The Node was changed since it was read, or is another Node of the same name.
+    #[error("the Node was changed meanwhile")]
+    Conflict,
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<ReadError> for WriteError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Request(kube::Error::Api(status)) if status.code == StatusCode::CONFLICT => Self::Conflict,
+            ReadError::Request(kube::Error::Api(status)) if status.code == StatusCode::FORBIDDEN => {
+                Self::Denied(status.message)
+            }
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Live {
+    /// Merges `patch` into a Node. Returns the Node as it is stored then.
+    ///
+    /// # Errors
+    /// If the write is denied, conflicts with another one, or fails.
+    pub async fn patch_node(&self, name: &str, patch: &Value, manner: &Manner) -> Result<Value, WriteError> {
+        check_name(name)?;
+        let field_manager = Some(manner.field_manager.clone());
+        let params = PatchParams { dry_run: manner.dry_run, field_manager, ..PatchParams::default() };
+        let request = clustered::<core::Node>().patch(name, &params, &Patch::Merge(patch));
+        let request = request.map_err(|error| ReadError::from(kube::Error::BuildRequest(error)))?;
+        Ok(self.api.send(request).await?)
+    }
+
+    /// Deletes the Node with this name and UID.
+    ///
+    /// # Errors
+    /// If the deletion is denied, if the Node is another one, or if it fails.
+    pub async fn delete_node(&self, name: &str, uid: &str, manner: &Manner) -> Result<(), WriteError> {
+        check_name(name)?;
+        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let params = DeleteParams { dry_run: manner.dry_run, preconditions, ..DeleteParams::default() };
+        let request = clustered::<core::Node>().delete(name, &params);
+        let request = request.map_err(|error| ReadError::from(kube::Error::BuildRequest(error)))?;
+        self.api.send::<Value>(request).await?;
+        Ok(())
+    }
+
+    /// The node that a pod of this name runs on. `None` if it does not run.
+    ///
+    /// # Errors
+    /// Why it could not be read, as one line for people.
+    pub async fn where_it_runs(&self, namespace: &str, name: &str) -> Result<Option<String>, String> {
+        let read = async {
+            check_name(namespace)?;
+            self.api.get::<core::Pod>(&namespaced::<core::Pod>(namespace), name).await
+        };
+        let pod = read.await.map_err(|error| error.to_string())?;
+        let runs =
+            |pod: &core::Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
+        Ok(pod.filter(runs).and_then(|pod| pod.spec?.node_name))
+    }
+}
