@@ -71,9 +71,18 @@ async fn sum(plane: &Plane, metric: &str, labels: &[&str]) -> f64 {
     samples.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
 }
 
+/// The lowest of three shares: a machine that does something else meanwhile can make one high, and
+/// what a write really costs is in all of them.
+async fn lowest_share(plane: &Plane, first_round: usize, out_of_service: bool) -> f64 {
+    let mut lowest = f64::INFINITY;
+    for round in first_round..first_round + 3 {
+        lowest = lowest.min(share_of_admission(plane, round, out_of_service).await);
+    }
+    lowest
+}
+
 /// Does each of [`WRITES`], and returns how much of the time of all requests to Nodes was spent on
-/// admission by webhooks and policies. By one clock in one run, so it does not depend on what else
-/// the machine does.
+/// admission by webhooks and policies, by one clock in one run.
 async fn share_of_admission(plane: &Plane, round: usize, out_of_service: bool) -> f64 {
     const PLUGINS: [&str; 3] = ["MutatingAdmissionWebhook", "ValidatingAdmissionPolicy", "ValidatingAdmissionWebhook"];
     let measure = async || {
@@ -104,7 +113,7 @@ async fn unguarded_writes_to_the_fullest_node_are_as_fast_as_without_the_gate_an
     create(&plane).await;
     let mut gate = Gate::guard(&plane).await;
     let reviews = gate.reviews().await;
-    let up = share_of_admission(&plane, 1, false).await;
+    let up = lowest_share(&plane, 10, false).await;
     assert_eq!(gate.reviews().await, reviews, "no unguarded write reached the gate");
 
     rejects(kubectl(&plane, &["taint", "node", "full", PLACE]), &["EvidenceMissing"]);
@@ -115,11 +124,11 @@ async fn unguarded_writes_to_the_fullest_node_are_as_fast_as_without_the_gate_an
     assert!(late.message.contains("EvidenceFrozen"), "{late:?}");
 
     let reviews = gate.reviews().await;
-    let out = share_of_admission(&plane, 2, true).await;
+    let out = lowest_share(&plane, 20, true).await;
     assert_eq!(gate.reviews().await, reviews, "nor while it is out of service");
     accepts(kubectl(&plane, &["taint", "node", "full", REMOVE]));
     gate.stop();
-    let down = share_of_admission(&plane, 3, false).await;
+    let down = lowest_share(&plane, 30, false).await;
     // The oldest Kubernetes copies both objects for each set of match conditions, which takes up to
     // 45%; the newest needs 7%.
     for (share, when) in [(up, "up"), (out, "out of service"), (down, "down")] {
