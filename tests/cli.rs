@@ -65,7 +65,7 @@ fn review_exits_with_code_2_and_says_why_if_it_cannot_decide() {
         ),
         (vec!["review", "--now", "today"], review.as_str(), "RFC 3339"),
         (vec!["review", "--output", "xml"], review.as_str(), "possible values"),
-        (vec!["explain"], "", "unrecognized subcommand"),
+        (vec!["nonsense"], "", "unrecognized subcommand"),
     ] {
         let output = run(folder.path(), &arguments, input);
         assert_eq!(code(&output), 2, "{arguments:?}");
@@ -241,5 +241,21 @@ fn the_commands_that_write_need_a_cluster_and_sensible_arguments() {
         let refused = run(folder.path(), &arguments, "");
         assert_eq!((code(&refused), stdout(&refused).as_str()), (2, ""), "{arguments:?}");
         assert!(stderr(&refused).starts_with("error: "), "{arguments:?}: {}", stderr(&refused));
+    }
+}
+
+#[test]
+fn reasons_are_explained_and_shells_complete_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = run(folder.path(), &["explain", "EvidenceFrozen"], "");
+    let text = "EvidenceFrozen always denies.\n\nIt fails when: ";
+    assert!(code(&told) == 0 && stdout(&told).starts_with(text), "{}", stdout(&told));
+    assert!(stdout(&told).ends_with("\nWhat to do: Leave the record as it is. The release removes it.\n"));
+    assert!(stdout(&run(folder.path(), &["explain"], "")).starts_with("CreatedOutOfService\nNodeStillReady\n"));
+    assert_eq!(code(&run(folder.path(), &["explain", "Nonsense"], "")), 2);
+    for shell in ["bash", "zsh", "fish", "powershell"] {
+        let script = run(folder.path(), &["completion", shell], "");
+        assert_eq!(code(&script), 0, "{shell}");
+        assert!(stdout(&script).contains("attest"), "{shell}");
     }
 }

@@ -20,8 +20,10 @@ use crate::{
 
 mod attest;
 mod certs;
+mod completion;
 mod demo;
 mod desk;
+mod explain;
 mod place;
 mod release;
 mod review;
@@ -60,10 +62,12 @@ enum Command {
     Attest(Box<attest::Args>),
     Place(Box<place::Args>),
     Release(Box<release::Args>),
+    Explain(explain::Args),
     Serve(Box<serve::Args>),
     Review(review::Args),
     Certs(certs::Args),
     Demo(demo::Args),
+    Completion(completion::Args),
 }
 
 /// The exit code for an error, other than a denial. clap uses it, too, for invalid arguments.
@@ -76,6 +80,8 @@ pub fn main() -> ExitCode {
         Command::Attest(args) => block_on(attest::run(*args)),
         Command::Place(args) => block_on(place::run(*args)),
         Command::Release(args) => block_on(release::run(*args)),
+        Command::Explain(args) => explain::run(&args),
+        Command::Completion(args) => completion::run(&args, Args::command()),
         Command::Serve(args) => block_on(serve::run(*args)),
         Command::Review(args) => block_on(review::run(args)),
         Command::Certs(args) => certs::run(&args),

@@ -1,7 +1,7 @@
 //! `fencegate place`: puts a fenced node out of service.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     io::{self, BufRead as _, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
@@ -17,7 +17,6 @@ use super::{
     write::{self, Change, Sent, WriteArgs},
 };
 use crate::policy::{
-    blocker::BlockingPod,
     object::node::{OUT_OF_SERVICE, Taint},
     request::{Request, Write},
     standing::State,
@@ -160,12 +159,12 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
 
     let mut patience = Patience::new(args.timeout)?;
     let start = Instant::now();
-    let (mut left, mut changed_at, mut gone) = (BTreeSet::new(), Instant::now(), Vec::new());
+    let (mut left, mut changed_at, mut gone) = (BTreeMap::new(), Instant::now(), Vec::new());
     loop {
         let row = desk.node(&args.node).await?;
         let now_left = leftover(&row);
-        for name in left.difference(&now_left) {
-            args.write.tell(&format!("{}  {name} gone", row.time()));
+        for (name, told) in left.iter().filter(|(name, _)| !now_left.contains_key(*name)) {
+            args.write.tell(&format!("{}  {told}", row.time()));
             changed_at = Instant::now();
             gone.push(String::clone(name));
         }
@@ -199,10 +198,12 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The names of what is left on the node.
-fn leftover(row: &Row) -> BTreeSet<String> {
-    let pods = row.standing.pods.iter().map(|pod: &BlockingPod| pod.name.to_string());
-    pods.chain(row.standing.volumes.iter().map(|volume| volume.name().to_string())).collect()
+/// What is left on the node, by name, with what is said once it has gone.
+fn leftover(row: &Row) -> BTreeMap<String, String> {
+    let pods = row.standing.pods.iter().map(|pod| (pod.name.to_string(), format!("{} gone", pod.name)));
+    let volumes = row.standing.volumes.iter();
+    let volumes = volumes.map(|volume| (volume.name().to_string(), format!("{} detached", volume.label())));
+    pods.chain(volumes).collect()
 }
 
 /// Where the pods that went run now: those of a StatefulSet keep their names.

@@ -98,6 +98,18 @@ impl BlockingPod {
 }
 
 impl BlockingVolume {
+    /// What people call the volume: its PersistentVolume, how its driver calls it, or its name in
+    /// the Node's status.
+    pub fn label(&self) -> &Foreign {
+        match self {
+            Self::Attachment(attachment) => match &attachment.volume {
+                VolumeName::Claim { volume, .. } => volume,
+                VolumeName::PersistentVolume(name) | VolumeName::Inline(name) => name,
+            },
+            Self::OfNodeStatus(name) => name,
+        }
+    }
+
     /// The name of the VolumeAttachment, or the one in the Node's status.
     pub fn name(&self) -> &Foreign {
         match self {

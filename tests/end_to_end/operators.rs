@@ -77,7 +77,12 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     let (done, told) = ended(plane, "place", &[node, "--wait"], 0);
     assert_eq!(done, format!("node/{node} out of service\n"));
     assert!(told.contains("1 pods will be force-deleted, 1 volumes detached: default/db-0"), "{told}");
-    assert!(told.contains("  default/db-0 gone\n") && told.contains("  nothing is left after "), "{told}");
+    assert!(
+        told.contains("  default/db-0 gone\n")
+            && told.contains("  pv-data-db-0 detached\n")
+            && told.contains("  nothing is left after "),
+        "{told}"
+    );
     let (done, _) = ended(plane, "place", &[node], 0);
     assert_eq!(done, format!("node/{node} unchanged\n"));
     let (_, why) = ended(plane, "attest", &[node, "--method", "storage-isolation", "--overwrite"], 1);
