@@ -219,9 +219,11 @@ fn serve_names_the_file_if_it_cannot_start() {
 #[test]
 fn the_commands_that_write_need_a_cluster_and_sensible_arguments() {
     let folder = tempfile::tempdir().unwrap();
-    for arguments in
-        [vec!["attest", "worker-2", "--method", "power-off"], vec!["place", "worker-2"], vec!["release", "worker-2"]]
-    {
+    for arguments in [
+        vec!["attest", "worker-2", "--example", "--method", "power-off"],
+        vec!["place", "node/worker-2", "--example"],
+        vec!["release", "worker-2", "--example"],
+    ] {
         let refused = run(folder.path(), &arguments, "");
         let sentence = format!("fencegate: a file cannot be written to: {} needs a cluster\n", arguments[0]);
         assert_eq!((code(&refused), stdout(&refused).as_str()), (2, ""), "{arguments:?}");
@@ -237,6 +239,8 @@ fn the_commands_that_write_need_a_cluster_and_sensible_arguments() {
         vec!["place", "worker-2", "--dry-run", "perhaps"],
         vec!["release", "worker-2", "--for", "ever"],
         vec!["release", "worker-2", "--delete", "--break-glass", "why"],
+        vec!["release", "worker-2", "--delete", "--for", "recovered"],
+        vec!["place", "node/"],
     ] {
         let refused = run(folder.path(), &arguments, "");
         assert_eq!((code(&refused), stdout(&refused).as_str()), (2, ""), "{arguments:?}");
@@ -247,7 +251,7 @@ fn the_commands_that_write_need_a_cluster_and_sensible_arguments() {
 #[test]
 fn reasons_are_explained_and_shells_complete_commands() {
     let folder = tempfile::tempdir().unwrap();
-    let told = run(folder.path(), &["explain", "EvidenceFrozen"], "");
+    let told = run(folder.path(), &["explain", "evidencefrozen"], "");
     let text = "EvidenceFrozen always denies.\n\nIt fails when: ";
     assert!(code(&told) == 0 && stdout(&told).starts_with(text), "{}", stdout(&told));
     assert!(stdout(&told).ends_with("\nWhat to do: Leave the record as it is. The release removes it.\n"));

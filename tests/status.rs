@@ -129,9 +129,9 @@ fn status(folder: &Path, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn without_a_cluster_the_table_is_about_the_example() {
+fn the_table_of_the_example_shows_what_is_worth_a_look() {
     let folder = tempfile::tempdir().unwrap();
-    let told = run(folder.path(), &["status"], "");
+    let told = run(folder.path(), &["status", "--example"], "");
     assert_eq!(code(&told), 0, "{}", stderr(&told));
     assert_eq!(
         stdout(&told),
@@ -140,13 +140,13 @@ fn without_a_cluster_the_table_is_about_the_example() {
     );
     assert_eq!(
         stderr(&told),
-        "there is no cluster: facts come from the built-in example; use -f FILE to read your own\n\
+        "facts come from the built-in example\n\
          1 of 3 nodes are worth a look; 2 are in service (--all)\n"
     );
-    let all = run(folder.path(), &["status", "--all", "--no-headers"], "");
+    let all = run(folder.path(), &["status", "--example", "--all", "--no-headers"], "");
     assert_eq!(stdout(&all).lines().count(), 3);
     assert!(stderr(&all).ends_with("1 of 3 nodes are worth a look; 2 are in service\n"), "{}", stderr(&all));
-    let names = run(folder.path(), &["status", "--all", "-o", "name"], "");
+    let names = run(folder.path(), &["status", "--example", "--all", "-o", "name"], "");
     assert_eq!(stdout(&names), "node/worker-2\nnode/worker-1\nnode/worker-3\n");
 }
 
@@ -276,9 +276,10 @@ fn what_cannot_be_told_ends_with_2_and_one_sentence() {
         (vec!["--kubeconfig", "unreachable"], "https://127.0.0.1:1: the API server could not be reached: "),
         (vec!["-f", "nowhere"], "cannot read nowhere: No such file or directory"),
         (vec!["--config", "nowhere"], "cannot read nowhere: No such file or directory"),
-        (vec!["worker-22"], "node \"worker-22\" does not exist; similar: worker-2"),
-        (vec!["-l", "a=b"], "a file cannot be searched for labels: give the names of the nodes"),
-        (vec!["worker-2", "--wait", "Empty"], "a file does not change: --wait needs a cluster"),
+        (vec![], "no cluster: there is neither a kubeconfig nor a service account; -f FILE reads a dump, "),
+        (vec!["--example", "worker-22"], "node \"worker-22\" does not exist; similar: worker-2"),
+        (vec!["--example", "-l", "a=b"], "a file cannot be searched for labels: give the names of the nodes"),
+        (vec!["--example", "worker-2", "--wait", "empty"], "a file does not change: --wait needs a cluster"),
     ] {
         let told = run(folder.path(), &[&["status"], arguments.as_slice()].concat(), "");
         let errors: Vec<String> =
@@ -293,9 +294,13 @@ fn what_cannot_be_told_ends_with_2_and_one_sentence() {
     }
     let empty = run(folder.path(), &["status", "-f", "-"], "");
     assert_eq!((code(&empty), stderr(&empty)), (2, "fencegate: - is empty\n".to_owned()));
-    for arguments in
-        [vec!["--wait", "Asleep", "n1"], vec!["--wait", "Empty"], vec!["--all", "n1"], vec!["-f", "x", "--as", "eve"]]
-    {
+    for arguments in [
+        vec!["--wait", "Asleep", "n1"],
+        vec!["--wait", "Empty"],
+        vec!["--all", "n1"],
+        vec!["-f", "x", "--as", "eve"],
+        vec!["--example", "n1", "--wait", "Empty", "--timeout", "2562047788015215h"],
+    ] {
         assert_eq!(code(&run(folder.path(), &[&["status"], arguments.as_slice()].concat(), "")), 2, "{arguments:?}");
     }
 }
@@ -321,7 +326,7 @@ fn a_fact_that_could_not_be_read_is_no_answer() {
 #[test]
 fn a_closed_pipe_is_no_error() {
     let folder = tempfile::tempdir().unwrap();
-    for arguments in [vec!["status", "--all"], vec!["demo"]] {
+    for arguments in [vec!["status", "--example", "--all"], vec!["demo"]] {
         let mut child = fencegate(folder.path())
             .args(&arguments)
             .stdin(Stdio::null())
@@ -338,4 +343,37 @@ fn a_closed_pipe_is_no_error() {
             stderr(&output)
         );
     }
+}
+
+#[test]
+fn a_dump_is_told_as_of_its_newest_renewal() {
+    let folder = tempfile::tempdir().unwrap();
+    let told =
+        run(folder.path(), &["status", "-f", "-", "--no-headers", "not-ready", "-o", "wide"], &dump().to_string());
+    assert!(stdout(&told).starts_with("not-ready   NotReady   False   0s "), "{}", stdout(&told));
+    let source = "facts come from standard input, as of 2026-11-22T10:41:58Z, the newest renewal in it: see --now\n";
+    assert!(stderr(&told).starts_with(source), "{}", stderr(&told));
+}
+
+#[test]
+fn a_hostile_name_stays_in_its_cell() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "a\u{1b}[2J\nworker-9 InService True \u{202e}";
+    let dump = json!({"kind": "List", "apiVersion": "v1", "items": [
+        node(name, "Unknown", "2026-11-22T10:10:42Z", "b1", false, &[]), lease(name, "2026-11-22T10:09:58Z"),
+        json!({"kind": "PodList", "apiVersion": "v1", "items": []}),
+        json!({"kind": "VolumeAttachmentList", "apiVersion": "v1", "items": []}),
+    ]});
+    for arguments in [vec![], vec!["-o", "wide"], vec!["-o", "name"], vec![name]] {
+        let told = run(
+            folder.path(),
+            &[&["status", "-f", "-", "--now", NOW], arguments.as_slice()].concat(),
+            &dump.to_string(),
+        );
+        let everything = format!("{}{}", stdout(&told), stderr(&told));
+        assert!(!everything.contains(['\u{1b}', '\u{202e}']), "{arguments:?}: {everything:?}");
+        assert!(everything.lines().all(|line| !line.starts_with("worker-9")), "{arguments:?}: {everything}");
+    }
+    let table = stdout(&run(folder.path(), &["status", "-f", "-", "--now", NOW, "--no-headers"], &dump.to_string()));
+    assert_eq!(table.split_whitespace().count(), 8, "{table}");
 }

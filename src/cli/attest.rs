@@ -2,25 +2,24 @@
 
 use std::{collections::BTreeMap, io::Read as _, process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{
     Args as ClapArgs,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
 
 use super::{
     desk::{Desk, DeskArgs, Row},
-    duration,
+    duration, node_name,
     wait::Patience,
     write::{self, Change, Sent, WriteArgs, refuse},
 };
 use crate::policy::{
-    Decision,
+    Decision, Finding,
     annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, NOW, PROOF, REQUIRED_EVIDENCE},
     evidence::{Method, parse_time},
-    object::node::Node,
+    object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Reason},
     request::{Request, Write},
     standing::Step,
@@ -40,9 +39,12 @@ use crate::policy::{
 
 Exit codes: 0 recorded; 1 refuted or denied, nothing was recorded; 2 the command could not run.")]
 pub struct Args {
-    #[arg(value_name = "NODE")]
+    /// The name of the node
+    #[arg(value_name = "NODE", value_parser = node_name)]
     node: String,
-    /// How it was fenced
+    /// How it was fenced: `power-off` and `instance-stop` for a machine that was switched off,
+    /// `hardware-removal` for one that is gone, `network-isolation` and `storage-isolation` for one
+    /// that was only cut off
     #[arg(long, value_name = "METHOD", value_parser = methods())]
     method: Method,
     /// Who fenced it, with a ticket perhaps [default: your user name]
@@ -87,24 +89,26 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     write::live(&desk, "attest")?;
     let proof = args.proof.as_deref().map(observed).transpose()?;
     let mut row = desk.node(&args.node).await?;
-    let is_recorded = |key: &str| row.listed.node.annotation(key).is_some();
-    if !args.overwrite && !row.listed.node.is_out_of_service() && REQUIRED_EVIDENCE.iter().all(|key| is_recorded(key)) {
-        eprintln!("{} has a record already, and nothing was changed:", args.node);
-        for line in super::status::record(&row.listed.node) {
-            eprintln!("  {line}");
-        }
-        eprintln!("if it is about an earlier fence, --overwrite replaces it");
+    if let Some(why) = args.recorded(&row) {
+        eprintln!("{why}");
         return Ok(ExitCode::from(1));
     }
     let changes = args.changes(&row, &desk, proof);
-    if !args.force && !row.listed.node.is_out_of_service() {
+    if args.force {
+        let request = placing(&row, &desk, &changes);
+        if refutes(&desk.judge_strictly(&request).await) {
+            args.write.tell("Warning: something speaks against this fence, and it is recorded all the same");
+        }
+    } else {
         match args.silent(&desk, row, &changes).await? {
             Ok(silent) => row = silent,
             Err(code) => return Ok(code),
         }
     }
-    let propose =
-        |row: &Row| (attesting(row, &desk, &changes), Change::Patch(json!({"metadata": {"annotations": changes}})));
+    let propose = |row: &Row| match args.recorded(row) {
+        Some(why) => Err(why),
+        None => Ok((attesting(row, &desk, &changes), Change::Patch(write::patch_of_annotations(row, &changes)))),
+    };
     match write::send(&desk, &args.write, row, propose).await? {
         Sent::Denied => Ok(ExitCode::from(1)),
         Sent::Stored(_) => {
@@ -119,6 +123,21 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 type Changes = BTreeMap<&'static str, Option<String>>;
 
 impl Args {
+    /// What is said about a record that is there already, if it may not be replaced. The gate says
+    /// it about the record of a node that is out of service.
+    fn recorded(&self, row: &Row) -> Option<String> {
+        let node = &row.listed.node;
+        let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| node.annotation(key).is_some());
+        (is_recorded && !self.overwrite && !node.is_out_of_service()).then(|| {
+            let record = super::status::record(node).join("\n  ");
+            let name = &self.node;
+            format!(
+                "{name} has a record already, and nothing was changed:\n  {record}\n\
+                 if it is about an earlier fence, --overwrite replaces it"
+            )
+        })
+    }
+
     /// The record. A proof and a boot of an earlier record do not belong to it.
     fn changes(&self, row: &Row, desk: &Desk, proof: Option<String>) -> Changes {
         let at = match self.at {
@@ -128,7 +147,10 @@ impl Args {
                 row.facts.api_now().saturating_sub(ago).map_or(NOW.to_owned(), |at| at.strftime("%FT%TZ").to_string())
             }
         };
-        let boot_id = self.boot_id.clone().or_else(|| row.listed.node.boot_id().map(str::to_owned));
+        // A record that comes late names no boot: the node may have booted since it was fenced.
+        let node = &row.listed.node;
+        let current = node.boot_id().filter(|_| !node.is_out_of_service()).map(str::to_owned);
+        let boot_id = self.boot_id.clone().or(current);
         BTreeMap::from([
             (METHOD, Some(self.method.name().to_owned())),
             (FENCED_AT, Some(at)),
@@ -142,11 +164,11 @@ impl Args {
     /// with `--wait` until it says nothing against the machine's silence any more.
     async fn silent(&self, desk: &Desk, mut row: Row, changes: &Changes) -> anyhow::Result<Result<Row, ExitCode>> {
         let heard_first = row.standing.sign_of_life;
-        let mut patience = Patience::new(self.timeout)?;
+        let mut patience = Patience::new(self.timeout);
         let mut has_told = false;
         loop {
             let request = placing(&row, desk, changes);
-            let decision = desk.judge(&request).await;
+            let decision = desk.judge_strictly(&request).await;
             if !refutes(&decision) {
                 if has_told {
                     self.write.tell(&format!("{} is silent", self.node));
@@ -161,9 +183,11 @@ impl Args {
                 eprintln!("nothing was recorded");
                 return Ok(Err(ExitCode::from(1)));
             }
-            if !self.wait || !may_pass(&decision) {
+            let lease_is_unread = row.facts.lease.value().is_err();
+            if !self.wait || !may_pass(&decision) || lease_is_unread {
                 refuse(&decision, &request);
-                let hint = if may_pass(&decision) { ": --wait waits until the machine is silent" } else { "" };
+                let is_a_matter_of_time = may_pass(&decision) && !lease_is_unread;
+                let hint = if is_a_matter_of_time { ": --wait waits until the machine is silent" } else { "" };
                 eprintln!("nothing was recorded{hint}");
                 return Ok(Err(ExitCode::from(1)));
             }
@@ -171,11 +195,14 @@ impl Args {
                 self.write.tell(&waiting(&self.node, &row));
                 has_told = true;
             }
-            if let Some(ended) = patience.beat().await {
-                eprintln!("{ended}: {} is not silent yet; nothing was recorded", self.node);
-                return Ok(Err(ended.exit_code()));
-            }
-            row = desk.node(&self.node).await?;
+            row = match patience.next(desk, &self.node).await {
+                Ok(row) => row,
+                Err(timed_out) => {
+                    refuse(&decision, &request);
+                    eprintln!("{timed_out}: {} is not silent yet; nothing was recorded", self.node);
+                    return Ok(Err(ExitCode::from(1)));
+                }
+            };
         }
     }
 }
@@ -201,9 +228,12 @@ fn attesting(row: &Row, desk: &Desk, changes: &Changes) -> Request {
     Request { node: row.name().to_owned(), user: desk.user.clone(), write: Write::Update { old, new } }
 }
 
-/// The request that records it and places the taint at once: what would be said against it.
+/// The request that records it and places the taint at once: what would be said against it. If the
+/// node is out of service, as if it were not.
 fn placing(row: &Row, desk: &Desk, changes: &Changes) -> Request {
-    let mut request = Step::Place.request(&row.listed.node, &desk.user);
+    let mut stored = row.listed.node.clone();
+    stored.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
+    let mut request = Step::Place.request(&stored, &desk.user);
     if let Write::Update { new, .. } = &mut request.write {
         *new = attested(new, changes);
     }
@@ -222,10 +252,12 @@ fn attested(node: &Node, changes: &Changes) -> Node {
     node
 }
 
-/// Whether something speaks against the fence itself. A limit or a right that is missing does not.
+/// Whether something speaks against the fence itself, even if a break-glass waives it. A limit or a
+/// right that is missing does not.
 fn refutes(decision: &Decision) -> bool {
     let beside = [Code::TooManyOutOfService, Code::TooManyNotReady, Code::NotAuthorized, Code::PlacedWithoutEviction];
-    decision.findings.iter().any(|finding| finding.denies() && !beside.contains(&finding.reason.code()))
+    let counts = |finding: &&Finding| finding.denies() || finding.waived;
+    decision.findings.iter().filter(counts).any(|finding| !beside.contains(&finding.reason.code()))
 }
 
 /// Whether everything that denies may pass if the machine is silent for long enough.
@@ -243,13 +275,20 @@ fn may_pass(decision: &Decision) -> bool {
 fn observed(given: &str) -> anyhow::Result<String> {
     /// The longest proof (contract section 2).
     const LONGEST: usize = 1024;
+    if given.trim().is_empty() {
+        bail!("a proof says something");
+    }
     if given != "-" {
         return Ok(given.to_owned());
     }
     let mut text = String::new();
     std::io::stdin().take(1 << 20).read_to_string(&mut text).context("cannot read standard input")?;
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    Ok(text.chars().filter(|character| is_printable(*character)).take(LONGEST).collect())
+    let proof: String = text.chars().filter(|character| is_printable(*character)).take(LONGEST).collect();
+    if proof.is_empty() {
+        bail!("standard input has no proof: did the command before it fail?");
+    }
+    Ok(proof)
 }
 
 /// Parses the name of a method.

@@ -64,7 +64,10 @@ pub struct DeskArgs {
     /// standard input
     #[arg(short, long, value_name = "FILE|-")]
     filename: Option<PathBuf>,
-    /// With a file: the time at which it was written, RFC 3339 [default: now]
+    /// Read facts from the built-in example
+    #[arg(long, conflicts_with_all = ["filename", "kubeconfig", "context", "user", "as_user"])]
+    example: bool,
+    /// With a file: when it was written, RFC 3339 [default: the newest renewal of a Lease in it]
     #[arg(long, value_name = "TIME", value_parser = time, requires = "filename")]
     now: Option<Timestamp>,
     /// The gate's namespace, where its configuration is
@@ -152,6 +155,13 @@ impl Desk {
         decide(Webhook::Mutate, request, &facts, &self.settings)
     }
 
+    /// What the gate would say to this request if no check were turned down.
+    pub async fn judge_strictly(&self, request: &Request) -> Decision {
+        let strict = self.settings.strict();
+        let facts = self.facts(request, &facts_needed(request, &strict)).await;
+        decide(Webhook::Mutate, request, &facts, &strict)
+    }
+
     async fn facts(&self, request: &Request, query: &FactQuery) -> Facts {
         let deadline = Instant::now() + self.patience;
         self.cluster.read(request, query, &self.clock, deadline).await.facts
@@ -177,11 +187,15 @@ impl DeskArgs {
         if let Some(path) = &self.filename {
             let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
             let snapshot = Snapshot::parse(&read(path)?).with_context(|| name.clone())?;
-            eprintln!("facts come from {name}");
-            return Ok(from_file(snapshot, self.now, Source { file: Some(name), ..Source::default() }));
+            let now = self.now.or_else(|| snapshot.newest_renewal());
+            match now.filter(|_| self.now.is_none()) {
+                Some(now) => eprintln!("facts come from {name}, as of {now:.0}, the newest renewal in it: see --now"),
+                None => eprintln!("facts come from {name}"),
+            }
+            return Ok(from_file(snapshot, now, Source { file: Some(name), ..Source::default() }));
         }
-        if self.kubeconfig.is_none() && !has_kubeconfig() && Config::incluster().is_err() {
-            eprintln!("there is no cluster: facts come from the built-in example; use -f FILE to read your own");
+        if self.example {
+            eprintln!("facts come from the built-in example");
             let source = Source { file: Some("the built-in example".to_owned()), ..Source::default() };
             return Ok(from_file(Snapshot::example()?, Some(EXAMPLE_TAKEN.parse()?), source));
         }
@@ -210,13 +224,17 @@ impl DeskArgs {
             None if has_kubeconfig() => Some(Kubeconfig::read().context("cannot read the kubeconfig")?),
             None => None,
         };
-        let (mut config, context) = match kubeconfig {
-            Some(kubeconfig) => {
-                let context = self.context.clone().or_else(|| kubeconfig.current_context.clone());
-                let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-                (config.context("cannot use the kubeconfig")?, context)
-            }
-            None => (Config::incluster().context("cannot use the pod's service account")?, None),
+        let (mut config, context) = if let Some(kubeconfig) = kubeconfig {
+            let context = self.context.clone().or_else(|| kubeconfig.current_context.clone());
+            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
+            (config.context("cannot use the kubeconfig")?, context)
+        } else if let Ok(config) = Config::incluster() {
+            (config, None)
+        } else {
+            bail!(
+                "no cluster: there is neither a kubeconfig nor a service account; -f FILE reads a dump, --example \
+                 the built-in example"
+            );
         };
         if self.as_user.is_some() {
             config.auth_info.impersonate.clone_from(&self.as_user);

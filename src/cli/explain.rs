@@ -20,7 +20,7 @@ const PAGE: &str = include_str!("../../docs/reasons.md");
   fencegate explain                      list all reasons")]
 pub struct Args {
     /// The reason, as a denial names it
-    #[arg(value_name = "REASON", value_parser = codes(), hide_possible_values = true)]
+    #[arg(value_name = "REASON", value_parser = codes(), ignore_case = true, hide_possible_values = true)]
     code: Option<Code>,
 }
 
@@ -66,8 +66,9 @@ fn plain(markdown: &str) -> String {
 
 /// Parses the name of a reason.
 fn codes() -> impl TypedValueParser<Value = Code> {
-    PossibleValuesParser::new(Code::ALL.iter().map(|code| code.name()))
-        .try_map(|name| Code::ALL.iter().copied().find(|code| code.name() == name).ok_or("there is no such reason"))
+    PossibleValuesParser::new(Code::ALL.iter().map(|code| code.name())).try_map(|name| {
+        Code::ALL.iter().copied().find(|code| code.name().eq_ignore_ascii_case(&name)).ok_or("there is no such reason")
+    })
 }
 
 #[cfg(test)]

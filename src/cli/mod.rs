@@ -73,13 +73,34 @@ enum Command {
 /// The exit code for an error, other than a denial. clap uses it, too, for invalid arguments.
 const ERROR: u8 = 2;
 
+/// The exit code of a program that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// Does work until it is interrupted: a write that was sent meanwhile may have been stored.
+async fn interruptible(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::select! {
+        result = work => result,
+        interrupt = tokio::signal::ctrl_c() => {
+            interrupt?;
+            eprintln!("interrupted: what was stored before stays; see fencegate status");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+    }
+}
+
+/// A node's name, as people and kubectl write it: `worker-2` or `node/worker-2`.
+fn node_name(text: &str) -> Result<String, &'static str> {
+    let name = text.strip_prefix("node/").or_else(|| text.strip_prefix("nodes/")).unwrap_or(text);
+    if name.is_empty() { Err("a node has a name") } else { Ok(name.to_owned()) }
+}
+
 /// Runs the program.
 pub fn main() -> ExitCode {
     let result = match arguments().command {
-        Command::Status(args) => block_on(status::run(*args)),
-        Command::Attest(args) => block_on(attest::run(*args)),
-        Command::Place(args) => block_on(place::run(*args)),
-        Command::Release(args) => block_on(release::run(*args)),
+        Command::Status(args) => block_on(interruptible(status::run(*args))),
+        Command::Attest(args) => block_on(interruptible(attest::run(*args))),
+        Command::Place(args) => block_on(interruptible(place::run(*args))),
+        Command::Release(args) => block_on(interruptible(release::run(*args))),
         Command::Explain(args) => explain::run(&args),
         Command::Completion(args) => completion::run(&args, Args::command()),
         Command::Serve(args) => block_on(serve::run(*args)),
@@ -128,10 +149,15 @@ fn is_plugin() -> bool {
     called.is_some_and(|path| path.file_name().is_some_and(|name| name == "kubectl-fencegate"))
 }
 
-/// What to type next: a command of this program, by the name by which it was called.
+/// A command of this program, by the name by which it was called. `None` if it cannot be typed.
+fn typed(words: &[&str]) -> Option<String> {
+    let program = Typed::new(if is_plugin() { PLUGIN } else { "fencegate" });
+    program.args(words.iter().map(|word| (*word).to_owned())).typed()
+}
+
+/// What to type next.
 fn next(command: &str, node: &str) -> String {
-    let typed = Typed::new(if is_plugin() { PLUGIN } else { "fencegate" }).arg(command).arg(node).arg("--wait");
-    typed.typed().map(|typed| format!("next: {typed}")).unwrap_or_default()
+    typed(&[command, node, "--wait"]).map(|typed| format!("next: {typed}")).unwrap_or_default()
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
@@ -190,8 +216,14 @@ async fn client() -> anyhow::Result<Client> {
 
 /// Parses a length of time in Kubernetes' notation: `15s`, `1m30s`.
 fn duration(text: &str) -> anyhow::Result<Duration> {
+    /// Longer than anybody waits, and short enough to be added to any time.
+    const LONGEST: Duration = Duration::from_hours(24 * 365);
     let duration: jiff::SignedDuration = text.parse()?;
-    Duration::try_from(duration).context("a length of time cannot be negative")
+    let duration = Duration::try_from(duration).context("a length of time cannot be negative")?;
+    if duration > LONGEST {
+        anyhow::bail!("a length of time has at most 365 days")
+    }
+    Ok(duration)
 }
 
 /// Parses an RFC 3339 time.

@@ -12,15 +12,16 @@ use serde_json::Value;
 
 use super::{
     desk::{Desk, DeskArgs, Row},
-    duration,
+    duration, node_name,
     wait::Patience,
     write::{self, Change, Sent, WriteArgs},
 };
 use crate::policy::{
+    facts::Fact,
     object::node::{OUT_OF_SERVICE, Taint},
     request::{Request, Write},
-    standing::State,
-    text::Span,
+    standing::{Standing, State},
+    text::{NAMED, Span},
 };
 
 /// Put a fenced node out of service: its pods are force-deleted, and its volumes detached.
@@ -33,7 +34,8 @@ use crate::policy::{
 
 Exit codes: 0 done, or out of service before; 1 denied, or not empty in time (--wait); 2 the command could not run.")]
 pub struct Args {
-    #[arg(value_name = "NODE")]
+    /// The name of the node
+    #[arg(value_name = "NODE", value_parser = node_name)]
     node: String,
     /// The effects of the taint
     #[arg(long, value_enum, value_name = "EFFECT", default_value_t = Effect::NoExecute)]
@@ -84,7 +86,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let desk = args.desk.open().await?;
     write::live(&desk, "place")?;
     let row = desk.node(&args.node).await?;
-    let is_placed = args.entries().iter().all(|entry| row.listed.node.out_of_service().any(|taint| taint == entry));
+    let has = |effect: &&str| row.listed.node.out_of_service().any(|taint| taint.effect == **effect);
+    let is_placed = args.effect.names().iter().all(has);
     if is_placed {
         args.write.done(&args.node, "unchanged")?;
     } else {
@@ -94,12 +97,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             write::refuse(&decision, &request);
             return Ok(ExitCode::from(1));
         }
-        args.write.tell(&announced(&row));
+        if args.interactive {
+            eprintln!("{}", args.announced(&row));
+        } else {
+            args.write.tell(&args.announced(&row));
+        }
         if args.interactive && !confirmed()? {
             eprintln!("nothing was changed");
             return Ok(ExitCode::from(1));
         }
-        let propose = |row: &Row| (args.request(row, &desk), Change::Patch(args.patch(row)));
+        let propose = |row: &Row| Ok((args.request(row, &desk), Change::Patch(args.patch(row))));
         match write::send(&desk, &args.write, row, propose).await? {
             Sent::Denied => return Ok(ExitCode::from(1)),
             Sent::Stored(_) => args.write.done(&args.node, "out of service")?,
@@ -109,39 +116,49 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Args {
-    fn entries(&self) -> Vec<Taint> {
-        let entry = |effect: &&str| Taint {
-            key: OUT_OF_SERVICE.to_owned(),
-            value: self.value.clone(),
-            effect: (*effect).to_owned(),
-        };
-        self.effect.names().iter().map(entry).collect()
+    /// The entries of the taint after the write: those that are there stay.
+    fn entries(&self, row: &Row) -> Vec<Taint> {
+        let mut entries: Vec<Taint> = row.listed.node.out_of_service().cloned().collect();
+        for effect in self.effect.names() {
+            if !entries.iter().any(|entry| entry.effect == *effect) {
+                let [key, value, effect] = [OUT_OF_SERVICE, &self.value, effect].map(str::to_owned);
+                entries.push(Taint { key, value, effect });
+            }
+        }
+        entries
     }
 
     fn request(&self, row: &Row, desk: &Desk) -> Request {
         let old = row.listed.node.clone();
         let mut new = old.clone();
         new.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
-        new.spec.taints.extend(self.entries());
+        new.spec.taints.extend(self.entries(row));
         let request =
             Request { node: row.name().to_owned(), user: desk.user.clone(), write: Write::Update { old, new } };
         write::with_break_glass(request, self.break_glass.as_deref())
     }
 
     fn patch(&self, row: &Row) -> Value {
-        write::patch_of_taints(row, &self.entries(), self.break_glass.as_deref())
+        write::patch_of_taints(row, &self.entries(row), self.break_glass.as_deref())
     }
-}
 
-/// What will happen.
-fn announced(row: &Row) -> String {
-    let (pods, volumes) = (&row.standing.pods, &row.standing.volumes);
-    if pods.is_empty() && volumes.is_empty() {
-        return "nothing is on it that holds the taint".to_owned();
+    /// What will happen.
+    fn announced(&self, row: &Row) -> String {
+        let Standing { pods, volumes, unread, .. } = &row.standing;
+        if let Some((fact, why)) = unread.iter().find(|(fact, _)| matches!(fact, Fact::Pods | Fact::VolumeAttachments))
+        {
+            return format!("what is on it could not be read ({}: {why})", fact.name());
+        }
+        if self.effect == Effect::NoSchedule {
+            return "new pods are kept away; nothing is evicted".to_owned();
+        }
+        if pods.is_empty() && volumes.is_empty() {
+            return "nothing is on it that holds the taint".to_owned();
+        }
+        let names: Vec<String> = pods.iter().map(|pod| pod.name.to_string()).take(NAMED).collect();
+        let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
+        format!("{} pods will be force-deleted, {} volumes detached{names}", pods.len(), volumes.len())
     }
-    let names: Vec<String> = pods.iter().map(|pod| pod.name.to_string()).take(5).collect();
-    let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
-    format!("{} pods will be force-deleted, {} volumes detached{names}", pods.len(), volumes.len())
 }
 
 fn confirmed() -> io::Result<bool> {
@@ -157,19 +174,27 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
     /// After how long without a change what holds the node is told.
     const STILL: Duration = Duration::from_mins(1);
 
-    let mut patience = Patience::new(args.timeout)?;
+    let mut patience = Patience::new(args.timeout);
     let start = Instant::now();
     let (mut left, mut changed_at, mut gone) = (BTreeMap::new(), Instant::now(), Vec::new());
+    let mut row = desk.node(&args.node).await?;
+    let mut state = row.standing.state;
     loop {
-        let row = desk.node(&args.node).await?;
-        let now_left = leftover(&row);
-        for (name, told) in left.iter().filter(|(name, _)| !now_left.contains_key(*name)) {
-            args.write.tell(&format!("{}  {told}", row.time()));
-            changed_at = Instant::now();
-            gone.push(String::clone(name));
+        // What could not be read is not gone.
+        if row.standing.unread.is_empty() {
+            let now_left = leftover(&row);
+            for (name, told) in left.iter().filter(|(name, _)| !now_left.contains_key(*name)) {
+                args.write.tell(&format!("{}  {told}", row.time()));
+                changed_at = Instant::now();
+                gone.push(String::clone(name));
+            }
+            left = now_left;
         }
-        left = now_left;
         match row.standing.state {
+            now if !row.listed.node.is_out_of_service() => {
+                eprintln!("{} is {now}: somebody removed the taint", args.node);
+                return Ok(ExitCode::from(1));
+            }
             State::Empty | State::Recovered | State::SameBoot => {
                 let took = jiff::SignedDuration::try_from(start.elapsed()).unwrap_or_default();
                 let runs = replacements(desk, &gone).await;
@@ -178,23 +203,26 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
                 args.write.tell(&super::next("release", &args.node));
                 return Ok(ExitCode::SUCCESS);
             }
-            state if !row.listed.node.is_out_of_service() => {
-                eprintln!("{} is {state}: somebody removed the taint", args.node);
-                return Ok(ExitCode::from(1));
+            State::Alive if state != State::Alive => {
+                eprintln!("{}  its machine lives: every detach is unsafe. Power it off", row.time());
             }
             _ => {}
         }
-        let ended = patience.beat().await;
-        if ended.is_some() || changed_at.elapsed() >= STILL {
+        state = row.standing.state;
+        let next = patience.next(desk, &args.node).await;
+        if next.is_err() || changed_at.elapsed() >= STILL {
             changed_at = Instant::now();
             for line in super::status::page(&row, desk).lines() {
                 eprintln!("  {line}");
             }
         }
-        if let Some(ended) = ended {
-            eprintln!("{ended}: {} is {}, and stays out of service", args.node, row.standing.state);
-            return Ok(ended.exit_code());
-        }
+        row = match next {
+            Ok(row) => row,
+            Err(timed_out) => {
+                eprintln!("{timed_out}: {} is {state}, and stays out of service", args.node);
+                return Ok(ExitCode::from(1));
+            }
+        };
     }
 }
 

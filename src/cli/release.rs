@@ -8,12 +8,13 @@ use serde_json::Value;
 
 use super::{
     desk::{Desk, DeskArgs, Row},
-    duration,
+    duration, node_name,
     wait::Patience,
     write::{self, Change, Sent, WriteArgs},
 };
 use crate::policy::{
     evidence::parse_time,
+    reason::Code,
     record::outage::Outage,
     request::Request,
     standing::{State, Step},
@@ -27,20 +28,21 @@ use crate::policy::{
 #[command(after_help = "Examples:
   fencegate release worker-2 --wait                    when it is back and empty
   fencegate release worker-2 --for rebooted --wait     when it has also booted again
-  fencegate release worker-2 --for empty --delete      the machine is gone for good
+  fencegate release worker-2 --delete                  the machine is gone for good
 
 Exit codes: 0 done, or in service before; 1 denied, or not so far yet; 2 the command could not run.")]
 pub struct Args {
-    #[arg(value_name = "NODE")]
+    /// The name of the node
+    #[arg(value_name = "NODE", value_parser = node_name)]
     node: String,
-    /// What must be true before the gate is asked
-    #[arg(long = "for", value_enum, value_name = "STATE", default_value_t = Goal::Recovered)]
-    goal: Goal,
+    /// What must be true before the gate is asked [default: recovered]
+    #[arg(long = "for", value_enum, value_name = "STATE")]
+    goal: Option<Goal>,
     /// Overrule the gate, for this reason: it is on record
     #[arg(long, value_name = "WHY", conflicts_with = "delete")]
     break_glass: Option<String>,
-    /// Delete the Node: its machine does not come back
-    #[arg(long)]
+    /// Delete the Node once it is empty: its machine does not come back
+    #[arg(long, conflicts_with = "goal")]
     delete: bool,
     /// Wait until that is true, and until the gate lets the node return
     #[arg(long)]
@@ -98,10 +100,17 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(code) => return Ok(code),
         },
     };
-    let propose = |row: &Row| (args.request(row, &desk), args.change(row));
+    let propose = |row: &Row| {
+        if args.break_glass.is_some() || args.is_reached(row) {
+            Ok((args.request(row, &desk), args.change(row)))
+        } else {
+            Err(format!("{} is {} meanwhile, and nothing was changed", args.node, row.standing.state))
+        }
+    };
     match write::send(&desk, &args.write, row, propose).await? {
         Sent::Denied => Ok(ExitCode::from(1)),
-        Sent::Stored(None) => args.write.done(&args.node, if args.delete { "deleted" } else { "back in service" }),
+        Sent::Stored(None) if args.delete => args.write.done(&args.node, "deleted"),
+        Sent::Stored(None) => args.write.done(&args.node, "back in service"),
         Sent::Stored(Some(stored)) => args.write.done(&args.node, &format!("back in service{}", told(&stored))),
     }
 }
@@ -110,12 +119,12 @@ impl Args {
     /// The node, once the goal is reached and the gate has nothing against the write. Without
     /// `--wait`, at once or not at all.
     async fn ready(&self, desk: &Desk, mut row: Row) -> anyhow::Result<Result<Row, ExitCode>> {
-        let mut patience = Patience::new(self.timeout)?;
-        let mut told: Option<State> = None;
+        let mut patience = Patience::new(self.timeout);
+        let mut told: Option<(State, Vec<Code>)> = None;
         loop {
             let request = self.request(&row, desk);
             let decision = desk.judge(&request).await;
-            let is_reached = self.goal.is_reached(&row);
+            let is_reached = self.is_reached(&row);
             if is_reached && decision.allowed {
                 return Ok(Ok(row));
             }
@@ -124,28 +133,48 @@ impl Args {
                     write::refuse(&decision, &request);
                 }
                 if !is_reached {
-                    let goal = self.goal.name();
-                    eprintln!("{} is {}, not yet {goal}: --wait waits for it", self.node, row.standing.state);
+                    let goal = self.goal();
+                    eprintln!("{} is {}, not {goal}: --wait waits for it", self.node, row.standing.state);
                 }
                 return Ok(Err(ExitCode::from(1)));
             }
-            if told != Some(row.standing.state) {
-                self.write.tell(&format!("{}  {} is {}", row.time(), self.node, row.standing.state));
-                told = Some(row.standing.state);
+            let codes: Vec<Code> = decision.codes();
+            let names: Vec<&str> = codes.iter().map(|code| code.name()).collect();
+            let denied = if decision.allowed { String::new() } else { format!(" ({})", names.join(", ")) };
+            let now = Some((row.standing.state, codes));
+            if told != now {
+                self.write.tell(&format!("{}  {} is {}{denied}", row.time(), self.node, row.standing.state));
+                told = now;
             }
-            if let Some(ended) = patience.beat().await {
-                for line in super::status::page(&row, desk).lines() {
-                    eprintln!("  {line}");
+            row = match patience.next(desk, &self.node).await {
+                Ok(row) => row,
+                Err(timed_out) => {
+                    for line in super::status::page(&row, desk).lines() {
+                        eprintln!("  {line}");
+                    }
+                    eprintln!("{timed_out}: {} is {}, and stays out of service", self.node, row.standing.state);
+                    return Ok(Err(ExitCode::from(1)));
                 }
-                eprintln!("{ended}: {} is {}, and stays out of service", self.node, row.standing.state);
-                return Ok(Err(ended.exit_code()));
-            }
-            row = desk.node(&self.node).await?;
+            };
             if !row.listed.node.is_out_of_service() {
                 eprintln!("{} is {}: somebody else removed the taint", self.node, row.standing.state);
                 return Ok(Err(ExitCode::from(1)));
             }
         }
+    }
+
+    /// A Node that is deleted must be dead: one that is Ready again is returned to service.
+    fn is_reached(&self, row: &Row) -> bool {
+        if self.delete {
+            row.standing.state == State::Empty
+        } else {
+            self.goal.unwrap_or(Goal::Recovered).is_reached(row)
+        }
+    }
+
+    /// What it waits for, in words.
+    fn goal(&self) -> &'static str {
+        if self.delete { "empty and not Ready" } else { self.goal.unwrap_or(Goal::Recovered).name() }
     }
 
     fn request(&self, row: &Row, desk: &Desk) -> Request {

@@ -1,65 +1,64 @@
-//! Waiting: for a while, and until somebody interrupts it.
+//! Waiting for a node, for a while.
 
-use std::{fmt, io, process::ExitCode, time::Duration};
+use std::{fmt, time::Duration};
 
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
+
+use super::desk::{Desk, Row};
 
 /// How often the cluster is read while something is waited for.
 const BEAT: Duration = Duration::from_secs(1);
 
 /// The end of a wait that was in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    TimedOut(Duration),
-    Interrupted,
-}
+pub struct TimedOut(Duration);
 
-impl Ended {
-    /// 1, or what a shell expects of a program that was interrupted.
-    pub fn exit_code(self) -> ExitCode {
-        match self {
-            Self::TimedOut(_) => ExitCode::from(1),
-            Self::Interrupted => ExitCode::from(130),
-        }
-    }
-}
-
-impl fmt::Display for Ended {
+impl fmt::Display for TimedOut {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TimedOut(after) => write!(formatter, "after {}s", after.as_secs()),
-            Self::Interrupted => formatter.write_str("interrupted"),
-        }
+        write!(formatter, "after {}s", self.0.as_secs())
     }
 }
 
-/// A wait that ends after some time, or when it is interrupted.
+/// A wait that ends after some time.
 pub struct Patience {
     timeout: Duration,
     end: Instant,
-    interrupt: Signal,
+    /// The error of the last read, which was told.
+    told: Option<String>,
 }
 
 impl Patience {
     /// A wait that begins now.
-    ///
-    /// # Errors
-    /// If interrupts cannot be noticed.
-    pub fn new(timeout: Duration) -> io::Result<Self> {
-        Ok(Self { timeout, end: Instant::now() + timeout, interrupt: signal(SignalKind::interrupt())? })
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout, end: Instant::now() + timeout, told: None }
     }
 
     /// Waits for a moment. Returns the end of the wait, if this is it.
-    pub async fn beat(&mut self) -> Option<Ended> {
+    pub async fn beat(&mut self) -> Option<TimedOut> {
         if Instant::now() >= self.end {
-            return Some(Ended::TimedOut(self.timeout));
+            return Some(TimedOut(self.timeout));
         }
-        tokio::select! {
-            _ = self.interrupt.recv() => Some(Ended::Interrupted),
-            () = sleep(BEAT) => None,
+        sleep(BEAT).await;
+        None
+    }
+
+    /// Waits for a moment, and reads a node. A read that fails is told, and tried again: an API
+    /// server that is away for a moment ends no wait.
+    pub async fn next(&mut self, desk: &Desk, name: &str) -> Result<Row, TimedOut> {
+        loop {
+            if let Some(timed_out) = self.beat().await {
+                return Err(timed_out);
+            }
+            match desk.node(name).await {
+                Ok(row) => return Ok(row),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    if self.told.as_ref() != Some(&why) {
+                        eprintln!("{why}; trying again");
+                        self.told = Some(why);
+                    }
+                }
+            }
         }
     }
 }

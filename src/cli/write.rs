@@ -79,7 +79,7 @@ impl WriteArgs {
 pub enum Sent {
     /// The Node as it is stored. `None`: nothing was sent, or the Node was deleted.
     Stored(Option<Value>),
-    /// It was denied, and the user knows why.
+    /// It was denied, or is not wanted any more, and the user knows why.
     Denied,
 }
 
@@ -89,6 +89,12 @@ pub enum Sent {
 /// If facts come from a file.
 pub fn live<'a>(desk: &'a Desk, command: &str) -> anyhow::Result<&'a Live> {
     desk.live().with_context(|| format!("a file cannot be written to: {command} needs a cluster"))
+}
+
+/// A patch of annotations, of the version that was read.
+pub fn patch_of_annotations(row: &Row, annotations: &impl serde::Serialize) -> Value {
+    let version = &row.listed.node.metadata.resource_version;
+    json!({"metadata": {"resourceVersion": version, "annotations": annotations}})
 }
 
 /// Says in the gate's words why a write is denied.
@@ -112,12 +118,18 @@ pub async fn send(
     desk: &Desk,
     args: &WriteArgs,
     mut row: Row,
-    propose: impl Fn(&Row) -> (Request, Change),
+    propose: impl Fn(&Row) -> Result<(Request, Change), String>,
 ) -> anyhow::Result<Sent> {
     let live = live(desk, "this")?;
     let uid = row.listed.about.uid().to_owned();
     for _ in 0..TRIES {
-        let (request, change) = propose(&row);
+        let (request, change) = match propose(&row) {
+            Ok(proposed) => proposed,
+            Err(why) => {
+                eprintln!("{why}");
+                return Ok(Sent::Denied);
+            }
+        };
         let decision = desk.judge(&request).await;
         if !decision.allowed {
             refuse(&decision, &request);
@@ -132,7 +144,10 @@ pub async fn send(
         let name = row.name().to_owned();
         let result = match change {
             Change::Patch(patch) => live.patch_node(&name, &with_uid(patch, &uid), &args.manner()).await.map(Some),
-            Change::Delete => live.delete_node(&name, &uid, &args.manner()).await.map(|()| None),
+            Change::Delete => {
+                let version = &row.listed.node.metadata.resource_version;
+                live.delete_node(&name, &uid, version, &args.manner()).await.map(|()| None)
+            }
         };
         match result {
             Ok(stored) => return Ok(Sent::Stored(stored)),
@@ -141,7 +156,7 @@ pub async fn send(
                 return Ok(Sent::Denied);
             }
             Err(WriteError::Conflict) => row = desk.node(&name).await?,
-            Err(WriteError::Failed(why)) => anyhow::bail!(why),
+            Err(WriteError::Failed(why)) => anyhow::bail!("{why}; if no answer came, it may be stored: see status"),
         }
         if row.listed.about.uid() != uid {
             anyhow::bail!("{name} is another Node now: it was deleted and made again meanwhile");

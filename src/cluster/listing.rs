@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::policy::{
     json::{null_is_default, object_or_null},
     object::node::{Node, OUT_OF_SERVICE},
+    text::Foreign,
 };
 
 /// A Node, with what is told about it.
@@ -98,7 +99,7 @@ pub enum ListError {
 }
 
 fn hint(name: Option<&str>) -> String {
-    name.map(|name| format!("; similar: {name}")).unwrap_or_default()
+    name.map(|name| format!("; similar: {}", Foreign::from(name))).unwrap_or_default()
 }
 
 impl ListError {

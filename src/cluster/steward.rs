@@ -58,13 +58,14 @@ impl Live {
         Ok(self.api.send(request).await?)
     }
 
-    /// Deletes the Node with this name and UID.
+    /// Deletes the Node with this name and UID, as it was in this version.
     ///
     /// # Errors
     /// If the deletion is denied, if the Node is another one, or if it fails.
-    pub async fn delete_node(&self, name: &str, uid: &str, manner: &Manner) -> Result<(), WriteError> {
+    pub async fn delete_node(&self, name: &str, uid: &str, version: &str, manner: &Manner) -> Result<(), WriteError> {
         check_name(name)?;
-        let preconditions = Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None });
+        let preconditions =
+            Some(Preconditions { uid: Some(uid.to_owned()), resource_version: Some(version.to_owned()) });
         let params = DeleteParams { dry_run: manner.dry_run, preconditions, ..DeleteParams::default() };
         let request = clustered::<core::Node>().delete(name, &params);
         let request = request.map_err(|error| ReadError::from(kube::Error::BuildRequest(error)))?;

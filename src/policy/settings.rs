@@ -60,6 +60,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The same settings, with no check turned down: what is true of a node does not depend on
+    /// what the gate denies.
+    #[must_use]
+    pub fn strict(&self) -> Self {
+        let modes = self.modes.iter().filter(|(_, mode)| **mode == Mode::Enforce);
+        Self { mode: Mode::Enforce, modes: modes.map(|(code, mode)| (*code, *mode)).collect(), ..self.clone() }
+    }
+
     /// The mode of a check. A mode in the configuration takes precedence. Otherwise, the setting
     /// that `NotAuthorized`, `TooManyOutOfService` or `TooManyNotReady` needs also turns the check
     /// on.

@@ -219,7 +219,9 @@ fn item<'a>(row: &'a Row, desk: &Desk) -> Item<'a> {
         },
         next: next(row, desk),
         unread: standing.unread.iter().map(|(fact, why)| Unread { fact: fact.name(), why }).collect(),
-        last_outage: recorded(LAST_OUTAGE).and_then(|outage| serde_json::from_str(outage).ok()),
+        last_outage: recorded(LAST_OUTAGE)
+            .and_then(|outage| serde_json::from_str(outage).ok())
+            .filter(serde_json::Value::is_object),
     }
 }
 

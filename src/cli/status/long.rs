@@ -61,6 +61,15 @@ pub fn page(row: &Row, desk: &Desk) -> String {
         line(if index == 0 { holds } else { "" }, held);
     }
     line("Next", next(standing.next, standing.state).to_owned());
+    let typed = match standing.next {
+        Next::Fence => super::super::typed(&["attest", row.name(), "--method", "power-off", "--wait"]),
+        Next::Place => super::super::typed(&["place", row.name(), "--wait"]),
+        Next::Release => super::super::typed(&["release", row.name(), "--wait"]),
+        _ => None,
+    };
+    if let Some(typed) = typed {
+        line("", format!("  {typed}"));
+    }
     for said in super::said(row, desk).iter().flat_map(|said| said.lines()) {
         line("", said.to_owned());
     }

@@ -11,15 +11,15 @@ use futures_util::{StreamExt as _, stream};
 
 use super::{
     desk::{Desk, DeskArgs, Row},
-    duration, print,
-    wait::{Ended, Patience},
+    duration, node_name, print,
+    wait::{Patience, TimedOut},
 };
 use crate::{
     cluster::Wanted,
     policy::{
         message::denial,
         standing::{Next, Note, Standing, State},
-        text::Span,
+        text::{Foreign, Span},
     },
 };
 
@@ -42,12 +42,13 @@ const AT_ONCE: usize = 8;
   fencegate status worker-2                          one node: what holds it, and what the gate would say
   fencegate status worker-2 --wait Empty,Recovered   wait until nothing is left on it
   fencegate status --check                           for scripts: exit code 1 if something is to be done
+  fencegate status --example                         the built-in example
   kubectl get nodes,leases,pods,volumeattachments,pv -A -o yaml | fencegate status -f -
 
 Exit codes: 0 told; 1 something is to be done (--check), or the wait was in vain (--wait); 2 a fact could not be read.")]
 pub struct Args {
     /// Names of nodes
-    #[arg(value_name = "NODE")]
+    #[arg(value_name = "NODE", value_parser = node_name)]
     nodes: Vec<String>,
     /// Show the nodes that are in service, too
     #[arg(long, conflicts_with = "nodes")]
@@ -59,7 +60,7 @@ pub struct Args {
     #[arg(long)]
     check: bool,
     /// Wait until each of the named nodes is in one of these states
-    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states(), requires = "nodes")]
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states(), ignore_case = true, requires = "nodes")]
     wait: Vec<State>,
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
@@ -91,7 +92,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     } else {
         match wait(&desk, &args).await? {
             Ok(rows) => rows,
-            Err(ended) => return Ok(ended.exit_code()),
+            Err(_) => return Ok(ExitCode::from(1)),
         }
     };
     let total = rows.len();
@@ -104,7 +105,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = match args.output {
         Some(Output::Json) => json::list(&rows, &desk).to_json()?,
         Some(Output::Yaml) => json::list(&rows, &desk).to_yaml()?,
-        Some(Output::Name) => rows.iter().flat_map(|row| ["node/", row.name(), "\n"]).collect(),
+        Some(Output::Name) => {
+            rows.iter().flat_map(|row| ["node/".to_owned(), table::word(row.name()), "\n".to_owned()]).collect()
+        }
         Some(Output::Wide) => table::table(&rows, true, !args.no_headers),
         None if args.nodes.is_empty() => table::table(&rows, false, !args.no_headers),
         None => rows.iter().map(|row| long::page(row, &desk)).collect::<Vec<_>>().join("\n"),
@@ -140,9 +143,9 @@ fn tell_the_rest(rows: &[Row], total: usize, shows_all: bool) {
     let hint = if shows_all || in_service == 0 { "" } else { " (--all)" };
     eprintln!("{worth_a_look} of {total} nodes are worth a look; {in_service} are in service{hint}");
     for row in rows.iter().filter(|row| row.standing.notes.contains(&Note::Forgotten)) {
-        let since = row.listed.node.ready().and_then(|ready| ready.last_transition_time);
+        let since = row.listed.node.ready().and_then(|ready| ready.last_transition_time).max(row.out_since());
         let Some(age) = since.map(|since| row.facts.api_now().duration_since(since)) else { continue };
-        eprintln!("{} has been Recovered for {}: is the taint forgotten?", row.name(), Span(age));
+        eprintln!("{} has been Recovered for {}: is the taint forgotten?", Foreign::from(row.name()), Span(age));
     }
 }
 
@@ -159,15 +162,15 @@ async fn read(desk: &Desk, args: &Args) -> anyhow::Result<Vec<Row>> {
 }
 
 /// Waits until each named node is in one of the states, and says on standard error what changes.
-async fn wait(desk: &Desk, args: &Args) -> anyhow::Result<Result<Vec<Row>, Ended>> {
-    let mut patience = Patience::new(args.timeout)?;
+async fn wait(desk: &Desk, args: &Args) -> anyhow::Result<Result<Vec<Row>, TimedOut>> {
+    let mut patience = Patience::new(args.timeout);
     let mut told: Vec<State> = Vec::new();
     loop {
         let rows = read(desk, args).await?;
         let states: Vec<State> = rows.iter().map(|row| row.standing.state).collect();
         for (index, row) in rows.iter().enumerate() {
             if told.get(index) != states.get(index) {
-                eprintln!("{}  {} is {}", row.time(), row.name(), row.standing.state);
+                eprintln!("{}  {} is {}", row.time(), Foreign::from(row.name()), row.standing.state);
             }
         }
         told.clone_from(&states);
@@ -187,14 +190,14 @@ async fn wait(desk: &Desk, args: &Args) -> anyhow::Result<Result<Vec<Row>, Ended
 /// if nothing is to be done, or if a machine must be looked at first.
 fn said(row: &Row, desk: &Desk) -> Option<String> {
     let Standing { state, next, .. } = row.standing;
-    let is_wanted = next != Next::Nothing && state != State::NotReady;
+    let is_wanted = next != Next::Nothing && !matches!(state, State::NotReady | State::Alive);
     let (step, decision) = row.standing.next_step().filter(|(_, decision)| is_wanted && !decision.allowed)?;
     Some(denial(decision, Some(&step.request(&row.listed.node, &desk.user))))
 }
 
 /// Parses the name of a state.
 fn states() -> impl TypedValueParser<Value = State> {
-    let named = |name: String| State::ALL.into_iter().find(|state| state.name() == name);
+    let named = |name: String| State::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(&name));
     PossibleValuesParser::new(State::ALL.map(State::name))
         .try_map(move |name| named(name).context("there is no such state"))
 }

@@ -63,7 +63,7 @@ fn cells(row: &Row) -> Vec<String> {
         None => NONE.to_owned(),
     };
     vec![
-        row.name().to_owned(),
+        word(row.name()),
         standing.state.name().to_owned(),
         word(listed.node.ready_status()),
         lease,
@@ -90,7 +90,7 @@ fn more_cells(row: &Row) -> Vec<String> {
 }
 
 /// A value without spaces, so that scripts can count columns.
-fn word(value: &str) -> String {
+pub(super) fn word(value: &str) -> String {
     let value = on_one_line(value);
     if value.is_empty() { NONE.to_owned() } else { value.replace(char::is_whitespace, "_") }
 }

@@ -105,6 +105,14 @@ impl Snapshot {
         }
     }
 
+    /// The newest renewal of a kubelet's Lease: about when the file was written.
+    pub fn newest_renewal(&self) -> Option<Timestamp> {
+        match self {
+            Self::Objects(objects) => objects.newest_renewal(),
+            Self::Recorded(facts) => Some(facts.now),
+        }
+    }
+
     /// Lists Nodes for people.
     pub(super) fn list(&self, wanted: &Wanted) -> Result<Vec<Listed>, ListError> {
         let listed = match self {

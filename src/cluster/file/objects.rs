@@ -126,6 +126,11 @@ impl Objects {
         Ok(())
     }
 
+    /// The newest renewal of a kubelet's Lease.
+    pub(super) fn newest_renewal(&self) -> Option<Timestamp> {
+        self.leases.iter().flatten().filter_map(|(_, lease)| lease.renewed_at()).max()
+    }
+
     /// All Nodes. `None` if the file has none.
     pub(super) fn listed(&self) -> Option<&[Listed]> {
         self.nodes.as_deref()

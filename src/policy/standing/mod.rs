@@ -138,44 +138,46 @@ pub struct Verdicts {
 /// The request and the facts to read for it: a release, even of a node that is in service, because
 /// what holds a release is what the taint displaces.
 pub fn facts_of(node: &Node, user: &User, settings: &Settings) -> (Request, FactQuery) {
-    let tainted = out_of_service(node);
-    let release = Step::Release.request(&tainted, user);
+    let release = Step::Release.request(&out_of_service(node), user);
     let mut query = FactQuery::from([Fact::Lease]);
-    if node.is_out_of_service() {
-        query.extend(facts_needed(&release, settings));
-        query.extend(facts_needed(&Step::Delete.request(node, user), settings));
-    } else if node.ready().is_none() {
-        query.extend(facts_needed(&release, settings));
-        query.extend(facts_needed(&Step::Place.request(node, user), settings));
+    if !is_in_service(node) {
+        let place = Step::Place.request(&in_service(node), user);
+        let delete = Step::Delete.request(node, user);
+        for settings in [settings, &settings.strict()] {
+            query.extend([&release, &place, &delete].into_iter().flat_map(|step| facts_needed(step, settings)));
+        }
     }
     (release, query)
 }
 
-/// Where the stored Node stands, for `user`, by the facts of [`facts_of`].
+/// Where the stored Node stands, for `user`, by the facts of [`facts_of`]. A check that is turned
+/// down counts here: its absence makes no machine dead and no node empty.
 pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) -> Standing {
-    let judge = |stored: &Node, step: Step| decide(Webhook::Mutate, &step.request(stored, user), facts, settings);
-    let (is_out, is_ready) = (node.is_out_of_service(), node.ready().is_some());
+    let strict = settings.strict();
+    let judge = |stored: &Node, step: Step, settings: &Settings| {
+        decide(Webhook::Mutate, &step.request(stored, user), facts, settings)
+    };
+    let is_out = node.is_out_of_service();
+    let held = judge(&out_of_service(node), Step::Release, &strict);
+    let fence = judge(&in_service(node), Step::Place, &strict);
+    let (pods, volumes) = if is_in_service(node) { (Vec::new(), Vec::new()) } else { blockers(&held) };
     let (_, query) = facts_of(node, user, settings);
-    let held = judge(&out_of_service(node), Step::Release);
-    let (pods, volumes) = if is_out || !is_ready { blockers(&held) } else { (Vec::new(), Vec::new()) };
-    let answer = facts.lease.value().ok();
-    let sign_of_life = answer.and_then(|answer| SignOfLife::last(node, answer, settings.clock_skew));
-    let is_heard = answer.map(|answer| {
-        let silence = answer.runs_out_after(settings.clock_skew);
-        sign_of_life.is_some_and(|sign| answer.date.duration_since(sign.at) < silence)
-    });
     let unread: Vec<(Fact, String)> =
         query.iter().filter_map(|fact| Some((*fact, facts.why_unknown(*fact)?.to_owned()))).collect();
-    let place = (!is_out && !is_ready).then(|| judge(node, Step::Place));
+    let sign_of_life = facts.lease.value().ok().and_then(|answer| SignOfLife::last(node, answer, settings.clock_skew));
     let view = View {
         node,
         now: facts.api_now(),
         clock_skew: settings.clock_skew,
         sign_of_life,
-        is_heard,
+        is_heard: is_heard(node, facts, &fence, settings.clock_skew),
         is_held: !pods.is_empty() || !volumes.is_empty(),
-        lacks_facts: !unread.is_empty() || (is_out && denies(&held, Code::FactsUnavailable)),
-        place: place.as_ref(),
+        lacks_facts: if is_out {
+            denies(&held, Code::FactsUnavailable)
+        } else {
+            denies(&fence, Code::FactsUnavailable) || !unread.is_empty()
+        },
+        fence: &fence,
         last_change: last_change(node, facts),
     };
     let state = view.state();
@@ -185,16 +187,32 @@ pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) ->
         notes: view.notes(state),
         out_since: view.out_since(),
         sign_of_life,
-        is_heard,
+        is_heard: view.is_heard,
         is_in_recorded_boot: is_in_recorded_boot(node),
         pods,
         volumes,
         verdicts: Verdicts {
-            place,
-            release: is_out.then_some(held),
-            delete: is_out.then(|| judge(node, Step::Delete)),
+            place: (!is_out && !is_in_service(node)).then(|| judge(node, Step::Place, settings)),
+            release: is_out.then(|| judge(node, Step::Release, settings)),
+            delete: is_out.then(|| judge(node, Step::Delete, settings)),
         },
         unread,
+    }
+}
+
+/// Whether nothing is to be found out about the node: it is Ready, and not out of service.
+fn is_in_service(node: &Node) -> bool {
+    !node.is_out_of_service() && node.ready().is_some()
+}
+
+/// Whether the kubelet was heard within the duration of its Lease. `None` if that is not known: the
+/// Lease could not be read, or says nothing and the node has not been silent for long enough.
+fn is_heard(node: &Node, facts: &Facts, fence: &Decision, clock_skew: SignedDuration) -> Option<bool> {
+    let answer = facts.lease.value().ok()?;
+    match SignOfLife::last(node, answer, clock_skew) {
+        Some(sign) => Some(answer.date.duration_since(sign.at) < answer.runs_out_after(clock_skew)),
+        None if denies(fence, Code::FactsUnavailable) => None,
+        None => Some(false),
     }
 }
 
@@ -246,22 +264,23 @@ struct View<'a> {
     is_held: bool,
     /// Whether there may be more that holds it, or more against a placement.
     lacks_facts: bool,
-    /// What the gate says to a placement. `None` if the node is out of service or Ready.
-    place: Option<&'a Decision>,
+    /// What speaks against a placement by what is on record, if no check is turned down.
+    fence: &'a Decision,
     last_change: Option<Timestamp>,
 }
 
 impl View<'_> {
     fn state(&self) -> State {
-        let is_ready = self.node.ready().is_some();
-        match self.place {
-            _ if self.node.is_out_of_service() => self.state_out_of_service(is_ready),
-            None => State::InService,
-            Some(place) if place.allowed => State::Attested,
-            Some(_) if self.lacks_facts => State::Unknown,
-            Some(place) if self.is_contradicted(place) => State::Contradicted,
-            Some(_) if self.is_heard == Some(true) => State::NotReady,
-            Some(_) => State::Silent,
+        // What a break-glass waives is true all the same.
+        let is_denied = self.fence.findings.iter().any(|finding| finding.denies() || finding.waived);
+        match self.is_heard {
+            _ if self.node.is_out_of_service() => self.state_out_of_service(self.node.ready().is_some()),
+            _ if is_in_service(self.node) => State::InService,
+            _ if !is_denied => State::Attested,
+            Some(true) if !self.is_contradicted() => State::NotReady,
+            _ if self.lacks_facts => State::Unknown,
+            _ if self.is_contradicted() => State::Contradicted,
+            _ => State::Silent,
         }
     }
 
@@ -293,13 +312,14 @@ impl View<'_> {
 
     /// Whether somebody said that the machine was fenced, and the denial is not for want of that: a
     /// word does not count any more, or something else speaks against the placement.
-    fn is_contradicted(&self, place: &Decision) -> bool {
+    fn is_contradicted(&self) -> bool {
         let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| self.node.annotation(key).is_some());
-        let mut denying = place.findings.iter().filter(|finding| finding.denies());
+        let mut denying = self.fence.findings.iter().filter(|finding| finding.denies() || finding.waived);
         denying.any(|finding| match &finding.reason {
             Reason::EvidenceMissing { unvouched } => {
                 unvouched.iter().any(|unvouched| matches!(unvouched.why, Doubt::Refuted { .. }))
             }
+            Reason::FactsUnavailable { .. } => false,
             _ => is_recorded,
         })
     }
@@ -320,15 +340,14 @@ impl View<'_> {
 
     /// Whether a new fence is what is missing. Otherwise somebody's rights or a limit are.
     fn contradicts_the_fence(&self) -> bool {
-        const OF_THE_FENCE: [Code; 6] = [
+        const OF_THE_FENCE: [Code; 5] = [
             Code::LeaseStillRenewed,
             Code::EvidenceMalformed,
             Code::EvidenceExpired,
             Code::EvidenceInFuture,
             Code::EvidenceForOtherBoot,
-            Code::FactsUnavailable,
         ];
-        self.place.is_some_and(|place| OF_THE_FENCE.iter().any(|code| denies(place, *code)))
+        OF_THE_FENCE.iter().any(|code| self.fence.codes().contains(code))
     }
 
     fn out_since(&self) -> Option<Timestamp> {
@@ -348,7 +367,10 @@ impl View<'_> {
             (Note::Overridden, is_out && has(OVERRIDDEN)),
             (Note::Forgotten, state == State::Recovered && is_forgotten),
             (Note::StaleEvidence, is_old_record),
-            (Note::SameMachine, is_overtaken && !is_old_record && is_in_recorded_boot(self.node) != Some(false)),
+            (
+                Note::SameMachine,
+                is_overtaken && self.node.ready().is_none() && is_in_recorded_boot(self.node) != Some(false),
+            ),
         ];
         all.into_iter().filter(|(_, holds)| *holds).map(|(note, _)| note).collect()
     }

@@ -2,8 +2,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::policy::{
-    facts::{LeaseAnswer, Observed},
+    facts::{Access, LeaseAnswer, Observed, Verb},
     object::{pod::Pod, volume::VolumeAttachment},
+    reason::Mode,
 };
 
 const NOW: &str = "2026-11-22T10:20:00Z";
@@ -249,6 +250,49 @@ fn one_state_is_true_of_a_node_with_the_taint() {
             Next::Release,
         ),
     ]);
+}
+
+#[test]
+fn a_check_that_is_turned_down_makes_no_machine_dead_and_no_node_empty() {
+    let all_off = [Code::EvidenceMissing, Code::LeaseStillRenewed, Code::PodsRemain, Code::VolumesAttached];
+    let off = Settings { modes: all_off.map(|code| (code, Mode::Off)).into(), ..Settings::default() };
+    for settings in [Settings { mode: Mode::Warn, ..Settings::default() }, off] {
+        for node in
+            [dead(), Node1 { renewed: Some(4), ..dead() }, Node1 { renewed: Some(4), ..out() }, attested(), out()]
+        {
+            let user = User { name: "alice".into(), ..User::default() };
+            let told = standing(&node.stored(), &user, &node.facts(), &settings);
+            assert_eq!((told.state, told.pods.len()), (node.standing().state, 1), "{settings:?}");
+        }
+    }
+}
+
+#[test]
+fn a_break_glass_on_the_node_makes_no_machine_dead() {
+    let node = dead().with("break-glass", json!("drill")).with("break-glass-by", json!("alice"));
+    let node = Node1 { renewed: Some(4), ..node.with("break-glass-at", json!(NOW)) };
+    let mut facts = node.facts();
+    let access = Observed::Known { at: facts.now, value: Access { allowed: true } };
+    facts.access.insert(Verb::BreakGlass, access);
+    let user = User { name: "alice".into(), ..User::default() };
+    let told = standing(&node.stored(), &user, &facts, &Settings::default());
+    assert!(told.verdicts.place.is_some_and(|place| place.allowed), "the gate would let it through");
+    assert_eq!(told.state, State::NotReady);
+}
+
+#[test]
+fn a_lease_that_says_nothing_is_no_silence() {
+    let ahead = |node: Node1| Node1 { renewed: Some(-60), ..node };
+    let young = |mut stored: Node| {
+        stored.metadata.creation_timestamp = Some(NOW.parse().unwrap());
+        stored
+    };
+    let told =
+        |node: &Node1| standing(&young(node.stored()), &User::default(), &node.facts(), &Settings::default()).state;
+    assert_eq!(told(&ahead(dead())), State::Unknown);
+    assert_eq!(told(&ahead(attested())), State::Unknown);
+    assert_eq!(told(&ahead(out())), State::Unknown);
+    assert_eq!(ahead(dead()).standing().state, State::Silent, "an old Node that has been Unknown for long");
 }
 
 #[test]
