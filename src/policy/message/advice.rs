@@ -90,9 +90,7 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         }
         // Whoever has just switched the machine off only waits: the node is Ready until its Lease
         // has run out.
-        Reason::NodeStillReady { silence: Some(silence) } if *silence > OVERDUE => {
-            vec![Step::CheckNodeController, Step::TryAgain]
-        }
+        Reason::NodeStillReady { .. } if is_overdue(reason) => vec![Step::CheckNodeController, Step::TryAgain],
         Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { fenced_at: None, .. }
             if situation.is_said_to_be_fenced() =>
         {
@@ -130,6 +128,11 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
             vec![Step::TryAgain]
         }
     }
+}
+
+/// Whether the node controller should have given up on the node by now.
+fn is_overdue(reason: &Reason) -> bool {
+    matches!(reason, Reason::NodeStillReady { silence: Some(silence) } if *silence > OVERDUE)
 }
 
 fn is_mark_from_before(unvouched: &Unvouched) -> bool {
@@ -322,7 +325,10 @@ fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
 
 /// When the write may be tried again.
 fn try_again(situation: &Situation<'_>) -> String {
-    let waits = situation.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed]) && situation.is_alive();
+    let mut findings = situation.decision.findings.iter();
+    let waits = situation.denies(&[Code::NodeStillReady, Code::LeaseStillRenewed])
+        && situation.is_alive()
+        && !findings.any(|finding| is_overdue(&finding.reason));
     let text = if situation.denies(&[Code::FactsUnavailable]) {
         "nothing was changed; try again once the gate can read these facts"
     } else if situation.denies(&[Code::RecordUnavailable]) {
