@@ -314,7 +314,15 @@ fn unknown_keys(proposal: &Proposal<'_>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{from_value, json};
+
     use super::*;
+    use crate::policy::{
+        annotation::METHOD,
+        object::node::OUT_OF_SERVICE,
+        request::{Request, User, Write},
+        settings::Settings,
+    };
 
     #[test]
     fn a_request_that_cannot_be_parsed_is_denied_under_the_name_of_its_node() {
@@ -338,5 +346,41 @@ mod tests {
         let allowed = promised.clone().unrecorded("the disk is full".to_owned(), Mode::Warn);
         assert_eq!((allowed.allowed, &allowed.break_glass), (true, &promised.break_glass));
         assert_eq!((&allowed.stamps, allowed.warnings.len()), (&promised.stamps, 2));
+    }
+
+    #[test]
+    fn a_fact_that_several_checks_lack_is_told_once() {
+        let unread = |what: &str| Unread::unreadable(what.to_owned(), "forbidden");
+        let told = facts_unavailable(vec![unread("a"), unread("b"), unread("a")]).unwrap();
+        assert_eq!(told.reason, Reason::FactsUnavailable { unread: vec![unread("a"), unread("b")] });
+        assert_eq!(facts_unavailable(vec![]), None);
+    }
+
+    #[test]
+    fn whoever_records_a_fence_of_a_node_that_is_ready_is_warned_unless_more_is_said_anyway() {
+        let node = |is_out: bool, ready: &str, method: Option<&str>| -> Node {
+            let annotations = method.map_or(json!({}), |method| json!({METHOD: method}));
+            let taints = if is_out { json!([{"key": OUT_OF_SERVICE, "effect": "NoExecute"}]) } else { json!([]) };
+            from_value(json!({
+                "metadata": {"name": "n1", "annotations": annotations},
+                "spec": {"taints": taints},
+                "status": {"conditions": [{"type": "Ready", "status": ready}]},
+            }))
+            .unwrap()
+        };
+        for (what, was_out, ready, is_out, method, is_warned) in [
+            ("a record", false, "True", false, Some("power-off"), true),
+            ("a record of a node that is not Ready", false, "Unknown", false, Some("power-off"), false),
+            ("no record", false, "True", false, None, false),
+            ("a record with the taint", false, "True", true, Some("power-off"), false),
+            ("a record that comes late", true, "True", true, Some("power-off"), false),
+            ("a record at the release", true, "True", false, Some("power-off"), false),
+        ] {
+            let write = Write::Update { old: node(was_out, ready, None), new: node(is_out, ready, method) };
+            let request = Request { node: "n1".to_owned(), user: User::default(), write };
+            let settings = Settings::default();
+            let warning = recorded_while_ready(&Proposal::new(&request, &settings));
+            assert_eq!(warning.is_some(), is_warned, "{what}");
+        }
     }
 }

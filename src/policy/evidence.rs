@@ -231,6 +231,10 @@ mod tests {
         ] {
             assert_eq!(parse_time(same), Some(quarter_past_ten), "{same}");
         }
+        let longest = |digits: usize| parse_time(&format!("2026-11-22T10:15:00.{}Z", "0".repeat(digits)));
+        assert_eq!((longest(43), longest(44)), (Some(quarter_past_ten), None), "64 characters");
+        let rule = |value| malformed(FENCED_AT, value).map(|malformed| malformed.rule).unwrap_or_default();
+        assert!(rule("now").starts_with("is a time only after") && rule("soon").starts_with("is not an RFC 3339 time"));
         for not in [
             "",
             "now",
