@@ -1,7 +1,7 @@
 //! Live reads from an API server: consistent, concurrent and in pages, all within the deadline of
 //! the call.
 
-use std::future::Future;
+use std::{collections::BTreeMap, future::Future};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -16,6 +16,7 @@ use k8s_openapi::api::{
     storage::v1 as storage,
 };
 use kube::Client;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
@@ -31,6 +32,7 @@ use crate::{
             Access, BudgetAnswer, CustomKind, Fact, FactQuery, FactValue, Facts, Installed, LeaseAnswer, NodeSummary,
             Observed, Reading, Timing, Verb,
         },
+        json::null_is_default,
         object::{
             budget::{self, Budget},
             node::Node,
@@ -171,13 +173,19 @@ impl Live {
     /// # Errors
     /// Why it could not be read, as one line for people.
     pub async fn config_map(&self, name: &str, key: &str) -> Result<Option<String>, String> {
+        /// Only what is read: the whole type would make the program larger.
+        #[derive(Deserialize)]
+        struct ConfigMap {
+            #[serde(default, deserialize_with = "null_is_default")]
+            data: BTreeMap<String, String>,
+        }
         let read = async {
             let builder = namespaced::<core::ConfigMap>(self.own_namespace()?);
-            let found: Option<core::ConfigMap> = self.api.get(&builder, name).await?;
+            let found: Option<ConfigMap> = self.api.get(&builder, name).await?;
             Ok::<_, ReadError>(found)
         };
         let found = read.await.map_err(|error| one_line(&error.to_string()))?;
-        Ok(found.and_then(|found| found.data?.remove(key)))
+        Ok(found.and_then(|mut found| found.data.remove(key)))
     }
 
     async fn fact(&self, fact: Fact, request: &Request) -> Result<FactValue, ReadError> {

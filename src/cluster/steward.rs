@@ -10,6 +10,7 @@ use super::{
     Live,
     api::{ReadError, check_name, clustered, namespaced},
 };
+use crate::policy::object::pod::Pod;
 
 /// How a write is sent.
 #[derive(Clone, Debug, Default)]
@@ -80,11 +81,9 @@ impl Live {
     pub async fn where_it_runs(&self, namespace: &str, name: &str) -> Result<Option<String>, String> {
         let read = async {
             check_name(namespace)?;
-            self.api.get::<core::Pod>(&namespaced::<core::Pod>(namespace), name).await
+            self.api.get::<Pod>(&namespaced::<core::Pod>(namespace), name).await
         };
         let pod = read.await.map_err(|error| error.to_string())?;
-        let runs =
-            |pod: &core::Pod| pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running"));
-        Ok(pod.filter(runs).and_then(|pod| pod.spec?.node_name))
+        Ok(pod.filter(|pod| pod.status.phase == "Running").map(|pod| pod.spec.node_name))
     }
 }
