@@ -1,8 +1,8 @@
 //! Where a node stands in the out-of-service procedure, and what comes next. Commands and the
 //! watcher show it.
 //!
-//! It has no rules of its own: it asks [`decide`](super::decide) about the writes that come next,
-//! and says in a word what the answers mean.
+//! It has no rules of its own: it asks [`decide`] about the writes that come next, and says in a
+//! word what the answers mean.
 
 use jiff::{SignedDuration, Timestamp};
 
