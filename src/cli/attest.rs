@@ -13,13 +13,12 @@ use super::{
     desk::{Desk, DeskArgs, Row},
     duration, node_name,
     wait::Patience,
-    write::{self, Change, Sent, WriteArgs, refuse},
+    write::{self, Change, Changes, Sent, WriteArgs, refuse},
 };
 use crate::policy::{
-    Decision, Finding,
+    Decision,
     annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, NOW, PROOF, REQUIRED_EVIDENCE},
     evidence::{Method, parse_time},
-    object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Reason},
     request::{Request, Write},
     standing::Step,
@@ -118,9 +117,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     }
 }
-
-/// The annotations to set, by key; `None` removes one.
-type Changes = BTreeMap<&'static str, Option<String>>;
 
 impl Args {
     /// What is said about a record that is there already, if it may not be replaced. The gate says
@@ -224,40 +220,21 @@ fn waiting(node: &str, row: &Row) -> String {
 /// The request that records the fence.
 fn attesting(row: &Row, desk: &Desk, changes: &Changes) -> Request {
     let old = row.listed.node.clone();
-    let new = attested(&old, changes);
-    Request { node: row.name().to_owned(), user: desk.user.clone(), write: Write::Update { old, new } }
+    let write = Write::Update { new: old.clone(), old };
+    write::annotated(Request { node: row.name().to_owned(), user: desk.user.clone(), write }, changes)
 }
 
 /// The request that records it and places the taint at once: what would be said against it. If the
 /// node is out of service, as if it were not.
 fn placing(row: &Row, desk: &Desk, changes: &Changes) -> Request {
-    let mut stored = row.listed.node.clone();
-    stored.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
-    let mut request = Step::Place.request(&stored, &desk.user);
-    if let Write::Update { new, .. } = &mut request.write {
-        *new = attested(new, changes);
-    }
-    request
-}
-
-fn attested(node: &Node, changes: &Changes) -> Node {
-    let mut node = node.clone();
-    let annotations = node.metadata.annotations.get_or_insert_default();
-    for (key, value) in changes {
-        match value {
-            Some(value) => annotations.insert((*key).to_owned(), value.clone()),
-            None => annotations.remove(*key),
-        };
-    }
-    node
+    write::annotated(Step::Place.request(&row.listed.node.in_service(), &desk.user), changes)
 }
 
 /// Whether something speaks against the fence itself, even if a break-glass waives it. A limit or a
 /// right that is missing does not.
 fn refutes(decision: &Decision) -> bool {
     let beside = [Code::TooManyOutOfService, Code::TooManyNotReady, Code::NotAuthorized, Code::PlacedWithoutEviction];
-    let counts = |finding: &&Finding| finding.denies() || finding.waived;
-    decision.findings.iter().filter(counts).any(|finding| !beside.contains(&finding.reason.code()))
+    decision.findings.iter().any(|finding| finding.is_enforced() && !beside.contains(&finding.reason.code()))
 }
 
 /// Whether everything that denies may pass if the machine is silent for long enough.

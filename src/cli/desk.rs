@@ -17,7 +17,7 @@ use kube::{
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{duration, has_kubeconfig, time};
+use super::{duration, has_kubeconfig, settings_of, time};
 use crate::{
     clock::Clock,
     cluster::{Cluster, Listed, Live, Snapshot, Wanted},
@@ -151,15 +151,17 @@ impl Desk {
 
     /// What the gate would say to this request.
     pub async fn judge(&self, request: &Request) -> Decision {
-        let facts = self.facts(request, &facts_needed(request, &self.settings)).await;
-        decide(Webhook::Mutate, request, &facts, &self.settings)
+        self.judge_by(request, &self.settings).await
     }
 
     /// What the gate would say to this request if no check were turned down.
     pub async fn judge_strictly(&self, request: &Request) -> Decision {
-        let strict = self.settings.strict();
-        let facts = self.facts(request, &facts_needed(request, &strict)).await;
-        decide(Webhook::Mutate, request, &facts, &strict)
+        self.judge_by(request, &self.settings.strict()).await
+    }
+
+    async fn judge_by(&self, request: &Request, settings: &Settings) -> Decision {
+        let facts = self.facts(request, &facts_needed(request, settings)).await;
+        decide(Webhook::Mutate, request, &facts, settings)
     }
 
     async fn facts(&self, request: &Request, query: &FactQuery) -> Facts {
@@ -262,11 +264,6 @@ async fn configured(live: &Live) -> Settings {
             Settings::default()
         }
     }
-}
-
-fn settings_of(path: &Path) -> anyhow::Result<Settings> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    config::parse(&bytes).with_context(|| path.display().to_string())
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
@@ -15,7 +15,8 @@ use kube::{Client, Config};
 
 use crate::{
     cluster::{Cluster, Live, Snapshot},
-    policy::{evidence::parse_time, shell::Command as Typed},
+    config,
+    policy::{evidence::parse_time, settings::Settings, shell::Command as Typed},
 };
 
 mod attest;
@@ -212,6 +213,12 @@ fn has_kubeconfig() -> bool {
 async fn client() -> anyhow::Result<Client> {
     let config = Config::infer().await.context("no cluster: neither a kubeconfig nor a service account can be used")?;
     Client::try_from(config).context("cannot create a client for the cluster")
+}
+
+/// Reads a configuration.
+fn settings_of(path: &Path) -> anyhow::Result<Settings> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    config::parse(&bytes).with_context(|| path.display().to_string())
 }
 
 /// Parses a length of time in Kubernetes' notation: `15s`, `1m30s`.

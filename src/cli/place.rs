@@ -130,16 +130,15 @@ impl Args {
 
     fn request(&self, row: &Row, desk: &Desk) -> Request {
         let old = row.listed.node.clone();
-        let mut new = old.clone();
-        new.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
+        let mut new = old.in_service();
         new.spec.taints.extend(self.entries(row));
         let request =
             Request { node: row.name().to_owned(), user: desk.user.clone(), write: Write::Update { old, new } };
-        write::with_break_glass(request, self.break_glass.as_deref())
+        write::annotated(request, &write::break_glass(self.break_glass.as_deref()))
     }
 
     fn patch(&self, row: &Row) -> Value {
-        write::patch_of_taints(row, &self.entries(row), self.break_glass.as_deref())
+        write::patch_of_taints(row, &self.entries(row), &write::break_glass(self.break_glass.as_deref()))
     }
 
     /// What will happen.

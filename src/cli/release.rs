@@ -122,15 +122,18 @@ impl Args {
         let mut patience = Patience::new(self.timeout);
         let mut told: Option<(State, Vec<Code>)> = None;
         loop {
-            let request = self.request(&row, desk);
-            let decision = desk.judge(&request).await;
+            let verdicts = &row.standing.verdicts;
+            let Some(decision) = (if self.delete { &verdicts.delete } else { &verdicts.release }) else {
+                eprintln!("{} is {}: somebody else removed the taint", self.node, row.standing.state);
+                return Ok(Err(ExitCode::from(1)));
+            };
             let is_reached = self.is_reached(&row);
             if is_reached && decision.allowed {
                 return Ok(Ok(row));
             }
             if !self.wait {
                 if !decision.allowed {
-                    write::refuse(&decision, &request);
+                    write::refuse(decision, &self.request(&row, desk));
                 }
                 if !is_reached {
                     let goal = self.goal();
@@ -156,10 +159,6 @@ impl Args {
                     return Ok(Err(ExitCode::from(1)));
                 }
             };
-            if !row.listed.node.is_out_of_service() {
-                eprintln!("{} is {}: somebody else removed the taint", self.node, row.standing.state);
-                return Ok(Err(ExitCode::from(1)));
-            }
         }
     }
 
@@ -179,14 +178,14 @@ impl Args {
 
     fn request(&self, row: &Row, desk: &Desk) -> Request {
         let step = if self.delete { Step::Delete } else { Step::Release };
-        write::with_break_glass(step.request(&row.listed.node, &desk.user), self.break_glass.as_deref())
+        write::annotated(step.request(&row.listed.node, &desk.user), &write::break_glass(self.break_glass.as_deref()))
     }
 
     fn change(&self, row: &Row) -> Change {
         if self.delete {
             Change::Delete
         } else {
-            Change::Patch(write::patch_of_taints(row, &[], self.break_glass.as_deref()))
+            Change::Patch(write::patch_of_taints(row, &[], &write::break_glass(self.break_glass.as_deref())))
         }
     }
 }

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::{ClusterArg, has_kubeconfig, live, print, time};
+use super::{ClusterArg, has_kubeconfig, live, print, settings_of, time};
 use crate::{
     admission::{
         handler::{Allowance, BODY_LIMIT, Call, Judge as _},
@@ -27,12 +27,10 @@ use crate::{
     audit::{Audit, Recorded},
     clock::Clock,
     cluster::{Cluster, Snapshot},
-    config,
     gate::Gate,
     policy::{
         facts::Facts,
         review::{Review, Webhook},
-        settings::Settings,
     },
 };
 
@@ -83,13 +81,7 @@ const NAMESPACE: &str = "fencegate-system";
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let body = read(&args.file)?;
-    let settings = match &args.config {
-        Some(path) => {
-            let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            config::parse(&bytes).with_context(|| path.display().to_string())?
-        }
-        None => Settings::default(),
-    };
+    let settings = args.config.as_deref().map(settings_of).transpose()?.unwrap_or_default();
     let Question { review, webhook, facts } = Question::read(&body)?;
     // Like a dry run, this decides about a write that does not happen.
     let review = Review { dry_run: true, ..review };

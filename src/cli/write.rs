@@ -91,10 +91,12 @@ pub fn live<'a>(desk: &'a Desk, command: &str) -> anyhow::Result<&'a Live> {
     desk.live().with_context(|| format!("a file cannot be written to: {command} needs a cluster"))
 }
 
-/// A patch of annotations, of the version that was read.
-pub fn patch_of_annotations(row: &Row, annotations: &impl serde::Serialize) -> Value {
-    let version = &row.listed.node.metadata.resource_version;
-    json!({"metadata": {"resourceVersion": version, "annotations": annotations}})
+/// Annotations to set, by key; `None` removes one.
+pub type Changes = BTreeMap<&'static str, Option<String>>;
+
+/// A patch of annotations.
+pub fn patch_of_annotations(row: &Row, annotations: &Changes) -> Value {
+    json!({"metadata": metadata(row, annotations)})
 }
 
 /// Says in the gate's words why a write is denied.
@@ -143,7 +145,7 @@ pub async fn send(
         }
         let name = row.name().to_owned();
         let result = match change {
-            Change::Patch(patch) => live.patch_node(&name, &with_uid(patch, &uid), &args.manner()).await.map(Some),
+            Change::Patch(patch) => live.patch_node(&name, &patch, &args.manner()).await.map(Some),
             Change::Delete => {
                 let version = &row.listed.node.metadata.resource_version;
                 live.delete_node(&name, &uid, version, &args.manner()).await.map(|()| None)
@@ -165,32 +167,30 @@ pub async fn send(
     anyhow::bail!("{} was changed {TRIES} times meanwhile: try again", row.name())
 }
 
-/// A patch of this Node, and of no other one that has its name.
-fn with_uid(mut patch: Value, uid: &str) -> Value {
-    let metadata = patch.get_mut("metadata").and_then(Value::as_object_mut).filter(|_| !uid.is_empty());
-    if let Some(metadata) = metadata {
-        metadata.insert("uid".to_owned(), json!(uid));
-    }
-    patch
-}
-
 /// A patch that leaves these entries of the out-of-service taint, and all other taints. The list is
 /// replaced as a whole, so the patch names the version that it was made from: no taint that
 /// somebody else adds meanwhile is lost.
-pub fn patch_of_taints(row: &Row, entries: &[Taint], break_glass: Option<&str>) -> Value {
+pub fn patch_of_taints(row: &Row, entries: &[Taint], annotations: &Changes) -> Value {
     let entries = entries.iter().map(|entry| json!(entry));
     let taints: Vec<Value> = row.listed.about.other_taints().cloned().chain(entries).collect();
-    let annotations: BTreeMap<&str, &str> = break_glass.map(|why| (BREAK_GLASS, why)).into_iter().collect();
-    json!({
-        "metadata": {"resourceVersion": row.listed.node.metadata.resource_version, "annotations": annotations},
-        "spec": {"taints": taints},
-    })
+    json!({"metadata": metadata(row, annotations), "spec": {"taints": taints}})
 }
 
-/// The request with a break-glass, if there is one.
-pub fn with_break_glass(mut request: Request, why: Option<&str>) -> Request {
-    if let (Some(why), Write::Update { new, .. }) = (why, &mut request.write) {
-        new.metadata.annotations.get_or_insert_default().insert(BREAK_GLASS.to_owned(), why.to_owned());
+/// Of a patch of this Node, in the version that was read, and of no other one that has its name.
+fn metadata(row: &Row, annotations: &Changes) -> Value {
+    let version = &row.listed.node.metadata.resource_version;
+    json!({"uid": row.listed.about.uid(), "resourceVersion": version, "annotations": annotations})
+}
+
+/// The annotation of a break-glass, if there is one.
+pub fn break_glass(why: Option<&str>) -> Changes {
+    why.map(|why| (BREAK_GLASS, Some(why.to_owned()))).into_iter().collect()
+}
+
+/// The request with these annotations.
+pub fn annotated(mut request: Request, changes: &Changes) -> Request {
+    if let Write::Update { new, .. } = &mut request.write {
+        new.annotate(changes);
     }
     request
 }

@@ -59,9 +59,14 @@ impl Finding {
         Self { reason, mode, waived: false }
     }
 
+    /// Whether this finding denies the write, or would without a break-glass.
+    pub fn is_enforced(&self) -> bool {
+        self.mode == Mode::Enforce
+    }
+
     /// Whether this finding denies the write, even if it were the only one.
     pub fn denies(&self) -> bool {
-        self.mode == Mode::Enforce && !self.waived
+        self.is_enforced() && !self.waived
     }
 }
 

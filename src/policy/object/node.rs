@@ -239,6 +239,25 @@ impl Node {
         self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
+    /// Sets these annotations, by key; `None` removes one.
+    pub fn annotate(&mut self, changes: &BTreeMap<&'static str, Option<String>>) {
+        let annotations = self.metadata.annotations.get_or_insert_default();
+        for (key, value) in changes {
+            match value {
+                Some(value) => annotations.insert((*key).to_owned(), value.clone()),
+                None => annotations.remove(*key),
+            };
+        }
+    }
+
+    /// The Node without the out-of-service taint.
+    #[must_use]
+    pub fn in_service(&self) -> Self {
+        let mut node = self.clone();
+        node.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
+        node
+    }
+
     /// The annotations under the gate's prefix, by key.
     pub fn gate_annotations(&self) -> impl Iterator<Item = (&str, &str)> {
         let all = self.metadata.annotations.iter().flatten();

@@ -8,7 +8,6 @@ use jiff::Timestamp;
 use super::stamp::{Stamps, written};
 use crate::policy::{
     annotation::{BOOT_ID, EVIDENCE, FENCED_AT, NOW},
-    object::node::Node,
     request::{Request, Write},
 };
 
@@ -57,19 +56,9 @@ pub(in crate::policy) fn completed<'a>(request: &'a Request, completion: &Stamps
     }
     let mut request = request.clone();
     if let Write::Create { new } | Write::Update { new, .. } = &mut request.write {
-        annotate(new, completion);
+        new.annotate(completion);
     }
     Cow::Owned(request)
-}
-
-fn annotate(node: &mut Node, values: &Stamps) {
-    let annotations = node.metadata.annotations.get_or_insert_default();
-    for (key, value) in values {
-        match value {
-            Some(value) => annotations.insert((*key).to_owned(), value.clone()),
-            None => annotations.remove(*key),
-        };
-    }
 }
 
 #[cfg(test)]
@@ -79,7 +68,7 @@ mod tests {
     use super::*;
     use crate::policy::{
         annotation::{FENCED_BY, METHOD, PLACED_AT, PROOF},
-        object::node::OUT_OF_SERVICE,
+        object::node::{Node, OUT_OF_SERVICE},
     };
 
     #[expect(clippy::needless_pass_by_value, reason = "literals read better without an ampersand")]

@@ -11,7 +11,7 @@ use super::{
     assessment::is_overtaken,
     blocker::{BlockingPod, BlockingVolume},
     decide,
-    decision::Decision,
+    decision::{Decision, Finding},
     evidence::parse_time,
     facts::{Fact, FactQuery, Facts, SignOfLife},
     facts_needed,
@@ -53,7 +53,7 @@ impl Step {
         let old = stored.clone();
         match self {
             Self::Place => Write::Update { new: out_of_service(stored), old },
-            Self::Release => Write::Update { new: in_service(stored), old },
+            Self::Release => Write::Update { new: stored.in_service(), old },
             Self::Delete => Write::Delete { old },
         }
     }
@@ -74,12 +74,6 @@ fn out_of_service(node: &Node) -> Node {
     node
 }
 
-fn in_service(node: &Node) -> Node {
-    let mut node = node.clone();
-    node.spec.taints.retain(|taint| taint.key != OUT_OF_SERVICE);
-    node
-}
-
 /// Where a node stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
@@ -90,8 +84,8 @@ pub struct Standing {
     pub out_since: Option<Timestamp>,
     /// The last sign of life of its kubelet, if the Lease could be read and one is known.
     pub sign_of_life: Option<SignOfLife>,
-    /// Whether the kubelet was heard within the duration of its own Lease. `None` if the Lease
-    /// could not be read.
+    /// Whether the kubelet was heard within the duration of its own Lease. `None` if that is not
+    /// known: the Lease could not be read, or says nothing.
     pub is_heard: Option<bool>,
     /// Whether the machine runs the boot that was fenced. `None` if either is not known.
     pub is_in_recorded_boot: Option<bool>,
@@ -141,7 +135,7 @@ pub fn facts_of(node: &Node, user: &User, settings: &Settings) -> (Request, Fact
     let release = Step::Release.request(&out_of_service(node), user);
     let mut query = FactQuery::from([Fact::Lease]);
     if !is_in_service(node) {
-        let place = Step::Place.request(&in_service(node), user);
+        let place = Step::Place.request(&node.in_service(), user);
         let delete = Step::Delete.request(node, user);
         for settings in [settings, &settings.strict()] {
             query.extend([&release, &place, &delete].into_iter().flat_map(|step| facts_needed(step, settings)));
@@ -159,7 +153,7 @@ pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) ->
     };
     let is_out = node.is_out_of_service();
     let held = judge(&out_of_service(node), Step::Release, &strict);
-    let fence = judge(&in_service(node), Step::Place, &strict);
+    let fence = judge(&node.in_service(), Step::Place, &strict);
     let (pods, volumes) = if is_in_service(node) { (Vec::new(), Vec::new()) } else { blockers(&held) };
     let (_, query) = facts_of(node, user, settings);
     let unread: Vec<(Fact, String)> =
@@ -170,7 +164,7 @@ pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) ->
         now: facts.api_now(),
         clock_skew: settings.clock_skew,
         sign_of_life,
-        is_heard: is_heard(node, facts, &fence, settings.clock_skew),
+        is_heard: is_heard(sign_of_life, facts, &fence, settings.clock_skew),
         is_held: !pods.is_empty() || !volumes.is_empty(),
         lacks_facts: if is_out {
             denies(&held, Code::FactsUnavailable)
@@ -207,9 +201,9 @@ fn is_in_service(node: &Node) -> bool {
 
 /// Whether the kubelet was heard within the duration of its Lease. `None` if that is not known: the
 /// Lease could not be read, or says nothing and the node has not been silent for long enough.
-fn is_heard(node: &Node, facts: &Facts, fence: &Decision, clock_skew: SignedDuration) -> Option<bool> {
+fn is_heard(last: Option<SignOfLife>, facts: &Facts, fence: &Decision, clock_skew: SignedDuration) -> Option<bool> {
     let answer = facts.lease.value().ok()?;
-    match SignOfLife::last(node, answer, clock_skew) {
+    match last {
         Some(sign) => Some(answer.date.duration_since(sign.at) < answer.runs_out_after(clock_skew)),
         None if denies(fence, Code::FactsUnavailable) => None,
         None => Some(false),
@@ -257,8 +251,7 @@ struct View<'a> {
     now: Timestamp,
     clock_skew: SignedDuration,
     sign_of_life: Option<SignOfLife>,
-    /// Whether the kubelet was heard within the duration of its Lease. `None` if the Lease could
-    /// not be read.
+    /// [`Standing::is_heard`].
     is_heard: Option<bool>,
     /// Whether a pod or a volume holds the taint, or would be displaced.
     is_held: bool,
@@ -272,7 +265,7 @@ struct View<'a> {
 impl View<'_> {
     fn state(&self) -> State {
         // What a break-glass waives is true all the same.
-        let is_denied = self.fence.findings.iter().any(|finding| finding.denies() || finding.waived);
+        let is_denied = self.fence.findings.iter().any(Finding::is_enforced);
         match self.is_heard {
             _ if self.node.is_out_of_service() => self.state_out_of_service(self.node.ready().is_some()),
             _ if is_in_service(self.node) => State::InService,
@@ -314,7 +307,7 @@ impl View<'_> {
     /// word does not count any more, or something else speaks against the placement.
     fn is_contradicted(&self) -> bool {
         let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| self.node.annotation(key).is_some());
-        let mut denying = self.fence.findings.iter().filter(|finding| finding.denies() || finding.waived);
+        let mut denying = self.fence.findings.iter().filter(|finding| finding.is_enforced());
         denying.any(|finding| match &finding.reason {
             Reason::EvidenceMissing { unvouched } => {
                 unvouched.iter().any(|unvouched| matches!(unvouched.why, Doubt::Refuted { .. }))
