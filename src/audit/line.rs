@@ -53,9 +53,9 @@ pub struct Line<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct LoggedReason {
-    code: &'static str,
-    mode: &'static str,
+pub(super) struct LoggedReason {
+    pub code: &'static str,
+    pub mode: &'static str,
     message: String,
 }
 

@@ -17,7 +17,7 @@ mod recorded;
 
 pub use line::Line;
 pub use output::{Output, WriteError};
-pub use recorded::{LineError, Recorded};
+pub use recorded::{LineError, Outcome, Recorded, named};
 
 /// Where the audit log is written to.
 #[derive(Clone)]

@@ -1,17 +1,18 @@
 //! Reads a line of the audit log back: the review, the webhook and the facts, from which the same
 //! decision is made again.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::line::DECISION;
+use super::line::{DECISION, LoggedReason};
 use crate::policy::{
+    Decision,
     facts::Facts,
     json::{Object, null_is_default},
     object::node::Node,
-    reason::Code,
+    reason::{Code, Mode},
     request::{Request, User, Write},
     review::{Content, Review, Webhook},
 };
@@ -23,6 +24,45 @@ pub struct Recorded {
     pub webhook: Webhook,
     pub review: Review,
     pub facts: Facts,
+    pub outcome: Outcome,
+}
+
+/// What was decided, as a line tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// The reasons, each with its mode: `NodeStillReady (warn)`; without one if it denies.
+    pub reasons: Vec<String>,
+    /// The source that vouched.
+    pub source: Option<String>,
+}
+
+impl Outcome {
+    /// What this decision decides.
+    pub fn of(decision: &Decision) -> Self {
+        let reasons = decision.findings.iter().map(LoggedReason::from);
+        Self {
+            verdict: decision.verdict().to_owned(),
+            reasons: reasons.map(|reason| named(reason.code, reason.mode)).collect(),
+            source: decision.source().map(|source| source.name().to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.verdict)?;
+        if !self.reasons.is_empty() {
+            write!(formatter, ": {}", self.reasons.join(", "))?;
+        }
+        self.source.iter().try_for_each(|source| write!(formatter, "; vouched by {source}"))
+    }
+}
+
+/// A reason, with its mode if it does not deny.
+pub fn named(code: &str, mode: &str) -> String {
+    if mode == Mode::Enforce.name() { code.to_owned() } else { format!("{code} ({mode})") }
 }
 
 /// Why a text is not the line of a decision that can be made again.
@@ -47,7 +87,10 @@ struct RawLine {
     operation: String,
     subresource: String,
     webhook: String,
+    decision: String,
     reasons: Vec<RawReason>,
+    #[serde(default)]
+    source: Option<String>,
     user: RawUser,
     dry_run: bool,
     #[serde(default)]
@@ -60,6 +103,7 @@ struct RawLine {
 #[derive(Deserialize)]
 struct RawReason {
     code: String,
+    mode: String,
     message: String,
 }
 
@@ -83,8 +127,10 @@ impl Recorded {
         if line.event != DECISION {
             return Err(LineError::Event(line.event));
         }
-        let named = Webhook::ALL.into_iter().find(|webhook| webhook.name() == line.webhook);
-        let webhook = named.ok_or(LineError::Webhook(line.webhook))?;
+        let webhook = Webhook::ALL.into_iter().find(|webhook| webhook.name() == line.webhook);
+        let webhook = webhook.ok_or(LineError::Webhook(line.webhook))?;
+        let reasons = line.reasons.iter().map(|reason| named(&reason.code, &reason.mode)).collect();
+        let outcome = Outcome { verdict: line.decision, reasons, source: line.source };
         let RawUser { name, uid, groups, extra } = line.user;
         let user = User { name, uid, groups, extra };
         let write = Write::between(line.before.map(|Object(node)| node), line.after.map(|Object(node)| node));
@@ -102,7 +148,7 @@ impl Recorded {
             user,
             content,
         };
-        Ok(Self { webhook, review, facts: line.facts })
+        Ok(Self { webhook, review, facts: line.facts, outcome })
     }
 }
 
@@ -115,7 +161,7 @@ mod tests {
     fn line() -> Value {
         json!({
             "ts": "2026-11-22T10:20:00Z", "event": "decision", "uid": "u", "node": "n1", "operation": "UPDATE",
-            "subresource": "", "webhook": "validate", "reasons": [], "user": {"name": "alice", "groups": ["dev"]},
+            "subresource": "", "webhook": "validate", "decision": "allow", "reasons": [], "user": {"name": "alice", "groups": ["dev"]},
             "dryRun": false, "before": {"metadata": {"name": "n1"}}, "after": {"metadata": {"name": "n1"}},
             "facts": {"now": "2026-11-22T10:20:00Z"},
         })

@@ -10,14 +10,12 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::Args as ClapArgs;
 use jiff::Timestamp;
-use kube::{
-    Client, Config,
-    config::{KubeConfigOptions, Kubeconfig},
-};
-use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{duration, has_kubeconfig, settings_of, time};
+use super::{
+    connect::{ConnectArgs, Connection, Source},
+    settings_of, time,
+};
 use crate::{
     clock::Clock,
     cluster::{Cluster, Listed, Live, Snapshot, Wanted},
@@ -31,6 +29,7 @@ use crate::{
         settings::Settings,
         standing::{Standing, facts_of, standing},
     },
+    telemetry::Log,
 };
 
 /// The time at which the built-in example was taken.
@@ -42,27 +41,11 @@ const CONFIG: (&str, &str) = ("fencegate", "config.yaml");
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Where facts come from")]
 pub struct DeskArgs {
-    /// The kubeconfig [default: KUBECONFIG, or ~/.kube/config]
-    #[arg(long, value_name = "FILE", conflicts_with = "filename")]
-    kubeconfig: Option<PathBuf>,
-    /// The context of the kubeconfig [default: the current one]
-    #[arg(long, value_name = "NAME", conflicts_with = "filename")]
-    context: Option<String>,
-    /// The user of the kubeconfig [default: the context's]
-    #[arg(long, value_name = "NAME", conflicts_with = "filename")]
-    user: Option<String>,
-    /// Act as this user
-    #[arg(long = "as", value_name = "USER", conflicts_with = "filename")]
-    as_user: Option<String>,
-    /// Act as a member of this group; may be given several times
-    #[arg(long, value_name = "GROUP", requires = "as_user")]
-    as_group: Vec<String>,
-    /// How long to wait for one answer of the API server
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
-    request_timeout: Duration,
+    #[command(flatten)]
+    connect: ConnectArgs,
     /// Read facts from a file with the output of `kubectl get -o yaml`, not from a cluster; `-` is
     /// standard input
-    #[arg(short, long, value_name = "FILE|-")]
+    #[arg(short, long, value_name = "FILE|-", conflicts_with_all = ["kubeconfig", "context", "user", "as_user"])]
     filename: Option<PathBuf>,
     /// Read facts from the built-in example
     #[arg(long, conflicts_with_all = ["filename", "kubeconfig", "context", "user", "as_user"])]
@@ -70,20 +53,9 @@ pub struct DeskArgs {
     /// With a file: when it was written, RFC 3339 [default: the newest renewal of a Lease in it]
     #[arg(long, value_name = "TIME", value_parser = time, requires = "filename")]
     now: Option<Timestamp>,
-    /// The gate's namespace, where its configuration is
-    #[arg(long, value_name = "NAME", default_value = "fencegate-system")]
-    gate_namespace: String,
     /// The gate's configuration, a YAML file [default: the one in the cluster]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-}
-
-/// Where facts come from, in words and in JSON.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Source {
-    pub context: Option<String>,
-    pub server: Option<String>,
-    pub file: Option<String>,
 }
 
 /// Everything that a command about nodes needs.
@@ -95,6 +67,9 @@ pub struct Desk {
     pub source: Source,
     /// How long to wait for one answer.
     pub patience: Duration,
+    /// Writes what is logged when it is dropped.
+    #[expect(dead_code, reason = "it is only held")]
+    log: Option<Log>,
 }
 
 /// A node, with what is known about it.
@@ -184,7 +159,8 @@ impl DeskArgs {
             settings: given.clone().unwrap_or_default(),
             clock: now.map_or(Clock::System, Clock::at),
             source,
-            patience: self.request_timeout,
+            patience: self.connect.request_timeout,
+            log: None,
         };
         if let Some(path) = &self.filename {
             let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
@@ -201,50 +177,14 @@ impl DeskArgs {
             let source = Source { file: Some("the built-in example".to_owned()), ..Source::default() };
             return Ok(from_file(Snapshot::example()?, Some(EXAMPLE_TAKEN.parse()?), source));
         }
-        let (config, context) = self.client_config().await?;
-        let server = config.cluster_url.to_string();
-        let server = server.trim_end_matches('/').to_owned();
-        let client = Client::try_from(config).context("cannot create a client for the cluster")?;
-        let live = Live::new(client).in_namespace(Some(self.gate_namespace.clone())).asking_for_itself();
+        let connected = self.connect.open("-f FILE reads a dump, --example the built-in example").await?;
+        let Connection { live, user, source, log } = connected;
         let settings = match given {
             Some(settings) => settings,
             None => configured(&live).await,
         };
-        let cluster = Cluster::Live(live);
-        let user = cluster.whoami().await.map_err(anyhow::Error::msg).with_context(|| server.clone())?;
-        let name = context.as_deref().unwrap_or("of the pod");
-        eprintln!("context {name}, {server}, as {}", user.name);
-        let source = Source { context, server: Some(server), file: None };
-        Ok(Desk { cluster, user, settings, clock: Clock::System, source, patience: self.request_timeout })
-    }
-
-    /// How to reach the cluster, and the name of the context.
-    async fn client_config(&self) -> anyhow::Result<(Config, Option<String>)> {
-        let options = KubeConfigOptions { context: self.context.clone(), cluster: None, user: self.user.clone() };
-        let kubeconfig = match &self.kubeconfig {
-            Some(path) => Some(Kubeconfig::read_from(path).with_context(|| path.display().to_string())?),
-            None if has_kubeconfig() => Some(Kubeconfig::read().context("cannot read the kubeconfig")?),
-            None => None,
-        };
-        let (mut config, context) = if let Some(kubeconfig) = kubeconfig {
-            let context = self.context.clone().or_else(|| kubeconfig.current_context.clone());
-            let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-            (config.context("cannot use the kubeconfig")?, context)
-        } else if let Ok(config) = Config::incluster() {
-            (config, None)
-        } else {
-            bail!(
-                "no cluster: there is neither a kubeconfig nor a service account; -f FILE reads a dump, --example \
-                 the built-in example"
-            );
-        };
-        if self.as_user.is_some() {
-            config.auth_info.impersonate.clone_from(&self.as_user);
-            config.auth_info.impersonate_groups = Some(self.as_group.clone());
-        }
-        config.connect_timeout = Some(self.request_timeout);
-        config.read_timeout = Some(self.request_timeout);
-        Ok((config, context))
+        let patience = self.connect.request_timeout;
+        Ok(Desk { cluster: Cluster::Live(live), user, settings, clock: Clock::System, source, patience, log })
     }
 }
 

@@ -21,15 +21,22 @@ use crate::{
 
 mod attest;
 mod certs;
+mod check;
+mod columns;
 mod completion;
+mod connect;
 mod demo;
 mod desk;
 mod explain;
+mod history;
+mod log;
 mod place;
 mod release;
+mod replay;
 mod review;
 mod serve;
 mod status;
+mod version;
 mod wait;
 mod write;
 
@@ -63,12 +70,16 @@ enum Command {
     Attest(Box<attest::Args>),
     Place(Box<place::Args>),
     Release(Box<release::Args>),
+    Check(check::Args),
     Explain(explain::Args),
+    History(history::Args),
+    Replay(replay::Args),
     Serve(Box<serve::Args>),
     Review(review::Args),
     Certs(certs::Args),
     Demo(demo::Args),
     Completion(completion::Args),
+    Version(version::Args),
 }
 
 /// The exit code for an error, other than a denial. clap uses it, too, for invalid arguments.
@@ -77,13 +88,18 @@ const ERROR: u8 = 2;
 /// The exit code of a program that was interrupted.
 const INTERRUPTED: u8 = 130;
 
-/// Does work until it is interrupted: a write that was sent meanwhile may have been stored.
-async fn interruptible(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+/// What is left of a command that writes: a write that was sent may have been stored.
+const STAYS: &str = "what was stored before stays; see fencegate status";
+
+/// Does work until it is interrupted, and says then what is left of it.
+async fn interruptible(left: &str, work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     tokio::select! {
         result = work => result,
         interrupt = tokio::signal::ctrl_c() => {
             interrupt?;
-            eprintln!("interrupted: what was stored before stays; see fencegate status");
+            if !left.is_empty() {
+                eprintln!("interrupted: {left}");
+            }
             Ok(ExitCode::from(INTERRUPTED))
         }
     }
@@ -98,12 +114,16 @@ fn node_name(text: &str) -> Result<String, &'static str> {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let result = match arguments().command {
-        Command::Status(args) => block_on(interruptible(status::run(*args))),
-        Command::Attest(args) => block_on(interruptible(attest::run(*args))),
-        Command::Place(args) => block_on(interruptible(place::run(*args))),
-        Command::Release(args) => block_on(interruptible(release::run(*args))),
+        Command::Status(args) => block_on(interruptible("", status::run(*args))),
+        Command::Attest(args) => block_on(interruptible(STAYS, attest::run(*args))),
+        Command::Place(args) => block_on(interruptible(STAYS, place::run(*args))),
+        Command::Release(args) => block_on(interruptible(STAYS, release::run(*args))),
+        Command::Check(args) => block_on(interruptible("", check::run(args))),
         Command::Explain(args) => explain::run(&args),
+        Command::History(args) => block_on(history::run(args)),
+        Command::Replay(args) => block_on(replay::run(args)),
         Command::Completion(args) => completion::run(&args, Args::command()),
+        Command::Version(args) => block_on(version::run(args)),
         Command::Serve(args) => block_on(serve::run(*args)),
         Command::Review(args) => block_on(review::run(args)),
         Command::Certs(args) => certs::run(&args),

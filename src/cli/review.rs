@@ -1,5 +1,5 @@
-//! `fencegate review`: decides one AdmissionReview, with the same code as the server, and prints
-//! the answer.
+//! `fencegate review`: decides one AdmissionReview, or the next step of a Node, with the same code
+//! as the server, and prints the answer.
 
 use std::{
     fs::File,
@@ -26,28 +26,43 @@ use crate::{
     },
     audit::{Audit, Recorded},
     clock::Clock,
-    cluster::{Cluster, Snapshot},
+    cluster::{Cluster, Listed, Snapshot, Wanted},
     gate::Gate,
     policy::{
         facts::Facts,
-        review::{Review, Webhook},
+        request::User,
+        review::{Content, Review, Webhook},
+        standing::Step,
     },
 };
 
 /// Decide one AdmissionReview, and print the answer and the reasons.
+///
+/// A Node is decided about, too: what would the gate say if it were put out of service, returned to
+/// service or deleted?
 ///
 /// The exit code is 0 if the write is allowed, 1 if it is denied, and 2 if there is no answer.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   fencegate review review.json --cluster cluster.yaml
   kubectl get nodes,leases,pods,volumeattachments,pv -A -o yaml > cluster.yaml
+  kubectl get node worker-2 -o yaml | fencegate review - --release
   fencegate review audit-line.json                              make a decision of the audit log again")]
 pub struct Args {
-    /// The AdmissionReview that the API server sends, as JSON, or one line of the audit log; `-` is
-    /// standard input
+    /// The AdmissionReview that the API server sends, as JSON, or one line of the audit log, or a
+    /// Node as `kubectl get -o yaml` prints it; `-` is standard input
     #[arg(value_name = "FILE|-", default_value = "-")]
     file: PathBuf,
-    /// Which webhook decides. Default: the one that wrote the line, or validate
+    /// The file is a Node: would the gate let it be put out of service?
+    #[arg(long, group = "step")]
+    place: bool,
+    /// The file is a Node: would the gate let it return to service?
+    #[arg(long, group = "step")]
+    release: bool,
+    /// The file is a Node: would the gate let it be deleted?
+    #[arg(long, group = "step")]
+    delete: bool,
+    /// Which webhook decides. Default: the one that wrote the line, mutate for a Node, or validate
     #[arg(long, value_name = "WEBHOOK", value_parser = webhooks())]
     webhook: Option<Webhook>,
     /// The configuration, a YAML file. Without it, the defaults apply
@@ -82,17 +97,12 @@ const NAMESPACE: &str = "fencegate-system";
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let body = read(&args.file)?;
     let settings = args.config.as_deref().map(settings_of).transpose()?.unwrap_or_default();
-    let Question { review, webhook, facts } = Question::read(&body)?;
+    let (question, cluster) = args.question(&body).await?;
     // Like a dry run, this decides about a write that does not happen.
-    let review = Review { dry_run: true, ..review };
-    let cluster = match (&args.cluster, facts) {
-        (Some(cluster), _) => cluster.open(Some(NAMESPACE.to_owned())).await?,
-        (None, Some(facts)) => Cluster::of(Snapshot::Recorded(Box::new(facts))),
-        (None, None) => default_cluster().await?,
-    };
+    let review = Review { dry_run: true, ..question.review };
     let clock = clock(args.now, &cluster);
     let gate = Gate::new(cluster, settings, clock, Audit::Discard);
-    let webhook = args.webhook.unwrap_or(webhook);
+    let webhook = args.webhook.unwrap_or(question.webhook);
     let call = Call::new(webhook, Instant::now(), Allowance::within(TIMEOUT));
     let decision = gate.judge(&call, &review).await;
     let answer = Answer::new(webhook, &review, &decision);
@@ -115,7 +125,43 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!decision.allowed)))
 }
 
-/// What is to be decided: a review, or a line of the audit log.
+impl Args {
+    /// The step of the Node in the file, if it is a Node.
+    fn step(&self) -> Option<Step> {
+        let steps = [(self.place, Step::Place), (self.release, Step::Release), (self.delete, Step::Delete)];
+        steps.into_iter().find(|(is_asked, _)| *is_asked).map(|(_, step)| step)
+    }
+
+    /// What is to be decided, and by the facts of which cluster.
+    async fn question(&self, body: &[u8]) -> anyhow::Result<(Question, Cluster)> {
+        let Some(step) = self.step() else {
+            let question = Question::read(body)?;
+            let cluster = match (&self.cluster, &question.facts) {
+                (None, Some(facts)) => Cluster::of(Snapshot::Recorded(Box::new(facts.clone()))),
+                _ => self.cluster().await?,
+            };
+            return Ok((question, cluster));
+        };
+        let (cluster, user) = match self.cluster().await? {
+            Cluster::Live(live) => {
+                let user = live.whoami().await.map_err(anyhow::Error::msg)?;
+                (Cluster::Live(live.asking_for_itself()), user)
+            }
+            file @ Cluster::File(_) => (file, User::default()),
+        };
+        let question = Question::about(step, std::str::from_utf8(body)?, user).await;
+        Ok((question.with_context(|| self.file.display().to_string())?, cluster))
+    }
+
+    async fn cluster(&self) -> anyhow::Result<Cluster> {
+        match &self.cluster {
+            Some(cluster) => cluster.open(Some(NAMESPACE.to_owned())).await,
+            None => default_cluster().await,
+        }
+    }
+}
+
+/// What is to be decided: a review, a line of the audit log, or the next step of a Node.
 struct Question {
     review: Review,
     webhook: Webhook,
@@ -124,6 +170,23 @@ struct Question {
 }
 
 impl Question {
+    /// A step of the Node in this text, taken by `user`.
+    async fn about(step: Step, text: &str, user: User) -> anyhow::Result<Self> {
+        let nodes = Cluster::of(Snapshot::parse(text)?).nodes(&Wanted::All).await?;
+        let [Listed { node, .. }] = nodes.as_slice() else { bail!("there are {} Nodes in it", nodes.len()) };
+        let operation = if step == Step::Delete { "DELETE" } else { "UPDATE" };
+        let review = Review {
+            uid: String::new(),
+            dry_run: true,
+            operation: operation.to_owned(),
+            subresource: String::new(),
+            user: user.clone(),
+            content: Content::Node(Box::new(step.request(node, &user))),
+        };
+        Ok(Self { review, webhook: Webhook::Mutate, facts: None })
+    }
+
+    /// A review, or a line of the audit log.
     fn read(body: &[u8]) -> anyhow::Result<Self> {
         /// The only field that tells a line from a review.
         #[derive(Deserialize)]
@@ -134,7 +197,7 @@ impl Question {
         if serde_json::from_slice::<Event>(body).is_err() {
             return Ok(Self { review: review::read(body)?, webhook: Webhook::Validate, facts: None });
         }
-        let Recorded { webhook, review, facts } = Recorded::parse(std::str::from_utf8(body)?)?;
+        let Recorded { webhook, review, facts, .. } = Recorded::parse(std::str::from_utf8(body)?)?;
         Ok(Self { review, webhook, facts: Some(facts) })
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::desk::{Desk, Row};
 
 /// How often the cluster is read while something is waited for.
-const BEAT: Duration = Duration::from_secs(1);
+pub const BEAT: Duration = Duration::from_secs(1);
 
 /// The end of a wait that was in vain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -94,6 +94,11 @@ impl Api {
         Self { client }
     }
 
+    /// The client itself, for what is not here.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
     /// Checks that the API server answers.
     ///
     /// # Errors

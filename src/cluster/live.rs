@@ -156,7 +156,10 @@ impl Live {
     }
 
     /// Who this client is, as the API server authenticates it.
-    pub(super) async fn whoami(&self) -> Result<User, String> {
+    ///
+    /// # Errors
+    /// If the API server does not say, as one line for people.
+    pub async fn whoami(&self) -> Result<User, String> {
         let answer = self.api.create(&SelfSubjectReview::default()).await;
         let answer = answer.map_err(|error| one_line(&error.to_string()))?;
         let info = answer.status.and_then(|status| status.user_info).unwrap_or_default();
@@ -322,6 +325,6 @@ impl Reads<'_> {
     }
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(WHY_LENGTH).collect()
 }

@@ -17,22 +17,25 @@ use crate::{
     policy::{
         Reservation,
         facts::{FactQuery, Reading},
-        request::{Request, User},
+        request::Request,
     },
 };
 
 mod api;
 pub mod file;
+pub mod inspection;
 pub mod listing;
 pub mod live;
 pub mod registration;
 pub mod steward;
+pub mod watching;
 
 pub use api::ReachError;
 pub use file::Snapshot;
 pub use listing::{ListError, Listed, Wanted};
 pub use live::Live;
 pub use steward::{Manner, WriteError};
+pub use watching::Change;
 
 /// The API group and resource of the verbs `break-glass` and `attest`. No API server serves it;
 /// RBAC needs only the name.
@@ -93,17 +96,6 @@ impl Cluster {
         match self {
             Self::Live(live) => live.list(wanted).await,
             Self::File(snapshot) => snapshot.load().list(wanted),
-        }
-    }
-
-    /// Who asks: the user as the API server authenticates them. Nobody asks a file.
-    ///
-    /// # Errors
-    /// If the API server does not say, as one line for people.
-    pub async fn whoami(&self) -> Result<User, String> {
-        match self {
-            Self::Live(live) => live.whoami().await,
-            Self::File(_) => Ok(User::default()),
         }
     }
 

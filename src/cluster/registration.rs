@@ -29,9 +29,9 @@ use super::{Written, api::describe};
 use crate::policy::review::Webhook;
 
 /// The name of the Lease and of both webhook configurations, and the field manager of `caBundle`.
-const NAME: &str = "fencegate";
+pub(super) const NAME: &str = "fencegate";
 /// The only webhook in each configuration.
-const WEBHOOK: &str = "out-of-service.fencegate.dev";
+pub(super) const WEBHOOK: &str = "out-of-service.fencegate.dev";
 /// The Secret that holds the CA.
 const SECRET: &str = "fencegate-ca";
 /// The only key in its data.

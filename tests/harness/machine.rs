@@ -81,6 +81,18 @@ struct State {
     mounted: BTreeMap<String, Vec<String>>,
 }
 
+impl State {
+    /// Whether the machine runs in this boot. Nothing that a kubelet does outlives its boot.
+    fn is_in(&self, boot: u32) -> bool {
+        self.on && self.boot == boot
+    }
+
+    /// The boot in which the machine runs and reaches the API server.
+    fn reaches_in(&self) -> Option<u32> {
+        (self.on && self.reaches_api).then_some(self.boot)
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }
@@ -94,8 +106,9 @@ impl Machine {
         state.mounted.clear();
     }
 
-    /// Turns the machine on, in a new boot.
+    /// Turns the machine on, in a new boot, or boots it again.
     pub fn boot(&self) {
+        self.power_off();
         let mut state = lock(&self.state);
         state.on = true;
         state.boot += 1;
@@ -180,19 +193,15 @@ impl Kubelet {
         let mut last: Option<(Instant, Vec<String>)> = None;
         loop {
             tokio::time::sleep(Duration::from_millis(100)).await;
-            let reaches = {
-                let state = lock(&self.state);
-                state.on && state.reaches_api
-            };
-            if !reaches {
+            let Some(boot) = lock(&self.state).reaches_in() else {
                 last = None;
                 continue;
-            }
+            };
             // An error is ignored, and the call is repeated in the next round, as a kubelet does.
-            let _ = self.sync_pods().await;
+            let _ = self.sync_pods(boot).await;
             let in_use = self.in_use();
             let due = last.as_ref().is_none_or(|(at, used)| at.elapsed() > Duration::from_secs(2) || *used != in_use);
-            if due && self.heartbeat(&in_use).await.is_ok() {
+            if due && self.heartbeat(boot, &in_use).await.is_ok() {
                 last = Some((Instant::now(), in_use));
             }
         }
@@ -203,14 +212,16 @@ impl Kubelet {
         state.mounted.values().flatten().map(|disk| format!("kubernetes.io/csi/{DRIVER}^{disk}")).collect()
     }
 
-    async fn heartbeat(&self, in_use: &[String]) -> Result<(), ApiError> {
+    async fn heartbeat(&self, boot: u32, in_use: &[String]) -> Result<(), ApiError> {
         let node = format!("/api/v1/nodes/{}", self.name);
         match call(&self.client, Method::GET, &node, None).await {
             Ok(_) => {}
             Err(ApiError { code: 404, .. }) => self.register().await?,
             Err(error) => return Err(error),
         }
-        let boot = lock(&self.state).boot;
+        if lock(&self.state).reaches_in() != Some(boot) {
+            return Ok(());
+        }
         let now = jiff::Timestamp::now();
         let condition = |kind: &str, status: &str| {
             let at = now.strftime("%FT%TZ").to_string();
@@ -259,22 +270,25 @@ impl Kubelet {
         }
     }
 
-    async fn sync_pods(&self) -> Result<(), ApiError> {
+    async fn sync_pods(&self, boot: u32) -> Result<(), ApiError> {
         let path = format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{}", self.name);
         let pods = call(&self.client, Method::GET, &path, None).await?;
         let mut seen = Vec::new();
         for pod in pods["items"].as_array().into_iter().flatten() {
             seen.push(pod["metadata"]["uid"].as_str().unwrap().to_owned());
-            self.sync_pod(pod).await?;
+            self.sync_pod(boot, pod).await?;
         }
         let mut state = lock(&self.state);
+        if !state.is_in(boot) {
+            return Ok(());
+        }
         let unmounts = state.unmounts;
         state.running.retain(|uid, _| seen.contains(uid));
         state.mounted.retain(|uid, _| !unmounts || seen.contains(uid));
         Ok(())
     }
 
-    async fn sync_pod(&self, pod: &Value) -> Result<(), ApiError> {
+    async fn sync_pod(&self, boot: u32, pod: &Value) -> Result<(), ApiError> {
         let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (uid, name) = (text("uid"), text("name"));
         let path = format!("/api/v1/namespaces/{}/pods/{name}", text("namespace"));
@@ -300,6 +314,9 @@ impl Kubelet {
         }
         {
             let mut state = lock(&self.state);
+            if !state.is_in(boot) {
+                return Ok(());
+            }
             state.mounted.insert(uid.clone(), disks.clone());
             state.running.insert(uid, (name, disks));
         }

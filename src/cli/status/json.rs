@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::{
-    cli::desk::{Desk, Row, Source},
+    cli::{
+        connect::Source,
+        desk::{Desk, Row},
+    },
     policy::{
         annotation::{
             BOOT_ID, FENCED_AT, FENCED_BY, LAST_OUTAGE, METHOD, OVERRIDDEN, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT,
@@ -159,6 +162,11 @@ pub(super) fn list<'a>(rows: &'a [Row], desk: &'a Desk) -> List<'a> {
         source: &desk.source,
         items: rows.iter().map(|row| item(row, desk)).collect(),
     }
+}
+
+/// One row, as an object on one line.
+pub(super) fn line(row: &Row, desk: &Desk) -> serde_json::Result<String> {
+    serde_json::to_string(&item(row, desk))
 }
 
 impl List<'_> {

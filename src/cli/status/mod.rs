@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{
     Args as ClapArgs, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -10,6 +10,7 @@ use clap::{
 use futures_util::{StreamExt as _, stream};
 
 use super::{
+    columns::word,
     desk::{Desk, DeskArgs, Row},
     duration, node_name, print,
     wait::{Patience, TimedOut},
@@ -23,6 +24,7 @@ use crate::{
     },
 };
 
+mod follow;
 mod json;
 mod long;
 mod table;
@@ -41,11 +43,13 @@ const AT_ONCE: usize = 8;
   fencegate status                                   the nodes that are worth a look
   fencegate status worker-2                          one node: what holds it, and what the gate would say
   fencegate status worker-2 --wait Empty,Recovered   wait until nothing is left on it
+  fencegate status --watch                           the table, then a line for each change
   fencegate status --check                           for scripts: exit code 1 if something is to be done
   fencegate status --example                         the built-in example
   kubectl get nodes,leases,pods,volumeattachments,pv -A -o yaml | fencegate status -f -
 
 Exit codes: 0 told; 1 something is to be done (--check), or the wait was in vain (--wait); 2 a fact could not be read.")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that is given or not")]
 pub struct Args {
     /// Names of nodes
     #[arg(value_name = "NODE", value_parser = node_name)]
@@ -56,6 +60,9 @@ pub struct Args {
     /// Only nodes with these labels, as in `kubectl get -l`
     #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "nodes")]
     selector: Option<String>,
+    /// After the table, print a line for each change
+    #[arg(short, long, conflicts_with_all = ["check", "wait"])]
+    watch: bool,
     /// End with exit code 1 if something is to be done about a node
     #[arg(long)]
     check: bool,
@@ -87,6 +94,12 @@ enum Output {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let desk = args.desk.open().await?;
+    if args.watch {
+        if matches!(args.output, Some(Output::Name | Output::Yaml)) {
+            bail!("--watch prints a table or JSON: see -o json and -o wide");
+        }
+        return follow::follow(&desk, &args).await;
+    }
     let rows = if args.wait.is_empty() {
         read(&desk, &args).await?
     } else {
@@ -96,9 +109,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let total = rows.len();
-    let shows_all = args.all || !args.nodes.is_empty();
-    let mut rows: Vec<Row> =
-        rows.into_iter().filter(|row| shows_all || row.standing.state != State::InService).collect();
+    let mut rows: Vec<Row> = rows.into_iter().filter(|row| args.shows(row)).collect();
     if args.nodes.is_empty() {
         rows.sort_by(|one, other| urgency(one).cmp(&urgency(other)));
     }
@@ -106,7 +117,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(Output::Json) => json::list(&rows, &desk).to_json()?,
         Some(Output::Yaml) => json::list(&rows, &desk).to_yaml()?,
         Some(Output::Name) => {
-            rows.iter().flat_map(|row| ["node/".to_owned(), table::word(row.name()), "\n".to_owned()]).collect()
+            rows.iter().flat_map(|row| ["node/".to_owned(), word(row.name()), "\n".to_owned()]).collect()
         }
         Some(Output::Wide) => table::table(&rows, true, !args.no_headers),
         None if args.nodes.is_empty() => table::table(&rows, false, !args.no_headers),
@@ -117,6 +128,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         tell_the_rest(&rows, total, args.all);
     }
     Ok(exit_code(&rows, args.check))
+}
+
+impl Args {
+    /// Whether this node is shown: by default, those in service are not.
+    fn shows(&self, row: &Row) -> bool {
+        self.all || !self.nodes.is_empty() || row.standing.state != State::InService
+    }
 }
 
 /// The most urgent first, then by name. A silent node with nothing on it can wait.
@@ -151,14 +169,17 @@ fn tell_the_rest(rows: &[Row], total: usize, shows_all: bool) {
 
 /// The nodes that were asked for, in the cluster's order.
 async fn read(desk: &Desk, args: &Args) -> anyhow::Result<Vec<Row>> {
-    let wanted = match &args.selector {
+    let listed = desk.cluster.nodes(&wanted(args)).await?;
+    let rows = stream::iter(listed).map(|listed| desk.look(listed)).buffered(AT_ONCE);
+    Ok(rows.collect().await)
+}
+
+fn wanted(args: &Args) -> Wanted {
+    match &args.selector {
         Some(labels) => Wanted::Labels(labels.clone()),
         None if args.nodes.is_empty() => Wanted::All,
         None => Wanted::Names(args.nodes.clone()),
-    };
-    let listed = desk.cluster.nodes(&wanted).await?;
-    let rows = stream::iter(listed).map(|listed| desk.look(listed)).buffered(AT_ONCE);
-    Ok(rows.collect().await)
+    }
 }
 
 /// Waits until each named node is in one of the states, and says on standard error what changes.

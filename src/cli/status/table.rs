@@ -1,22 +1,21 @@
 //! The table of nodes, as kubectl prints tables.
 
-use std::{fmt, io::Write as _};
+use std::fmt;
 
 use jiff::SignedDuration;
-use tabwriter::{Alignment, TabWriter};
 
-use crate::cli::desk::Row;
+use crate::cli::{
+    columns::{NONE, aligned, word},
+    desk::Row,
+};
 use crate::policy::{
     annotation::{FENCED_AT, FENCED_BY, METHOD, PLACED_BY, SOURCE},
     reason::Code,
     standing::{Note, State},
-    text::on_one_line,
 };
 
 const COLUMNS: [&str; 8] = ["NAME", "STATE", "READY", "LEASE", "OUT", "PODS", "VOLUMES", "NEXT"];
 const MORE_COLUMNS: [&str; 8] = ["METHOD", "FENCED-BY", "FENCED-AT", "SOURCE", "PLACED-BY", "BOOT", "REASONS", "NOTES"];
-/// What kubectl prints for a value that is not there.
-const NONE: &str = "<none>";
 const UNKNOWN: &str = "<unknown>";
 
 /// The table, with a line break after each line. Empty without rows.
@@ -32,14 +31,6 @@ pub(super) fn table(rows: &[Row], is_wide: bool, has_header: bool) -> String {
         cells
     });
     aligned(header.into_iter().chain(cells))
-}
-
-fn aligned(mut lines: impl Iterator<Item = Vec<String>>) -> String {
-    let mut writer = TabWriter::new(Vec::new()).minwidth(0).padding(3).alignment(Alignment::Left);
-    // Nothing can fail: the writer is a buffer.
-    let written = lines.try_for_each(|line| writeln!(writer, "{}", line.join("\t")));
-    let text = written.ok().and_then(|()| writer.into_inner().ok()).unwrap_or_default();
-    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn cells(row: &Row) -> Vec<String> {
@@ -87,12 +78,6 @@ fn more_cells(row: &Row) -> Vec<String> {
     let joined = |names: &[&str]| if names.is_empty() { NONE.to_owned() } else { names.join(",") };
     let record = [METHOD, FENCED_BY, FENCED_AT, SOURCE, PLACED_BY].map(recorded);
     record.into_iter().chain([boot.to_owned(), joined(&codes), joined(&notes)]).collect()
-}
-
-/// A value without spaces, so that scripts can count columns.
-pub(super) fn word(value: &str) -> String {
-    let value = on_one_line(value);
-    if value.is_empty() { NONE.to_owned() } else { value.replace(char::is_whitespace, "_") }
 }
 
 /// An age as kubectl prints it (`k8s.io/apimachinery/pkg/util/duration`: `HumanDuration`).
@@ -149,12 +134,5 @@ mod tests {
         ] {
             assert_eq!(Age(SignedDuration::from_secs(seconds)).to_string(), text, "{seconds}");
         }
-    }
-
-    #[test]
-    fn a_value_has_no_spaces() {
-        assert_eq!(word("alice, OPS-123"), "alice,_OPS-123");
-        assert_eq!(word("a\tb\nc"), "a\\u{9}b\\u{a}c");
-        assert_eq!(word(""), "<none>");
     }
 }

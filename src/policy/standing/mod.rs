@@ -195,7 +195,7 @@ pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) ->
 }
 
 /// Whether nothing is to be found out about the node: it is Ready, and not out of service.
-fn is_in_service(node: &Node) -> bool {
+pub fn is_in_service(node: &Node) -> bool {
     !node.is_out_of_service() && node.ready().is_some()
 }
 

@@ -1,0 +1,103 @@
+//! `fencegate version`: what this program is, and what runs in the cluster.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    process::ExitCode,
+};
+
+use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
+
+use super::{check, connect::ConnectArgs, has_kubeconfig, print};
+use crate::policy::text::on_one_line;
+
+/// The commit that the program was built from, if whoever built it said so.
+pub const COMMIT: Option<&str> = option_env!("FENCEGATE_COMMIT");
+
+/// Print the version of this program and, with a cluster, what runs there.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "Examples:
+  fencegate version
+  fencegate version --client -o json")]
+pub struct Args {
+    /// Do not ask a cluster
+    #[arg(long)]
+    client: bool,
+    /// What to print [default: text]
+    #[arg(short, long, value_enum)]
+    output: Option<Output>,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Versions {
+    version: &'static str,
+    commit: Option<&'static str>,
+    /// The oldest compiler that the program builds with.
+    rust: &'static str,
+    /// The versions of Kubernetes that the gate supports.
+    kubernetes: String,
+    /// The version of each output that programs read.
+    schemas: BTreeMap<&'static str, &'static str>,
+    cluster: Option<Cluster>,
+}
+
+#[derive(Serialize)]
+struct Cluster {
+    kubernetes: String,
+    /// The image of each pod of the gate.
+    images: Vec<String>,
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let cluster = if args.client || !has_kubeconfig() { None } else { Some(args.cluster().await?) };
+    let versions = Versions {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: COMMIT,
+        rust: env!("CARGO_PKG_RUST_VERSION"),
+        kubernetes: check::supported(),
+        schemas: BTreeMap::from([("NodeStandingList", "fencegate.dev/v1")]),
+        cluster,
+    };
+    print(&match args.output {
+        Some(Output::Json) => format!("{}\n", serde_json::to_string_pretty(&versions)?),
+        None => versions.to_text(),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    async fn cluster(&self) -> anyhow::Result<Cluster> {
+        let connection = self.connect.open("--client asks none").await?;
+        let kubernetes = connection.live.version().await.map_err(anyhow::Error::msg)?.name;
+        let images = connection.live.images(&self.connect.gate_namespace).await.map_err(anyhow::Error::msg)?;
+        Ok(Cluster { kubernetes, images })
+    }
+}
+
+impl Versions {
+    fn to_text(&self) -> String {
+        let commit = self.commit.map_or(String::new(), |commit| format!(" ({commit})"));
+        let mut text = format!("fencegate {}{commit}, for Kubernetes {}\n", self.version, self.kubernetes);
+        if let Some(Cluster { kubernetes, images }) = &self.cluster {
+            let distinct: BTreeSet<&String> = images.iter().collect();
+            let pods = distinct.into_iter().map(|image| {
+                let pods = images.iter().filter(|one| *one == image).count();
+                format!("{pods} of {}", on_one_line(image))
+            });
+            let pods = pods.collect::<Vec<_>>().join(", ");
+            let pods = if pods.is_empty() { "no pods of the gate".to_owned() } else { format!("pods: {pods}") };
+            // Nothing can fail: it is written to memory.
+            let _ = writeln!(text, "cluster: Kubernetes {}, {pods}", on_one_line(kubernetes));
+        }
+        text
+    }
+}
