@@ -25,7 +25,7 @@ fn decisions(log: &str) -> Vec<Value> {
 }
 
 fn text(lines: &[Value]) -> String {
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines.iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat()
 }
 
 #[test]
@@ -52,7 +52,7 @@ TIME                   USER    DOES      DECISION   REASONS
     let mut lines = decisions(&log);
     lines.reverse();
     let prefixed: String =
-        lines.iter().map(|line| format!("[pod/fencegate-1/fencegate] {line}\n")).collect();
+        lines.iter().map(|line| format!("[pod/fencegate-1/fencegate] {line}\n")).collect::<Vec<_>>().concat();
     let again = run(folder.path(), &["history", "-f", "-", "worker-2"], &prefixed);
     assert_eq!(stdout(&again), table);
 
@@ -132,11 +132,16 @@ fn a_review_decides_about_the_next_step_of_a_node() {
         )
     };
     let tainted = "[{key: node.kubernetes.io/out-of-service, value: nodeshutdown, effect: NoExecute}]";
-    let asked = |step: &str, node: &str| run(folder.path(), &["review", "-", step, "--now", "2026-11-22T10:12:00Z"], node);
+    let asked =
+        |step: &str, node: &str| run(folder.path(), &["review", "-", step, "--now", "2026-11-22T10:12:00Z"], node);
     for (step, node, why) in [
         ("--place", node("True", "[]"), "node \"worker-2\" may not be put out of service:\n  NodeStillReady: "),
         ("--release", node("Unknown", tainted), "node \"worker-2\" may not return to service:\n  PodsRemain: "),
-        ("--delete", node("Unknown", tainted), "node \"worker-2\" may not be deleted while out of service:\n  PodsRemain: "),
+        (
+            "--delete",
+            node("Unknown", tainted),
+            "node \"worker-2\" may not be deleted while out of service:\n  PodsRemain: ",
+        ),
     ] {
         let denied = asked(step, &node);
         assert_eq!(code(&denied), 1, "{}", stderr(&denied));
@@ -144,7 +149,9 @@ fn a_review_decides_about_the_next_step_of_a_node() {
     }
     assert_eq!(stdout(&asked("--delete", &node("True", "[]"))), "allowed (None)\n");
     let two = format!("{}---\n{}", node("True", "[]").replace("worker-2", "worker-1"), node("True", "[]"));
-    for (body, why) in [(two.as_str(), "there are 2 Nodes in it"), ("kind: Pod", "fencegate: -: "), ("{}", "fencegate: -: ")] {
+    for (body, why) in
+        [(two.as_str(), "there are 2 Nodes in it"), ("kind: Pod", "fencegate: -: "), ("{}", "fencegate: -: ")]
+    {
         let output = asked("--place", body);
         assert_eq!(code(&output), 2, "{}", stdout(&output));
         assert!(stderr(&output).contains(why), "{}", stderr(&output));

@@ -258,32 +258,32 @@ fn attempt(attempt: Attempt) -> Line {
 
 /// The rights of the person who asks.
 async fn rights(live: &Live) -> Vec<Line> {
-    const CHECK: &str = "your rights";
+    const READING: &str = "right to read";
+
     let mut missing = Vec::new();
+    let mut unknown = None;
     for (verb, resource, namespace) in READS {
         match live.may(verb, resource, namespace).await {
             Ok(true) => {}
             Ok(false) => missing.push(format!("{verb} {resource}")),
-            Err(why) => return vec![Line::unknown(CHECK, why)],
+            Err(why) => unknown = Some(why),
         }
     }
-    let mut lines = vec![if missing.is_empty() {
-        Line::new(CHECK, Grade::Passed, "you may read what status shows")
-    } else {
-        Line::new(CHECK, Grade::Failed, format!("status needs rights that you lack: {}", missing.join(", ")))
-    }];
-    let writes = [
-        (live.may("patch", "nodes", None).await, "attest, place and release"),
-        (live.may_ask_gate(Verb::BreakGlass).await, "break the glass"),
+    let reading = match unknown {
+        Some(why) => Line::unknown(READING, why),
+        None if missing.is_empty() => Line::new(READING, Grade::Passed, "you may read what status shows"),
+        None => Line::new(READING, Grade::Failed, format!("status needs what you may not: {}", missing.join(", "))),
+    };
+    let others = [
+        ("right to write", live.may("patch", "nodes", None).await, "use attest, place and release"),
+        ("right to overrule", live.may_ask_gate(Verb::BreakGlass).await, "break the glass"),
     ];
-    for (may, what) in writes {
-        lines.push(match may {
-            Ok(true) => Line::new(CHECK, Grade::Passed, format!("you may {what}")),
-            Ok(false) => Line::new(CHECK, Grade::Note, format!("you may not {what}")),
-            Err(why) => Line::unknown(CHECK, why),
-        });
-    }
-    lines
+    let others = others.map(|(check, may, what)| match may {
+        Ok(true) => Line::new(check, Grade::Passed, format!("you may {what}")),
+        Ok(false) => Line::new(check, Grade::Note, format!("you may not {what}")),
+        Err(why) => Line::unknown(check, why),
+    });
+    std::iter::once(reading).chain(others).collect()
 }
 
 #[cfg(test)]

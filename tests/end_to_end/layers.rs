@@ -1,6 +1,8 @@
 //! The three layers: the mutating webhook, the ValidatingAdmissionPolicy and the validating
 //! webhook. Each of them alone denies every violation that it can see.
 
+use std::collections::BTreeMap;
+
 use http::Method;
 use serde_json::{Value, json};
 
@@ -9,6 +11,7 @@ use crate::{
         gate::Gate,
         plane::{MERGE, Plane},
     },
+    operators::fencegate,
     world::{
         PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, is_tainted, kubectl, lone_node, of_node,
         plane_with_alice, record_on, rejects, renew, said,
@@ -109,6 +112,77 @@ async fn each_layer_alone_denies_and_the_webhooks_message_is_shown_if_there_is_o
         let closed = kubectl(&plane, &guarded);
         assert!(!closed.status.success() && said(&closed).contains("failed calling webhook"), "{}", said(&closed));
     }
+}
+
+/// The lines of `fencegate check`: how each check ended, and what it found.
+#[track_caller]
+fn checked(plane: &Plane, user: &str, code: i32) -> BTreeMap<String, (String, String)> {
+    let output = fencegate(plane, user, "check", &["-o", "json"]);
+    assert_eq!(output.status.code(), Some(code), "{}", said(&output));
+    let lines: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    lines.iter().map(|line| (text(&line["check"]), (text(&line["result"]), text(&line["text"])))).collect()
+}
+
+/// Asserts which check failed, and that all others passed.
+#[track_caller]
+fn only_fails(lines: &BTreeMap<String, (String, String)>, check: &str, why: &str) {
+    let failed: Vec<&String> =
+        lines.iter().filter(|(_, (result, _))| result == "failed").map(|(check, _)| check).collect();
+    assert_eq!(failed, [check], "{lines:#?}");
+    assert!(lines[check].1.contains(why), "{lines:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_which_layer_is_missing() {
+    const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings";
+    let plane = plane_with_alice().await;
+    let mut gate = Gate::guard(&plane).await;
+    let endpoint =
+        |address: &str, node: &str| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}});
+    let slice = json!({
+        "metadata": {"name": "fencegate-1", "labels": {"kubernetes.io/service-name": "fencegate"}},
+        "addressType": "IPv4",
+        "endpoints": [endpoint("10.0.0.1", "a"), endpoint("10.0.0.2", "b")],
+        "ports": [{"name": "webhook", "port": 8443}],
+    });
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/fencegate-system/endpointslices";
+    plane.create(slices, slice).await;
+
+    let all = checked(&plane, "admin", 0);
+    assert!(all.values().all(|(result, _)| result == "passed" || result == "note"), "{all:#?}");
+    assert_eq!(all["denial"].1, "a Node that is created with the taint is denied by the webhook");
+    assert_eq!(all["replicas"].1, "2 are ready, on 2 nodes");
+    let stored = plane.get("/api/v1/nodes").await.unwrap();
+    assert_eq!(stored["items"], json!([]), "the check stores nothing");
+
+    for (plural, check) in [
+        ("validatingwebhookconfigurations", "validating webhook"),
+        ("mutatingwebhookconfigurations", "mutating webhook"),
+    ] {
+        let configuration = delete_configuration(&plane, plural).await;
+        only_fails(&checked(&plane, "admin", 1), check, "is not registered");
+        restore_configuration(&plane, plural, configuration).await;
+    }
+    let binding = format!("{POLICIES}/fencegate");
+    let bound = plane.get(&binding).await.unwrap();
+    let only_warns = json!({"spec": {"validationActions": ["Warn", "Audit"]}});
+    plane.patch("admin", MERGE, &binding, only_warns).await.unwrap();
+    only_fails(&checked(&plane, "admin", 1), "policy", "denies nothing (validationActions: Warn, Audit)");
+    plane.api("admin", Method::DELETE, &binding, None).await.unwrap();
+    only_fails(&checked(&plane, "admin", 1), "policy", "has no binding");
+    plane.create(POLICIES, json!({"metadata": {"name": "fencegate"}, "spec": bound["spec"]})).await;
+
+    // Whoever lacks the rights to look is told so: nothing passes unseen.
+    let stranger = checked(&plane, "tenant", 1);
+    assert_eq!(stranger["validating webhook"].0, "unknown", "{stranger:#?}");
+    assert!(stranger["denial"].1.starts_with("not tried, for want of a right: "), "{stranger:#?}");
+    assert!(stranger["right to read"].1.contains("list nodes"), "{stranger:#?}");
+
+    gate.stop();
+    only_fails(&checked(&plane, "admin", 1), "denial", "failed calling webhook");
+    let nowhere = fencegate(&plane, "admin", "check", &["--context", "nowhere"]);
+    assert_eq!(nowhere.status.code(), Some(2), "{}", said(&nowhere));
 }
 
 #[tokio::test(flavor = "multi_thread")]

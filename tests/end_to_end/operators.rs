@@ -3,7 +3,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -38,6 +38,42 @@ fn ended(plane: &Plane, command: &str, arguments: &[&str], code: i32) -> (String
     (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
+/// `fencegate status --watch`, which runs until the test ends.
+struct Watch(Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn watch(plane: &Plane) -> Watch {
+    let arguments = ["status", "--watch", "-o", "json", "--kubeconfig", &plane.kubeconfig("alice")];
+    Watch(Command::new(program()).args(arguments).stdout(Stdio::piped()).spawn().unwrap())
+}
+
+/// Reads until the last of these states was told of the node. Each must be told once, in this
+/// order, and perhaps others between.
+#[track_caller]
+fn told_each_state_once(watch: &mut Watch, node: &str, states: &[&str]) {
+    let lines = BufReader::new(watch.0.stdout.take().unwrap()).lines();
+    let of_node = lines.map_while(Result::ok).map(|line| serde_json::from_str::<Value>(&line).unwrap());
+    let of_node = of_node.filter(|line| line["node"] == node).map(|line| line["state"].as_str().unwrap().to_owned());
+    let mut told: Vec<String> = Vec::new();
+    for state in of_node {
+        // A line is told for another number of pods, too.
+        if told.last() != Some(&state) {
+            told.push(state);
+        }
+        if told.last().map(String::as_str) == states.last().copied() {
+            break;
+        }
+    }
+    let wanted: Vec<&String> = told.iter().filter(|state| states.contains(&state.as_str())).collect();
+    assert_eq!(wanted, states, "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     let world = World::start().await;
@@ -61,6 +97,7 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     assert!(done.is_empty() && why.contains(other) && why.ends_with("nothing was recorded\n"), "{why}");
     assert!(!record_on(plane, node).await.contains_key("method"));
 
+    let mut watch = watch(plane);
     world.machine().power_off();
     let wait = ["--method", "power-off", "--by", "alice, OPS-123", "--proof", "Chassis Power is off", "--wait"];
     let (done, told) = ended(plane, "attest", &[&[node], wait.as_slice()].concat(), 0);
@@ -110,6 +147,17 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     let (done, _) = ended(plane, "release", &[node], 0);
     assert_eq!(done, format!("node/{node} unchanged\n"));
     assert_eq!(world.san.corrupted(), Vec::<String>::new());
+
+    told_each_state_once(&mut watch, node, &["Attested", "Emptying", "Empty", "Recovered", "InService"]);
+
+    let (table, _) = ended(plane, "history", &[node, "--no-headers"], 0);
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().skip(1).take(3).collect()).collect();
+    assert_eq!(rows, [["alice", "Attest", "allow"], ["alice", "Place", "allow"], ["alice", "Release", "allow"]]);
+    let log = gate.audit_log().iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
+    let file = plane.folder.path().join("decisions.log");
+    std::fs::write(&file, log).unwrap();
+    let replay = Command::new(program()).arg("replay").arg("-f").arg(&file).output().unwrap();
+    assert_eq!(replay.status.code(), Some(0), "{}", said(&replay));
 
     // Without a gate that answers, guarded writes fail, and the command says so once.
     gate.stop();
