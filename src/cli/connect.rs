@@ -83,6 +83,31 @@ impl ConnectArgs {
         Ok(Connection { live, user, source: Source { context, server: Some(server), file: None }, log })
     }
 
+    /// The options among these words, and the defaults otherwise.
+    pub fn of(words: &[String]) -> Self {
+        let value = |option: &str| {
+            let joined = words.iter().find_map(|word| word.strip_prefix(option)?.strip_prefix('='));
+            let next = words.iter().zip(words.iter().skip(1)).find(|(word, _)| *word == option);
+            joined.or(next.map(|(_, value)| value.as_str())).map(str::to_owned)
+        };
+        Self {
+            kubeconfig: value("--kubeconfig").map(PathBuf::from),
+            context: value("--context"),
+            user: value("--user"),
+            as_user: value("--as"),
+            as_group: Vec::new(),
+            request_timeout: Duration::from_secs(3),
+            gate_namespace: String::new(),
+            verbose: false,
+        }
+    }
+
+    /// A connection of which nothing is said. `None` if there is no cluster.
+    pub async fn quietly(&self) -> Option<Live> {
+        let (config, _) = self.client_config("").await.ok()?;
+        Some(Live::new(Client::try_from(config).ok()?))
+    }
+
     /// How to reach the cluster, and the name of the context.
     async fn client_config(&self, otherwise: &str) -> anyhow::Result<(Config, Option<String>)> {
         let options = KubeConfigOptions { context: self.context.clone(), cluster: None, user: self.user.clone() };

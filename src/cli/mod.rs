@@ -23,6 +23,7 @@ mod attest;
 mod certs;
 mod check;
 mod columns;
+mod complete;
 mod completion;
 mod connect;
 mod demo;
@@ -80,6 +81,8 @@ enum Command {
     Demo(demo::Args),
     Completion(completion::Args),
     Version(version::Args),
+    #[command(name = "__complete", hide = true)]
+    Complete(complete::Args),
 }
 
 /// The exit code for an error, other than a denial. clap uses it, too, for invalid arguments.
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::History(args) => block_on(history::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),
+        Command::Complete(args) => block_on(complete::run(args, Args::command())),
         Command::Completion(args) => completion::run(&args, Args::command()),
         Command::Version(args) => block_on(version::run(args)),
         Command::Serve(args) => block_on(serve::run(*args)),
