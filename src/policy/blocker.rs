@@ -206,3 +206,32 @@ fn write_finalizers(formatter: &mut fmt::Formatter<'_>, finalizers: &[Foreign]) 
         many => write!(formatter, ", waits for finalizers {}", FirstFive(many)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_has_a_name_and_is_called_what_people_know_it_by() {
+        let attached = |volume| {
+            BlockingVolume::Attachment(Box::new(BlockingAttachment {
+                name: "csi-4f6a".into(),
+                volume,
+                driver: "san.example".into(),
+                is_attached: true,
+                detaching: None,
+                finalizers: Vec::new(),
+                error: None,
+            }))
+        };
+        let of_claim = VolumeName::Claim { claim: "prod/data".into(), volume: "pv-1".into() };
+        for (volume, name, label) in [
+            (attached(of_claim), "csi-4f6a", "pv-1"),
+            (attached(VolumeName::PersistentVolume("pv-2".into())), "csi-4f6a", "pv-2"),
+            (attached(VolumeName::Inline("disk-3".into())), "csi-4f6a", "disk-3"),
+            (BlockingVolume::OfNodeStatus("csi/disk-4".into()), "csi/disk-4", "csi/disk-4"),
+        ] {
+            assert_eq!((volume.name(), volume.label()), (&name.into(), &label.into()), "{volume:?}");
+        }
+    }
+}

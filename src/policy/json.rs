@@ -143,4 +143,12 @@ mod tests {
         }
         assert!(serde_json::from_str::<Object<Node>>(r#"{"metadata":null,"spec":{"taints":null}}"#).is_ok());
     }
+
+    #[test]
+    fn an_error_says_what_was_expected() {
+        let error = |text| serde_json::from_str::<Object<Node>>(text).err().map(|error| error.to_string());
+        assert!(error("[]").is_some_and(|why| why.contains("expected an object")), "{:?}", error("[]"));
+        let annotations = error(r#"{"metadata":{"annotations":5}}"#);
+        assert!(annotations.as_ref().is_some_and(|why| why.contains("expected a map of texts")), "{annotations:?}");
+    }
 }

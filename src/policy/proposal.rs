@@ -204,3 +204,41 @@ impl<'a> Proposal<'a> {
             && write.after().is_some_and(|node| !node.is_out_of_service() && !has_evidence(node))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json};
+
+    use super::*;
+    use crate::policy::request::{User, Write};
+
+    /// A placement with this boot on record, of a node that runs another one.
+    fn placement(boot: &str) -> Request {
+        let node = |annotations| {
+            let node = json!({"metadata": {"name": "n1", "annotations": annotations}, "status": {"nodeInfo": {"bootID": "b"}}});
+            from_value(node).unwrap()
+        };
+        let write = Write::Update { old: node(json!({})), new: node(json!({BOOT_ID: boot})) };
+        Request { node: "n1".into(), user: User::default(), write }
+    }
+
+    #[test]
+    fn a_word_about_a_fence_may_be_refuted_by_each_check_that_denies_for_its_time_or_its_boot() {
+        let with = |enforced: &[Code], boot: &str, source: Source| {
+            let mut settings = Settings::default();
+            for code in [Code::EvidenceExpired, Code::LeaseStillRenewed, Code::EvidenceForOtherBoot] {
+                let mode = if enforced.contains(&code) { Mode::Enforce } else { Mode::Warn };
+                settings.modes.insert(code, mode);
+            }
+            Proposal::new(&placement(boot), &settings).may_be_refuted(source)
+        };
+        for source in [Source::Annotations, Source::FenceAgentsRemediation] {
+            assert!(with(&[Code::EvidenceExpired], "b", source), "{source:?}");
+            assert!(with(&[Code::LeaseStillRenewed], "b", source), "{source:?}");
+            assert!(!with(&[Code::EvidenceForOtherBoot], "b", source), "{source:?}");
+            assert!(!with(&[], "other", source), "{source:?}");
+        }
+        assert!(with(&[Code::EvidenceForOtherBoot], "other", Source::Annotations));
+        assert!(!with(&[Code::EvidenceForOtherBoot], "other", Source::FenceAgentsRemediation));
+    }
+}

@@ -404,3 +404,6 @@ impl NodeSummary {
 pub struct Access {
     pub allowed: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,3 +97,30 @@ pub fn reference() -> String {
     let head = ["| reason | default | fails when |".to_owned(), "| --- | --- | --- |".to_owned()];
     head.into_iter().chain(Code::ALL.iter().map(row)).collect::<Vec<_>>().join("\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(lengths: &[usize]) -> Vec<String> {
+        lengths.iter().map(|length| "x".repeat(*length)).collect()
+    }
+
+    #[test]
+    fn as_many_first_lines_are_kept_as_fit_with_their_line_breaks() {
+        for (most, kept) in [(12, 3), (11, 2), (8, 2), (7, 1), (4, 1), (3, 0), (0, 0)] {
+            assert_eq!(first_lines(lines(&[3, 3, 3]), most).len(), kept, "{most}");
+        }
+    }
+
+    #[test]
+    fn only_the_longest_lines_are_cut_and_no_byte_is_wasted() {
+        let cut = |given: &[usize], most| fitted(lines(given), most).iter().map(String::len).collect::<Vec<_>>();
+        assert_eq!(cut(&[3, 3], 8), [3, 3]);
+        assert_eq!(cut(&[4, 300], 200), [4, 194]);
+        assert_eq!(cut(&[300, 4], 200), [194, 4]);
+        // A line as long as its share leaves the remainder to the others.
+        assert_eq!(cut(&[99, 300], 201), [99, 100]);
+        assert_eq!(cut(&[300, 300, 300], 600), [199, 199, 199]);
+    }
+}
