@@ -91,11 +91,12 @@ define build-tools
 endef
 
 .PHONY: control-plane
-control-plane: ## build the tools of the end-to-end tests from source: a control plane, kubectl and helm
+control-plane: ## build the tools of the end-to-end tests from source: a control plane, kubectl, helm and krew
 ifndef KUBEBUILDER_ASSETS
 	$(call build-tools,tests/cluster,$(ASSETS))
 	@ln -sf server $(ASSETS)/etcd
 	@cd tests/helm && go build -o $(ASSETS)/ -ldflags "-s -w" tool
+	@cd tests/krew && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 endif
 
 .PHONY: cluster
@@ -141,7 +142,7 @@ on-version: $(if $(filter $(NEWEST),$(VERSION)),control-plane,older-control-plan
 older-control-plane: control-plane
 	$(call build-tools,tests/cluster/$(VERSION),$(ASSETS)-$(VERSION))
 	@ln -sf $(ASSETS)/server $(ASSETS)-$(VERSION)/etcd
-	@ln -sf $(ASSETS)/csi-attacher $(ASSETS)/kwok $(ASSETS)/helm $(ASSETS)-$(VERSION)/
+	@for tool in csi-attacher kwok helm krew validate-krew-manifest; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
 
 .PHONY: image
 image: ## build the container image, without a daemon: target/image/fencegate.oci.tar

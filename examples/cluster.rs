@@ -17,7 +17,7 @@ async fn main() {
     plane.until("three nodes exist", async |plane| nodes(plane).await == 3).await;
     let _gate = Gate::guard(&plane).await;
     println!("export KUBECONFIG={}", plane.kubeconfig("admin"));
-    println!("# the kubectl of this version is {}; Ctrl-C stops everything", plane.kubectl_path().display());
+    println!("# the kubectl of this version is {}; Ctrl-C stops everything", plane.tool("kubectl").display());
     // If waiting for the signal fails, the program stops at once.
     let _ = tokio::signal::ctrl_c().await;
 }

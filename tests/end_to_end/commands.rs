@@ -25,7 +25,7 @@ fn commands(denial: &Output) -> Vec<String> {
 fn paste(plane: &Plane, command: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let wrapper = folder.path().join("kubectl");
-    let (kubectl, kubeconfig) = (plane.kubectl_path(), plane.kubeconfig("alice"));
+    let (kubectl, kubeconfig) = (plane.tool("kubectl"), plane.kubeconfig("alice"));
     let script = format!("#!/bin/sh\nexec {} --kubeconfig={kubeconfig} \"$@\"\n", kubectl.display());
     fs::write(&wrapper, script).unwrap();
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).unwrap();

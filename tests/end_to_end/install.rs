@@ -28,7 +28,7 @@ fn repository(path: &str) -> PathBuf {
 const NAMESPACE: &str = "fencegate-system";
 
 fn helm(plane: &Plane, arguments: &[&str]) -> Output {
-    Command::new(plane.helm_path())
+    Command::new(plane.tool("helm"))
         .args(arguments)
         .env("KUBECONFIG", plane.kubeconfig("admin"))
         .env("HOME", plane.folder.path())

@@ -33,6 +33,7 @@ mod install;
 mod interoperation;
 mod layers;
 mod operators;
+mod plugin;
 mod policy;
 mod registration;
 mod replicas;

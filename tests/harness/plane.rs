@@ -332,14 +332,9 @@ impl Plane {
         Ok(serde_json::from_str(&text).unwrap_or(Value::Null))
     }
 
-    /// The path of Helm.
-    pub fn helm_path(&self) -> PathBuf {
-        self.binaries.join("helm")
-    }
-
-    /// The path of the kubectl of this version.
-    pub fn kubectl_path(&self) -> PathBuf {
-        self.binaries.join("kubectl")
+    /// The path of a tool: `helm`, `krew`, or the kubectl of this version.
+    pub fn tool(&self, name: &str) -> PathBuf {
+        self.binaries.join(name)
     }
 
     /// Runs kubectl as the user with this token.
@@ -349,7 +344,7 @@ impl Plane {
 
     /// The same, with environment variables.
     pub fn kubectl_with(&self, token: &str, arguments: &[&str], input: &str, environment: &[(&str, String)]) -> Output {
-        let mut child = Command::new(self.kubectl_path())
+        let mut child = Command::new(self.tool("kubectl"))
             .arg(format!("--kubeconfig={}", self.kubeconfig(token)))
             .arg(format!("--cache-dir={}", self.path("kubectl-cache")))
             .args(arguments)
