@@ -156,7 +156,9 @@ impl Args {
         }
         let names: Vec<String> = pods.iter().map(|pod| pod.name.to_string()).take(NAMED).collect();
         let names = if names.is_empty() { String::new() } else { format!(": {}", names.join(", ")) };
-        format!("{} pods will be force-deleted, {} volumes detached{names}", pods.len(), volumes.len())
+        let counted = |count: usize, one: &str| format!("{count} {one}{}", if count == 1 { "" } else { "s" });
+        let (pods, volumes) = (counted(pods.len(), "pod"), counted(volumes.len(), "volume"));
+        format!("{pods} will be force-deleted, {volumes} detached{names}")
     }
 }
 
@@ -198,7 +200,7 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
                 let took = jiff::SignedDuration::try_from(start.elapsed()).unwrap_or_default();
                 let runs = replacements(desk, &gone).await;
                 args.write.tell(&format!("{}  nothing is left after {}{runs}", row.time(), Span(took)));
-                args.write.tell("repair the machine; when it is back:");
+                args.write.tell("now repair the machine, and when it is back:");
                 args.write.tell(&super::next("release", &args.node));
                 return Ok(ExitCode::SUCCESS);
             }

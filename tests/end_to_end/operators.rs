@@ -113,7 +113,7 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     assert!(!is_tainted(&of_node(plane, node).await));
     let (done, told) = ended(plane, "place", &[node, "--wait"], 0);
     assert_eq!(done, format!("node/{node} out of service\n"));
-    assert!(told.contains("1 pods will be force-deleted, 1 volumes detached: default/db-0"), "{told}");
+    assert!(told.contains("1 pod will be force-deleted, 1 volume detached: default/db-0"), "{told}");
     assert!(
         told.contains("  default/db-0 gone\n")
             && told.contains("  pv-data-db-0 detached\n")

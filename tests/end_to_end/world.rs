@@ -45,7 +45,7 @@ pub fn rejects(output: Output, reasons: &[&str]) {
 /// A control plane with three machines and a StatefulSet `db` of one pod with one volume, running.
 pub struct World {
     pub plane: Plane,
-    machines: Vec<Machine>,
+    pub machines: Vec<Machine>,
     pub san: Arc<San>,
     /// The node that the database runs on at the start.
     pub node: String,

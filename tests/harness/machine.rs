@@ -114,6 +114,10 @@ impl Machine {
         state.boot += 1;
     }
 
+    pub fn is_on(&self) -> bool {
+        lock(&self.state).on
+    }
+
     /// Cuts the machine off from the API server. Its processes keep running.
     pub fn cut_off(&self) {
         lock(&self.state).reaches_api = false;

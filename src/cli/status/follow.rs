@@ -27,7 +27,7 @@ type Told = (State, usize, usize, Next);
 /// Follows the nodes that were asked for until it is interrupted.
 pub(super) async fn follow(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
     let live = desk.live().context("a file does not change: --watch needs a cluster")?;
-    let mut followed = Followed { desk, args, told: BTreeMap::new() };
+    let mut followed = Followed { desk, args, told: BTreeMap::new(), lacks_header: !args.no_headers };
     let mut rows = read(desk, args).await?;
     rows.sort_by(|one, other| urgency(one).cmp(&urgency(other)));
     followed.tell_all(rows)?;
@@ -99,6 +99,8 @@ struct Followed<'a> {
     desk: &'a Desk,
     args: &'a Args,
     told: BTreeMap<String, Told>,
+    /// Whether the header of the table is still to be printed: an empty table has none.
+    lacks_header: bool,
 }
 
 impl Followed<'_> {
@@ -106,10 +108,12 @@ impl Followed<'_> {
     fn tell_all(&mut self, rows: Vec<Row>) -> anyhow::Result<()> {
         self.told = rows.iter().map(|row| (row.name().to_owned(), told(row))).collect();
         let rows: Vec<Row> = rows.into_iter().filter(|row| self.args.shows(row)).collect();
-        match self.args.output {
-            Some(Output::Json) => rows.iter().try_for_each(|row| self.tell(row, &rows)),
-            _ => Ok(print(&self.table(&rows, !self.args.no_headers))?),
+        if self.args.output == Some(Output::Json) {
+            return rows.iter().try_for_each(|row| self.tell(row, &rows));
         }
+        print(&self.table(&rows, self.lacks_header))?;
+        self.lacks_header &= rows.is_empty();
+        Ok(())
     }
 
     /// Looks at the nodes, and prints those whose line is not the one that was told.
@@ -137,14 +141,15 @@ impl Followed<'_> {
     }
 
     /// Prints the line of one node, in columns that are as wide as those of `rows`.
-    fn tell(&self, row: &Row, rows: &[Row]) -> anyhow::Result<()> {
+    fn tell(&mut self, row: &Row, rows: &[Row]) -> anyhow::Result<()> {
         if self.args.output == Some(Output::Json) {
             return Ok(print(&format!("{}\n", json::line(row, self.desk)?))?);
         }
         let name = word(row.name());
         let table = self.table(rows, true);
-        let line = table.lines().find(|line| line.split_whitespace().next() == Some(&name));
-        Ok(print(&format!("{}\n", line.unwrap_or_default()))?)
+        let header = table.lines().take(usize::from(std::mem::take(&mut self.lacks_header)));
+        let line = table.lines().skip(1).find(|line| line.split_whitespace().next() == Some(&name));
+        Ok(print(&header.chain(line).flat_map(|line| [line, "\n"]).collect::<String>())?)
     }
 
     fn table(&self, rows: &[Row], has_header: bool) -> String {
