@@ -115,9 +115,11 @@ fn documents() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut names: Vec<String> =
         ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned).into();
-    let docs = fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
-    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
-    names.extend(docs.map(|path| format!("docs/{}", path.file_name().unwrap().to_str().unwrap())));
+    for folder in ["docs", "docs/runbooks"] {
+        let files = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
+        let files = files.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".md"));
+        names.extend(files.map(|name| format!("{folder}/{name}")));
+    }
     names.sort();
     let read = |name: String| (fs::read_to_string(root.join(&name)).unwrap(), name);
     names.into_iter().map(read).map(|(text, name)| (name, text)).collect()
