@@ -117,7 +117,9 @@ fn documents() -> Vec<(String, String)> {
         ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned).into();
     for folder in ["docs", "docs/runbooks"] {
         let files = fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().file_name());
-        let files = files.map(|name| name.into_string().unwrap()).filter(|name| name.ends_with(".md"));
+        let files = files
+            .map(|name| name.into_string().unwrap())
+            .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "md"));
         names.extend(files.map(|name| format!("{folder}/{name}")));
     }
     names.sort();

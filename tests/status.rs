@@ -209,7 +209,7 @@ fn the_long_form_says_what_holds_a_node_and_what_the_gate_would_say() {
          Record:    power-off at 2026-11-22T10:15:00Z by \"alice, OPS-123\" of boot b1\n\
          \x20          recorded by alice at 2026-11-22T10:15:50Z, placed by alice at 2026-11-22T10:16:05Z, vouched by annotations\n\
          Boot:      b1 (the one that was fenced)\n\
-         Holds it:  Pod      prod/db-0 (terminating for 25m54s, waits for finalizer example.com/snapshot)\n\
+         Holds it:  Pod      prod/db-0 (terminating for 25m54s, waits for finalizer example.com/snapshot), of StatefulSet db\n\
          \x20          Volume   prod/data-db-0 (PersistentVolume pv-data-db-0, VolumeAttachment csi-4f6a of driver rbd.csi.ceph.com: attached, fails: \"rpc error: no such target\" 2m ago)\n\
          Next:      look: what holds it does not go by itself\n\
          \x20          node \"stuck\" may not return to service:\n";

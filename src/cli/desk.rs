@@ -27,7 +27,7 @@ use crate::{
         request::{Request, User},
         review::Webhook,
         settings::Settings,
-        standing::{Standing, facts_of, standing},
+        standing::{Standing, State, facts_of, standing},
     },
     telemetry::Log,
 };
@@ -78,6 +78,8 @@ pub struct Row {
     pub listed: Listed,
     pub facts: Facts,
     pub standing: Standing,
+    /// For a node that is stuck: since when the controllers that would empty it have been silent.
+    pub controllers_silent_since: Option<Timestamp>,
 }
 
 impl Row {
@@ -111,7 +113,11 @@ impl Desk {
         let (request, query) = facts_of(&listed.node, &self.user, &self.settings);
         let facts = self.facts(&request, &query).await;
         let standing = standing(&listed.node, &self.user, &facts, &self.settings);
-        Row { listed, facts, standing }
+        let controllers_silent_since = match self.live() {
+            Some(live) if standing.state == State::Stuck => live.controllers_silent_since().await,
+            _ => None,
+        };
+        Row { listed, facts, standing, controllers_silent_since }
     }
 
     /// Reads a node of this name.

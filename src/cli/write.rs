@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     desk::{Desk, Row},
-    print,
+    print, typed,
 };
 use crate::{
     cluster::{Live, Manner, WriteError},
@@ -17,6 +17,7 @@ use crate::{
         annotation::BREAK_GLASS,
         message::denial,
         object::node::Taint,
+        reason::Code,
         request::{Request, Write},
     },
 };
@@ -99,9 +100,32 @@ pub fn patch_of_annotations(row: &Row, annotations: &Changes) -> Value {
     json!({"metadata": metadata(row, annotations)})
 }
 
-/// Says in the gate's words why a write is denied.
+/// Says in the gate's words why a write is denied, and which command of this program helps.
 pub fn refuse(decision: &Decision, request: &Request) {
     eprintln!("{}", denial(decision, Some(request)));
+    if let Some(command) = helping(&decision.codes(), &request.node) {
+        eprintln!("the command for this: {command}");
+    }
+}
+
+/// The command that helps against these reasons.
+fn helping(codes: &[Code], node: &str) -> Option<String> {
+    const OF_THE_RECORD: [Code; 4] =
+        [Code::EvidenceMissing, Code::EvidenceMalformed, Code::EvidenceExpired, Code::EvidenceForOtherBoot];
+    const OF_THE_MACHINE: [Code; 3] = [Code::NodeStillReady, Code::LeaseStillRenewed, Code::FactsUnavailable];
+    const OF_WHAT_IS_LEFT: [Code; 3] = [Code::PodsRemain, Code::VolumesAttached, Code::NodeNotRebooted];
+    let has = |some: &[Code]| codes.iter().any(|code| some.contains(code));
+    let is_recorded = codes.contains(&Code::EvidenceExpired) || codes.contains(&Code::EvidenceForOtherBoot);
+    if has(&OF_THE_RECORD) {
+        let attest = ["attest", node, "--method", "power-off", "--wait", "--overwrite"];
+        typed(attest.get(..if is_recorded { 6 } else { 5 })?)
+    } else if has(&OF_THE_MACHINE) {
+        typed(&["status", node])
+    } else if has(&OF_WHAT_IS_LEFT) {
+        typed(&["release", node, "--wait"])
+    } else {
+        codes.first().and_then(|code| typed(&["explain", code.name()]))
+    }
 }
 
 /// The change that a command makes to a Node.
@@ -193,4 +217,23 @@ pub fn annotated(mut request: Request, changes: &Changes) -> Request {
         new.annotate(changes);
     }
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_denial_of_a_command_names_the_command_that_helps() {
+        for (codes, command) in [
+            (&[Code::NodeStillReady, Code::EvidenceMissing][..], "attest worker-2 --method power-off --wait"),
+            (&[Code::EvidenceExpired], "attest worker-2 --method power-off --wait --overwrite"),
+            (&[Code::LeaseStillRenewed], "status worker-2"),
+            (&[Code::PodsRemain, Code::NodeNotRecovered], "release worker-2 --wait"),
+            (&[Code::NotAuthorized], "explain NotAuthorized"),
+        ] {
+            assert_eq!(helping(codes, "worker-2"), Some(format!("fencegate {command}")), "{codes:?}");
+        }
+        assert_eq!(helping(&[], "worker-2"), None);
+    }
 }

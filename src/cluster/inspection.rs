@@ -1,11 +1,13 @@
 //! What an installation of the gate looks like from outside, for people who check it.
 
 use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     ByteString,
     api::{
         admissionregistration::v1 as admission,
         authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
+        coordination::v1 as coordination,
         core::v1 as core,
         discovery::v1 as discovery,
     },
@@ -20,7 +22,18 @@ use super::{
     live::one_line,
     registration::{NAME, WEBHOOK},
 };
-use crate::policy::{facts::Verb, json::null_is_default, object::node::OUT_OF_SERVICE, review::Webhook};
+use crate::policy::{
+    facts::Verb,
+    json::null_is_default,
+    object::{
+        lease::{Lease, LeaseSpec},
+        node::OUT_OF_SERVICE,
+    },
+    review::Webhook,
+};
+
+/// How much clocks of the control plane may differ.
+const CLOCKS: SignedDuration = SignedDuration::from_secs(30);
 
 /// The version of an API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,6 +243,17 @@ impl Live {
             }
             Err(error) => Attempt::Failed(told(&error)),
         }
+    }
+
+    /// Since when kube-controller-manager has been silent: it deletes the pods and detaches the
+    /// volumes. `None` if it runs, or if that could not be found out.
+    pub async fn controllers_silent_since(&self) -> Option<Timestamp> {
+        let leases = namespaced::<coordination::Lease>("kube-system");
+        let (date, lease) = self.api.get_dated::<Lease>(&leases, "kube-controller-manager").await.ok()?;
+        let LeaseSpec { renew_time, lease_duration_seconds } = lease?.spec;
+        let (renewed, duration) = (renew_time?, SignedDuration::from_secs(lease_duration_seconds?.into()));
+        // Its clock may differ from the API server's.
+        (date.duration_since(renewed) > duration + CLOCKS).then_some(renewed)
     }
 
     /// Whether this client may use `verb` on a resource, written as RBAC writes it: `nodes`, or

@@ -180,7 +180,7 @@ impl List<'_> {
 }
 
 fn item<'a>(row: &'a Row, desk: &Desk) -> Item<'a> {
-    let Row { listed, facts, standing } = row;
+    let Row { listed, facts, standing, .. } = row;
     let node = &listed.node;
     let recorded = |key: &str| node.annotation(key);
     let present = |text: &'a str| Some(text).filter(|text| !text.is_empty());
@@ -235,7 +235,7 @@ fn item<'a>(row: &'a Row, desk: &Desk) -> Item<'a> {
 
 /// The objects behind the names that the gate gives.
 fn remaining(row: &Row) -> Remaining<'_> {
-    let Row { listed, facts, standing } = row;
+    let Row { listed, facts, standing, .. } = row;
     let pods = facts.pods.value().into_iter().flatten();
     let holds = |pod: &&Pod| standing.pods.iter().any(|held| held.name.raw() == pod.full_name());
     let attachments = facts.volume_attachments.value().into_iter().flatten();

@@ -12,7 +12,8 @@ use crate::{
             BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, OVERRIDDEN_BY, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT,
             RECORDED_BY, SOURCE,
         },
-        object::node::Node,
+        blocker::BlockingPod,
+        object::{node::Node, pod::Pod},
         standing::{Next, Note, State},
         text::{Foreign, Span, quoted},
     },
@@ -20,7 +21,7 @@ use crate::{
 
 /// The page about a node.
 pub fn page(row: &Row, desk: &Desk) -> String {
-    let Row { listed, facts, standing } = row;
+    let Row { listed, facts, standing, .. } = row;
     let node = &listed.node;
     let now = facts.api_now();
     let mut page = String::new();
@@ -51,11 +52,17 @@ pub fn page(row: &Row, desk: &Desk) -> String {
     for note in &standing.notes {
         line("Note", noted(*note, row));
     }
+    if let Some(since) = row.controllers_silent_since {
+        line(
+            "Note",
+            format!("kube-controller-manager has been silent{}: nothing empties the node", ago(" since ", since, now)),
+        );
+    }
     for (fact, why) in &standing.unread {
         line("Unread", format!("{}: {why}", fact.name()));
     }
     let holds = if node.is_out_of_service() { "Holds it" } else { "On it" };
-    let pods = standing.pods.iter().map(|pod| format!("Pod      {pod}"));
+    let pods = standing.pods.iter().map(|pod| format!("Pod      {pod}{}", owner(pod, row)));
     let volumes = standing.volumes.iter().map(|volume| format!("Volume   {volume}"));
     for (index, held) in pods.chain(volumes).enumerate() {
         line(if index == 0 { holds } else { "" }, held);
@@ -74,6 +81,15 @@ pub fn page(row: &Row, desk: &Desk) -> String {
         line("", said.to_owned());
     }
     page
+}
+
+/// Which controller made a pod: it makes the replacement.
+fn owner(pod: &BlockingPod, row: &Row) -> String {
+    let pods = row.facts.pods.value().into_iter().flatten();
+    let owner = pods.into_iter().find(|one| pod.name.raw() == one.full_name()).and_then(Pod::controller);
+    owner.map_or(String::new(), |owner| {
+        format!(", of {} {}", Foreign::from(owner.kind.as_str()), Foreign::from(owner.name.as_str()))
+    })
 }
 
 /// The machine behind a node: its name, its addresses, and its provider's ID.

@@ -34,7 +34,7 @@ pub(super) fn table(rows: &[Row], is_wide: bool, has_header: bool) -> String {
 }
 
 fn cells(row: &Row) -> Vec<String> {
-    let Row { listed, facts, standing } = row;
+    let Row { listed, facts, standing, .. } = row;
     let is_read = standing.state != State::InService;
     let count = |known: bool, count: usize| match (is_read, known) {
         (false, _) => "-".to_owned(),

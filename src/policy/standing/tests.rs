@@ -360,6 +360,19 @@ fn a_standing_has_what_holds_the_taint_and_what_the_gate_would_say() {
 }
 
 #[test]
+fn the_next_step_of_a_node_is_its_release_or_its_placement_and_what_denies_it_is_known() {
+    let (held, silent, back) = (out().standing(), dead().standing(), ready(emptied()).standing());
+    assert_eq!(held.next_step().map(|(step, decision)| (step, decision.allowed)), Some((Step::Release, false)));
+    let denying: Vec<Code> = held.denying().collect();
+    assert_eq!(denying, [Code::PodsRemain, Code::VolumesAttached], "a warning denies nothing");
+    assert_eq!(silent.next_step().map(|(step, _)| step), Some(Step::Place));
+    assert_eq!(silent.denying().collect::<Vec<_>>(), [Code::EvidenceMissing]);
+    assert_eq!((back.next_step().map(|(step, _)| step), back.denying().count()), (Some(Step::Release), 0));
+    assert_eq!(ready(dead()).standing().next_step(), None);
+    assert!(held.holds_volume("csi-1") && !held.holds_volume("csi-2") && !back.holds_volume("csi-1"));
+}
+
+#[test]
 fn a_fact_that_could_not_be_read_is_named() {
     let standing = Node1 { pods: None, ..dead() }.standing();
     assert_eq!(standing.unread, [(Fact::Pods, "forbidden".to_owned())]);
