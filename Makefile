@@ -174,6 +174,10 @@ model: ## explore every order of events around the gate, with it, without it and
 mutants: $(CARGO_MUTANTS_BUILT) ## change the code that decides, a line at a time: some test must notice
 	CARGO_PROFILE_DEV_DEBUG=0 $(CARGO_MUTANTS) mutants --jobs 2 --output target $(FLAGS)
 
+.PHONY: reference
+reference: ## write docs/reference.md from the program's own help
+	@$(CARGO) run --quiet --locked -- __reference >target/reference.md && mv target/reference.md docs/reference.md
+
 .PHONY: bench
 bench: ## measure what a decision costs
 	$(CARGO) bench --locked

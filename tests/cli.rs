@@ -263,3 +263,12 @@ fn reasons_are_explained_and_shells_complete_commands() {
         assert!(stdout(&script).contains("attest"), "{shell}");
     }
 }
+
+#[test]
+fn the_page_about_all_commands_is_what_the_program_prints() {
+    let folder = tempfile::tempdir().unwrap();
+    let printed = stdout(&run(folder.path(), &["__reference"], ""));
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference.md")).unwrap();
+    assert!(printed.contains("\n## attest\n") && !printed.contains("__complete"), "{printed}");
+    assert_eq!(page, printed, "make reference writes it anew");
+}

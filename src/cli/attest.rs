@@ -110,8 +110,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     match write::send(&desk, &args.write, row, propose).await? {
         Sent::Denied => Ok(ExitCode::from(1)),
-        Sent::Stored(_) => {
-            let code = args.write.done(&args.node, "attested")?;
+        Sent::Stored(stored) => {
+            let code = args.write.done(&args.node, "attested", stored.as_ref())?;
             args.write.tell(&super::next("place", &args.node));
             Ok(code)
         }

@@ -36,8 +36,8 @@ pub struct ConnectArgs {
     /// Act as a member of this group; may be given several times
     #[arg(long, value_name = "GROUP", requires = "as_user")]
     as_group: Vec<String>,
-    /// How long to wait for one answer of the API server
-    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
+    /// How long to wait for one answer of the API server; a number without a unit is in seconds
+    #[arg(long, value_name = "TIME", value_parser = request_timeout, default_value = "10s")]
     pub request_timeout: Duration,
     /// The gate's namespace, where its configuration is
     #[arg(long, value_name = "NAME", default_value = "fencegate-system")]
@@ -53,6 +53,16 @@ pub struct Source {
     pub context: Option<String>,
     pub server: Option<String>,
     pub file: Option<String>,
+}
+
+/// Parses a length of time as kubectl does: a number without a unit is in seconds. `0`, which means
+/// forever there, is an error: every wait has a limit.
+fn request_timeout(text: &str) -> anyhow::Result<Duration> {
+    let timeout = text.parse().map(Duration::from_secs).or_else(|_| duration(text))?;
+    if timeout.is_zero() {
+        bail!("every wait has a limit: for example 30s")
+    }
+    Ok(timeout)
 }
 
 /// An API server that answers, and who asks it.
@@ -132,5 +142,27 @@ impl ConnectArgs {
         config.connect_timeout = Some(self.request_timeout);
         config.read_timeout = Some(self.request_timeout);
         Ok((config, context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_without_a_unit_is_in_seconds_and_none_is_endless() {
+        assert_eq!(request_timeout("30").unwrap(), Duration::from_secs(30));
+        assert_eq!(request_timeout("1m").unwrap(), Duration::from_mins(1));
+        for endless in ["0", "0s", "-1", "soon"] {
+            assert!(request_timeout(endless).is_err(), "{endless}");
+        }
+    }
+
+    #[test]
+    fn the_options_of_a_command_line_that_is_not_complete_are_found() {
+        let words = ["place", "--context", "prod", "--kubeconfig=a b", "--as"].map(str::to_owned);
+        let found = ConnectArgs::of(&words);
+        assert_eq!((found.context.as_deref(), found.kubeconfig), (Some("prod"), Some("a b".into())));
+        assert_eq!((found.user, found.as_user), (None, None));
     }
 }

@@ -100,6 +100,19 @@ impl Row {
 }
 
 impl Desk {
+    /// A desk with the facts of this cluster, for nobody in particular.
+    pub fn of(cluster: Cluster, clock: Clock) -> Self {
+        Self {
+            cluster,
+            user: User::default(),
+            settings: Settings::default(),
+            clock,
+            source: Source::default(),
+            patience: Duration::from_secs(10),
+            log: None,
+        }
+    }
+
     /// The API server, if facts do not come from a file.
     pub fn live(&self) -> Option<&Live> {
         match &self.cluster {
@@ -160,13 +173,9 @@ impl DeskArgs {
     pub async fn open(&self) -> anyhow::Result<Desk> {
         let given = self.config.as_deref().map(settings_of).transpose()?;
         let from_file = |snapshot, now: Option<Timestamp>, source| Desk {
-            cluster: Cluster::of(snapshot),
-            user: User::default(),
             settings: given.clone().unwrap_or_default(),
-            clock: now.map_or(Clock::System, Clock::at),
             source,
-            patience: self.connect.request_timeout,
-            log: None,
+            ..Desk::of(Cluster::of(snapshot), now.map_or(Clock::System, Clock::at))
         };
         if let Some(path) = &self.filename {
             let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };

@@ -32,6 +32,7 @@ mod explain;
 mod history;
 mod log;
 mod place;
+mod reference;
 mod release;
 mod replay;
 mod review;
@@ -83,6 +84,9 @@ enum Command {
     Version(version::Args),
     #[command(name = "__complete", hide = true)]
     Complete(complete::Args),
+    /// Print the page about all commands
+    #[command(name = "__reference", hide = true, after_help = "Example:\n  fencegate __reference")]
+    Reference,
 }
 
 /// The exit code for an error, other than a denial. clap uses it, too, for invalid arguments.
@@ -126,6 +130,7 @@ pub fn main() -> ExitCode {
         Command::History(args) => block_on(history::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),
         Command::Complete(args) => block_on(complete::run(args, Args::command())),
+        Command::Reference => reference::run(Args::command()),
         Command::Completion(args) => completion::run(&args, Args::command()),
         Command::Version(args) => block_on(version::run(args)),
         Command::Serve(args) => block_on(serve::run(*args)),

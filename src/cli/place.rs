@@ -89,7 +89,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let has = |effect: &&str| row.listed.node.out_of_service().any(|taint| taint.effect == **effect);
     let is_placed = args.effect.names().iter().all(has);
     if is_placed {
-        args.write.done(&args.node, "unchanged")?;
+        args.write.done(&args.node, "unchanged", None)?;
     } else {
         let request = args.request(&row, &desk);
         let decision = desk.judge(&request).await;
@@ -109,7 +109,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         let propose = |row: &Row| Ok((args.request(row, &desk), Change::Patch(args.patch(row))));
         match write::send(&desk, &args.write, row, propose).await? {
             Sent::Denied => return Ok(ExitCode::from(1)),
-            Sent::Stored(_) => args.write.done(&args.node, "out of service")?,
+            Sent::Stored(stored) => args.write.done(&args.node, "out of service", stored.as_ref())?,
         };
     }
     if args.wait && args.write.stores() { watch(&desk, &args).await } else { Ok(ExitCode::SUCCESS) }

@@ -90,7 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     write::live(&desk, "release")?;
     let row = desk.node(&args.node).await?;
     if !row.listed.node.is_out_of_service() {
-        return args.write.done(&args.node, "unchanged");
+        return args.write.done(&args.node, "unchanged", None);
     }
     // A break-glass is for what the cluster cannot know: nothing is waited for.
     let row = match &args.break_glass {
@@ -109,9 +109,11 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     match write::send(&desk, &args.write, row, propose).await? {
         Sent::Denied => Ok(ExitCode::from(1)),
-        Sent::Stored(None) if args.delete => args.write.done(&args.node, "deleted"),
-        Sent::Stored(None) => args.write.done(&args.node, "back in service"),
-        Sent::Stored(Some(stored)) => args.write.done(&args.node, &format!("back in service{}", told(&stored))),
+        Sent::Stored(None) if args.delete => args.write.done(&args.node, "deleted", None),
+        Sent::Stored(stored) => {
+            let outage = stored.as_ref().map_or(String::new(), told);
+            args.write.done(&args.node, &format!("back in service{outage}"), stored.as_ref())
+        }
     }
 }
 

@@ -38,6 +38,14 @@ pub struct WriteArgs {
     /// Say nothing but results and errors
     #[arg(short, long)]
     quiet: bool,
+    /// Print the Node as it is stored then [default: a line]
+    #[arg(short, long, value_enum)]
+    output: Option<Output>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -55,8 +63,12 @@ impl WriteArgs {
         }
     }
 
-    /// Prints the result of a write.
-    pub fn done(&self, node: &str, what: &str) -> anyhow::Result<ExitCode> {
+    /// Prints the result of a write: the Node as it is stored, if that is wanted and there is one.
+    pub fn done(&self, node: &str, what: &str, stored: Option<&Value>) -> anyhow::Result<ExitCode> {
+        if let Some(stored) = stored.filter(|_| self.output == Some(Output::Json)) {
+            print(&format!("{}\n", serde_json::to_string_pretty(stored)?))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let how = match self.dry_run {
             DryRun::None => "",
             DryRun::Client => " (dry run)",

@@ -108,6 +108,9 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     let (_, why) = ended(plane, "attest", &[node, "--method", "storage-isolation"], 1);
     assert!(why.contains("has a record already") && why.contains("proof \"Chassis Power is off\""), "{why}");
 
+    let (done, _) = ended(plane, "place", &[node, "--dry-run", "server", "-o", "json"], 0);
+    let checked: Value = serde_json::from_str(&done).unwrap();
+    assert_eq!(checked["metadata"]["annotations"]["fencegate.dev/placed-by"], "alice", "{checked:#}");
     let (done, _) = ended(plane, "place", &[node, "--dry-run", "server"], 0);
     assert_eq!(done, format!("node/{node} out of service (server dry run)\n"));
     assert!(!is_tainted(&of_node(plane, node).await));

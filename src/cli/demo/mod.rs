@@ -23,6 +23,8 @@ use json_patch::Patch;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
+use super::{desk::Desk, status};
+
 use self::{
     client::{Caller, Response},
     story::{Does, Step},
@@ -71,6 +73,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             }
             let answer = admit(&mut caller, step, number, &mut stored).await?;
             print_step(&mut out, &paint, step, &answer)?;
+            if step.shows_status {
+                let desk = Desk::of(Cluster::File(Arc::clone(&cluster)), Clock::Set(Arc::clone(&clock)));
+                let row = desk.look(serde_json::from_value(stored.clone())?).await;
+                let command = paint.bold("kubectl fencegate status");
+                writeln!(out, "{} {} {command}", paint.dim(step.time), paint.dim("$"))?;
+                writeln!(out, "{}", status::table(&[row], false, true))?;
+            }
             while let Ok(line) = audit.try_recv() {
                 if args.audit {
                     writeln!(out, "  {}", paint.dim(&line))?;
@@ -205,6 +214,9 @@ fn print_step(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer:
         writeln!(out, "{meanwhile}\n")?;
     }
     writeln!(out, "{} {} {}", paint.dim(step.time), paint.dim("$"), paint.bold(step.command))?;
+    if let Some(instead) = step.instead {
+        writeln!(out, "      {} {}", paint.dim("or $"), paint.bold(instead))?;
+    }
     for warning in &answer.warnings {
         writeln!(out, "{} {warning}", paint.yellow("Warning:"))?;
     }

@@ -20,6 +20,10 @@ pub struct Step {
     pub does: Does,
     /// Whether the dead database pod and its volume are still on the node.
     pub bound: bool,
+    /// The command of the plugin that does the same, and waits for what it needs.
+    pub instead: Option<&'static str>,
+    /// Whether to show afterwards where the node stands.
+    pub shows_status: bool,
     /// What kubectl prints if the write is allowed. `None`: the gate should deny it.
     pub done: Option<&'static str>,
 }
@@ -76,6 +80,8 @@ pub fn steps() -> Vec<Step> {
         user: "alice",
         does: Does::Update(does),
         bound: true,
+        instead: None,
+        shows_status: false,
         done: None,
     };
     let by_bob = |time, command, does| Step { user: "bob", ..by_alice(time, command, does) };
@@ -86,6 +92,7 @@ pub fn steps() -> Vec<Step> {
                 "Kubernetes reports the node as Unknown. The pod hangs in Terminating: does the machine still write?",
                 |node| reports(node, "Unknown", "2b9d4c11-83f0-4f57-a5b5-5b7c0e2f9d02"),
             )),
+            shows_status: true,
             ..by_alice("10:12:00", PLACE, place)
         },
         Step {
@@ -99,6 +106,8 @@ pub fn steps() -> Vec<Step> {
         },
         Step {
             done: Some("node/worker-2 annotated"),
+            instead: Some("kubectl fencegate attest worker-2 --method power-off --wait"),
+            shows_status: true,
             ..by_alice(
                 "10:15:50",
                 "kubectl annotate node worker-2 fencegate.dev/method=power-off fencegate.dev/fenced-by=alice \
@@ -110,7 +119,12 @@ pub fn steps() -> Vec<Step> {
                 },
             )
         },
-        Step { done: Some("node/worker-2 tainted"), ..by_alice("10:16:05", PLACE, place) },
+        Step {
+            done: Some("node/worker-2 tainted"),
+            instead: Some("kubectl fencegate place worker-2 --wait"),
+            shows_status: true,
+            ..by_alice("10:16:05", PLACE, place)
+        },
         Step {
             meanwhile: Some(("Kubernetes force-deletes the pod and detaches the volume. bob is in a hurry.", |_| {})),
             ..by_bob("10:16:10", REMOVE, remove)
@@ -126,6 +140,7 @@ pub fn steps() -> Vec<Step> {
             )),
             bound: false,
             done: Some("node/worker-2 untainted"),
+            instead: Some("kubectl fencegate release worker-2 --wait"),
             ..by_bob("10:40:00", REMOVE, remove)
         },
     ]

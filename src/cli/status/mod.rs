@@ -30,6 +30,7 @@ mod long;
 mod table;
 
 pub use long::{machine, page, record};
+pub use table::table;
 
 /// How many nodes are read at the same time.
 const AT_ONCE: usize = 8;

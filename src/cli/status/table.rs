@@ -19,7 +19,7 @@ const MORE_COLUMNS: [&str; 8] = ["METHOD", "FENCED-BY", "FENCED-AT", "SOURCE", "
 const UNKNOWN: &str = "<unknown>";
 
 /// The table, with a line break after each line. Empty without rows.
-pub(super) fn table(rows: &[Row], is_wide: bool, has_header: bool) -> String {
+pub fn table(rows: &[Row], is_wide: bool, has_header: bool) -> String {
     if rows.is_empty() {
         return String::new();
     }
