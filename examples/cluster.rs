@@ -26,7 +26,11 @@ use std::{
     time::Duration,
 };
 
-use harness::gate::{Gate, program};
+use harness::{
+    gate::{Gate, program},
+    plane::Plane,
+};
+use serde_json::json;
 use world::World;
 
 /// How `machine` asks: by a file with its arguments, which is answered by another one.
@@ -43,6 +47,7 @@ async fn main() {
     let world = World::start().await;
     let plane = &world.plane;
     let _gate = Gate::guard(plane).await;
+    endpoints(plane).await;
     let (bin, asked) = (plane.folder.path().join("bin"), plane.folder.path().join("asked"));
     put_in_path(&bin, &plane.tool("kubectl"));
     fs::create_dir(&asked).expect("a new folder");
@@ -63,6 +68,17 @@ async fn main() {
         // If waiting for the signal fails, the program stops at once.
         _ = tokio::signal::ctrl_c() => {}
     }
+}
+
+/// What the Service of the replicas would have, if kubelets ran them.
+async fn endpoints(plane: &Plane) {
+    let ready = |address: &str, node: &str| json!({"addresses": [address], "nodeName": node});
+    let slice = json!({
+        "metadata": {"name": "fencegate-1", "labels": {"kubernetes.io/service-name": "fencegate"}},
+        "addressType": "IPv4",
+        "endpoints": [ready("10.0.0.2", "n2"), ready("10.0.0.3", "n3")],
+    });
+    plane.create("/apis/discovery.k8s.io/v1/namespaces/fencegate-system/endpointslices", slice).await;
 }
 
 /// A folder with kubectl of this version, the plugin, and `machine`.
@@ -111,5 +127,6 @@ fn done(world: &World, words: &str) -> String {
         ["power", "status"] => {}
         _ => return USAGE.to_owned(),
     }
-    format!("Chassis Power is {}\n", if machine.is_on() { "on" } else { "off" })
+    let power = if machine.is_on() { "on" } else { "off" };
+    format!("{name} (test://{name}): Chassis Power is {power}\n")
 }

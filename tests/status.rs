@@ -212,7 +212,7 @@ fn the_long_form_says_what_holds_a_node_and_what_the_gate_would_say() {
          Holds it:  Pod      prod/db-0 (terminating for 25m54s, waits for finalizer example.com/snapshot), of StatefulSet db\n\
          \x20          Volume   prod/data-db-0 (PersistentVolume pv-data-db-0, VolumeAttachment csi-4f6a of driver rbd.csi.ceph.com: attached, fails: \"rpc error: no such target\" 2m ago)\n\
          Next:      look: what holds it does not go by itself\n\
-         \x20          node \"stuck\" may not return to service:\n";
+         The gate:  node \"stuck\" may not return to service:\n";
     assert!(told.starts_with(head), "{told}");
     assert!(told.contains("\n             kubectl get pod -o yaml -n prod db-0\n"), "{told}");
     let told = stdout(&status(folder.path(), &["contradicted"]));

@@ -1,7 +1,7 @@
 //! `fencegate place`: puts a fenced node out of service.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, BufRead as _, Write as _},
     process::ExitCode,
     time::{Duration, Instant},
@@ -18,7 +18,10 @@ use super::{
 };
 use crate::policy::{
     facts::Fact,
-    object::node::{OUT_OF_SERVICE, Taint},
+    object::{
+        node::{OUT_OF_SERVICE, Taint},
+        pod::Pod,
+    },
     request::{Request, Write},
     standing::{Standing, State},
     text::{NAMED, Span},
@@ -177,7 +180,8 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
 
     let mut patience = Patience::new(args.timeout);
     let start = Instant::now();
-    let (mut left, mut changed_at, mut gone) = (BTreeMap::new(), Instant::now(), Vec::new());
+    let (mut left, mut changed_at, mut gone) = (BTreeMap::new(), Instant::now(), BTreeSet::new());
+    let mut replaced = BTreeSet::new();
     let mut row = desk.node(&args.node).await?;
     let mut state = row.standing.state;
     loop {
@@ -187,9 +191,10 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
             for (name, told) in left.iter().filter(|(name, _)| !now_left.contains_key(*name)) {
                 args.write.tell(&format!("{}  {told}", row.time()));
                 changed_at = Instant::now();
-                gone.push(String::clone(name));
+                gone.insert(String::clone(name));
             }
             left = now_left;
+            replaced.extend(of_stateful_sets(&row));
         }
         match row.standing.state {
             now if !row.listed.node.is_out_of_service() => {
@@ -198,8 +203,11 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
             }
             State::Empty | State::Recovered | State::SameBoot => {
                 let took = jiff::SignedDuration::try_from(start.elapsed()).unwrap_or_default();
-                let runs = replacements(desk, &gone).await;
-                args.write.tell(&format!("{}  nothing is left after {}{runs}", row.time(), Span(took)));
+                args.write.tell(&format!("{}  nothing is left after {}", row.time(), Span(took)));
+                gone.retain(|pod| replaced.contains(pod));
+                for runs in replacements(desk, &row, &gone, &mut patience).await {
+                    args.write.tell(&format!("          {runs}"));
+                }
                 args.write.tell("now repair the machine, and when it is back:");
                 args.write.tell(&super::next("release", &args.node));
                 return Ok(ExitCode::SUCCESS);
@@ -235,14 +243,29 @@ fn leftover(row: &Row) -> BTreeMap<String, String> {
     pods.chain(volumes).collect()
 }
 
-/// Where the pods that went run now: those of a StatefulSet keep their names.
-async fn replacements(desk: &Desk, gone: &[String]) -> String {
-    let Some(live) = desk.live() else { return String::new() };
-    let mut told = Vec::new();
-    for (pod, (namespace, name)) in gone.iter().filter_map(|pod| Some((pod, pod.split_once('/')?))).take(5) {
-        if let Ok(Some(node)) = live.where_it_runs(namespace, name).await {
-            told.push(format!("; {pod} is Running on {node}"));
-        }
+/// The pods of StatefulSets on the node. Their replacements have their names.
+fn of_stateful_sets(row: &Row) -> impl Iterator<Item = String> {
+    let is_of_set = |pod: &&Pod| pod.controller().is_some_and(|owner| owner.kind == "StatefulSet");
+    row.facts.pods.value().into_iter().flatten().filter(is_of_set).map(Pod::full_name)
+}
+
+/// Where the pods that went run now. A replacement is waited for, but not for long: it may need
+/// what this cluster does not have.
+async fn replacements(desk: &Desk, row: &Row, gone: &BTreeSet<String>, patience: &mut Patience) -> Vec<String> {
+    const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
+    let Some(live) = desk.live() else { return Vec::new() };
+    let (start, mut told) = (Instant::now(), Vec::new());
+    for (pod, (namespace, name)) in gone.iter().filter_map(|pod| Some((pod, pod.split_once('/')?))).take(NAMED) {
+        let runs = loop {
+            match live.where_it_runs(namespace, name).await {
+                Ok(Some(node)) if node != row.name() => break format!("{pod} is Running on {node}"),
+                Ok(_) if start.elapsed() < STARTS_WITHIN && patience.beat().await.is_none() => {}
+                Ok(_) => break format!("{pod} is not Running yet: see kubectl describe pod"),
+                Err(why) => break format!("{pod} could not be read: {why}"),
+            }
+        };
+        told.push(runs);
     }
-    told.concat()
+    told
 }

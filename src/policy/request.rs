@@ -213,4 +213,30 @@ mod tests {
             assert_eq!(who.speaks_from("n1"), expected, "{who:?}");
         }
     }
+
+    #[test]
+    fn of_the_keys_that_mean_nothing_only_those_that_the_write_changes_are_kept() {
+        let node = |keys: &[(&str, &str)]| {
+            let mut node = Node::default();
+            let annotations = keys.iter().map(|(key, value)| (format!("fencegate.dev/{key}"), (*value).to_owned()));
+            node.metadata.annotations = Some(annotations.collect());
+            node
+        };
+        let kept = |mut write: Write| {
+            write.forget_meaningless();
+            let keys = |node: Option<&Node>| {
+                let keys = node.into_iter().flat_map(|node| node.gate_annotations().map(|(key, _)| key.to_owned()));
+                keys.collect::<Vec<_>>()
+            };
+            (keys(write.before()), keys(write.after()))
+        };
+        let (a, method) = ("fencegate.dev/a".to_owned(), "fencegate.dev/method".to_owned());
+        let update =
+            |old: &[(&str, &str)], new: &[(&str, &str)]| kept(Write::Update { old: node(old), new: node(new) });
+        let both = [("a", "1"), ("method", "power-off")];
+        assert_eq!(update(&both, &both), (vec![method.clone()], vec![method.clone()]));
+        assert_eq!(update(&[("a", "1")], &[("a", "2")]), (vec![a.clone()], vec![a.clone()]));
+        assert_eq!(update(&[("a", "1")], &[]), (vec![a], vec![]));
+        assert_eq!(kept(Write::Delete { old: node(&both) }), (vec![method], vec![]));
+    }
 }

@@ -123,4 +123,18 @@ mod tests {
         none(Webhook::Validate, false, &Decision { node: "n1".into(), ..Decision::unrelated() }, &facts());
         none(Webhook::Validate, false, &placement(true), &Facts::at(NOW.parse().unwrap()));
     }
+
+    #[test]
+    fn the_lease_names_the_version_that_it_replaces_and_has_the_nodes() {
+        let at: Timestamp = NOW.parse().unwrap();
+        let reservation = Reservation { replaces: Some("7".into()), entries: [("n1".to_owned(), at)].into() };
+        let lease = reservation.lease("gate");
+        let metadata = &lease["metadata"];
+        assert_eq!(
+            (&metadata["name"], &metadata["namespace"], &metadata["resourceVersion"]),
+            (&json!(NAME), &json!("gate"), &json!("7"))
+        );
+        assert_eq!(metadata["annotations"][ADMITTED], json!({"n1": NOW}).to_string());
+        assert_eq!(lease["kind"], "Lease");
+    }
 }

@@ -35,11 +35,6 @@ impl Command {
         self
     }
 
-    /// The program and its arguments, not quoted.
-    pub fn words(&self) -> &[String] {
-        &self.0
-    }
-
     /// The command as it is typed. `None` if it cannot be typed: it has a character that is not
     /// printable, or is too long. No command is better than another command.
     pub fn typed(&self) -> Option<String> {

@@ -14,6 +14,7 @@ use crate::{
         },
         blocker::BlockingPod,
         object::{node::Node, pod::Pod},
+        reason::Code,
         standing::{Next, Note, State},
         text::{Foreign, Span, quoted},
     },
@@ -77,8 +78,13 @@ pub fn page(row: &Row, desk: &Desk) -> String {
     if let Some(typed) = typed {
         line("", format!("  {typed}"));
     }
-    for said in super::said(row, desk).iter().flat_map(|said| said.lines()) {
-        line("", said.to_owned());
+    // The gate's own advice is about kubectl: of a step that has a command here, only the reasons.
+    let has_command = matches!(standing.next, Next::Fence | Next::Place | Next::Release);
+    let is_reason = |line: &&str| !has_command || Code::ALL.iter().any(|code| line.starts_with(&format!("  {code}: ")));
+    let said = super::said(row, desk);
+    let (first, rest) = said.as_deref().and_then(|said| said.split_once('\n')).unzip();
+    for (index, said) in first.into_iter().chain(rest.unwrap_or_default().lines().filter(is_reason)).enumerate() {
+        line(if index == 0 { "The gate" } else { "" }, said.to_owned());
     }
     page
 }
@@ -177,7 +183,10 @@ pub(super) fn next(next: Next, state: State) -> &'static str {
         (Next::Look, State::Alive) => {
             "look: its machine lives, and every detach is unsafe. Power it off, or find out why its pods stay"
         }
-        (Next::Look, State::NotReady) => "look: its kubelet lives; log in and repair it. The taint is not for this",
+        (Next::Look, State::NotReady) => {
+            "look again in a minute: its kubelet was heard a moment ago. If it still is, log in and repair it; the taint \
+             is not for this"
+        }
         (Next::Look, State::Contradicted) => "look: the gate would not let it be put out of service",
         (Next::Look, _) => "look: what holds it does not go by itself",
         (Next::Wait, _) => "wait: pods and volumes leave it",
