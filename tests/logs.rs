@@ -9,7 +9,11 @@ use serde_json::{Value, json};
 #[path = "support/program.rs"]
 mod program;
 
+#[path = "support/schema.rs"]
+mod schema;
+
 use program::{code, fencegate, run, stderr, stdout};
+use schema::published;
 
 /// The audit log of the demo, and what the demo prints beside it.
 fn log(folder: &Path) -> String {
@@ -57,7 +61,9 @@ TIME                   USER    DOES      DECISION   REASONS
     assert_eq!(stdout(&again), table);
 
     let json = run(folder.path(), &["history", "-f", "-", "-o", "json"], &log);
-    let rows: Vec<Value> = serde_json::from_str(&stdout(&json)).unwrap();
+    let list: Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert!(schema::accepts(&published("history"), &list), "{list:#}");
+    let rows = list["items"].as_array().unwrap();
     assert_eq!((rows.len(), &rows[8]["node"], &rows[8]["does"]), (9, &json!("worker-2"), &json!(["Release"])));
 }
 
@@ -166,5 +172,9 @@ fn the_version_names_what_it_is_for_without_a_cluster() {
     assert!(stdout(&told).starts_with(&format!("fencegate {version}")), "{}", stdout(&told));
     let json = run(folder.path(), &["version", "--client", "-o", "json"], "");
     let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert!(schema::accepts(&published("version"), &json), "{json:#}");
+    let mut wrong = json.clone();
+    wrong["kubernetes"] = json!(1.30);
+    assert!(!schema::accepts(&published("version"), &wrong), "a schema that refuses nothing holds nothing");
     assert_eq!((&json["version"], &json["cluster"]), (&json!(version), &Value::Null));
 }

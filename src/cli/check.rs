@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{columns::aligned, connect::ConnectArgs, duration, print, wait::Patience};
+use super::{columns::aligned, connect::ConnectArgs, duration, print, to_json, wait::Patience};
 use crate::{
     clock::Clock,
     cluster::{
@@ -111,7 +111,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let text = match args.output {
-        Some(Output::Json) => format!("{}\n", serde_json::to_string_pretty(&lines)?),
+        Some(Output::Json) => to_json("CheckList", &lines)?,
         None => {
             let cells =
                 lines.iter().map(|line| vec![line.result.mark().to_owned(), line.check.clone(), line.text.clone()]);

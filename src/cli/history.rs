@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     columns::{aligned, word},
     connect::ConnectArgs,
-    log, node_name, print,
+    log, node_name, print, to_json,
 };
 use crate::{
     audit::named,
@@ -114,7 +114,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => args.recorded().await?,
     };
     let text = match args.output {
-        Some(Output::Json) => format!("{}\n", serde_json::to_string_pretty(&entries)?),
+        Some(Output::Json) => to_json("DecisionList", &entries)?,
         None => table(&entries, args.node.is_none(), !args.no_headers),
     };
     print(&text)?;

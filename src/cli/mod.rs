@@ -12,6 +12,8 @@ use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use jiff::Timestamp;
 use kube::{Client, Config};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     cluster::{Cluster, Live, Snapshot},
@@ -89,6 +91,9 @@ enum Command {
     Reference,
 }
 
+/// The version of every output in JSON.
+const API_VERSION: &str = "fencegate.dev/v1";
+
 /// The exit code for an error, other than a denial. clap uses it, too, for invalid arguments.
 const ERROR: u8 = 2;
 
@@ -161,6 +166,12 @@ fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+/// A list of this kind, as JSON. `docs/schema` describes each kind.
+fn to_json(kind: &str, items: &impl Serialize) -> anyhow::Result<String> {
+    let list = json!({"apiVersion": API_VERSION, "kind": kind, "items": items});
+    Ok(format!("{}\n", serde_json::to_string_pretty(&list)?))
 }
 
 /// Parses the arguments. If the program is called as `kubectl-fencegate`, its help shows the name

@@ -9,7 +9,7 @@ use std::{
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 
-use super::{check, connect::ConnectArgs, has_kubeconfig, print};
+use super::{API_VERSION, check, connect::ConnectArgs, has_kubeconfig, print};
 use crate::policy::text::on_one_line;
 
 /// The commit that the program was built from, if whoever built it said so.
@@ -39,6 +39,8 @@ enum Output {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Versions {
+    api_version: &'static str,
+    kind: &'static str,
     version: &'static str,
     commit: Option<&'static str>,
     /// The oldest compiler that the program builds with.
@@ -60,11 +62,13 @@ struct Cluster {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cluster = if args.client || !has_kubeconfig() { None } else { Some(args.cluster().await?) };
     let versions = Versions {
+        api_version: API_VERSION,
+        kind: "Version",
         version: env!("CARGO_PKG_VERSION"),
         commit: COMMIT,
         rust: env!("CARGO_PKG_RUST_VERSION"),
         kubernetes: check::supported(),
-        schemas: BTreeMap::from([("NodeStandingList", "fencegate.dev/v1")]),
+        schemas: ["CheckList", "DecisionList", "NodeStandingList", "Version"].map(|kind| (kind, API_VERSION)).into(),
         cluster,
     };
     print(&match args.output {

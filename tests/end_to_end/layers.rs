@@ -12,6 +12,7 @@ use crate::{
         plane::{MERGE, Plane},
     },
     operators::fencegate,
+    schema,
     world::{
         PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, is_tainted, kubectl, lone_node, of_node,
         plane_with_alice, record_on, rejects, renew, said,
@@ -119,7 +120,9 @@ async fn each_layer_alone_denies_and_the_webhooks_message_is_shown_if_there_is_o
 fn checked(plane: &Plane, user: &str, code: i32) -> BTreeMap<String, (String, String)> {
     let output = fencegate(plane, user, "check", &["-o", "json"]);
     assert_eq!(output.status.code(), Some(code), "{}", said(&output));
-    let lines: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(schema::accepts(&schema::published("check"), &list), "{list:#}");
+    let lines = list["items"].as_array().unwrap();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     lines.iter().map(|line| (text(&line["check"]), (text(&line["result"]), text(&line["text"])))).collect()
 }

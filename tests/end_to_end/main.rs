@@ -17,6 +17,8 @@ mod cases;
 mod harness;
 #[path = "../support/reviews.rs"]
 mod reviews;
+#[path = "../support/schema.rs"]
+mod schema;
 #[path = "../support/shells.rs"]
 mod shells;
 #[path = "../support/mod.rs"]

@@ -120,7 +120,8 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     assert!(
         told.contains("  default/db-0 gone\n")
             && told.contains("  pv-data-db-0 detached\n")
-            && told.contains("  nothing is left after "),
+            && told.contains("  nothing is left after ")
+            && told.contains("  default/db-0 is Running on n"),
         "{told}"
     );
     let (done, _) = ended(plane, "place", &[node], 0);

@@ -1,8 +1,17 @@
 //! JSON Schema, as far as the published ones use it.
 
-#![allow(clippy::panic, reason = "a test that cannot run fails")]
+#![allow(dead_code, reason = "each test uses a part of this")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
+
+use std::{fs, path::Path};
 
 use serde_json::{Value, json};
+
+/// The published schema of a command's output.
+pub fn published(command: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schema/{command}-v1.json"));
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
 
 /// The keywords that say nothing about what is valid.
 const NOTES: [&str; 5] = ["$schema", "title", "description", "default", "properties"];

@@ -7,7 +7,7 @@
 //! expected, the demo fails.
 
 use std::{
-    io::{IsTerminal as _, Write as _},
+    io::Write as _,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
@@ -57,8 +57,9 @@ pub struct Args {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Stage { server, mut caller, cluster, clock, mut audit } = Stage::start().await?;
-    let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    let mut out = std::io::stdout().lock();
+    let paint = Paint;
+    // It takes the colours out where nobody wants them.
+    let mut out = anstream::stdout().lock();
     writeln!(out, "A database runs on worker-2. At 10:10:00 the machine loses power, without a clean shutdown.\n")?;
     let mut failed = None;
     let (stop, stopped) = oneshot::channel::<()>();
@@ -229,26 +230,26 @@ fn print_step(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer:
     }
 }
 
-/// Colours text, if standard output is a terminal.
-struct Paint(bool);
+/// Colours text.
+struct Paint;
 
 impl Paint {
-    fn with(&self, code: &str, text: &str) -> String {
-        if self.0 { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+    fn with(code: &str, text: &str) -> String {
+        format!("\u{1b}[{code}m{text}\u{1b}[0m")
     }
     fn bold(&self, text: &str) -> String {
-        self.with("1", text)
+        Self::with("1", text)
     }
     fn dim(&self, text: &str) -> String {
-        self.with("2", text)
+        Self::with("2", text)
     }
     fn red(&self, text: &str) -> String {
-        self.with("31", text)
+        Self::with("31", text)
     }
     fn green(&self, text: &str) -> String {
-        self.with("32", text)
+        Self::with("32", text)
     }
     fn yellow(&self, text: &str) -> String {
-        self.with("33", text)
+        Self::with("33", text)
     }
 }

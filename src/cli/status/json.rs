@@ -102,6 +102,8 @@ struct RemainingPod<'a> {
     owner: Option<String>,
     deletion_timestamp: Option<&'a str>,
     finalizers: &'a [String],
+    /// Whether it stays, because nothing makes it leave: it does not hold the taint.
+    may_stay: bool,
 }
 
 #[derive(Serialize)]
@@ -156,7 +158,7 @@ struct Unread<'a> {
 pub(super) fn list<'a>(rows: &'a [Row], desk: &'a Desk) -> List<'a> {
     let read_at = rows.iter().map(|row| row.facts.now).max().unwrap_or_else(|| desk.clock.now());
     List {
-        api_version: "fencegate.dev/v1",
+        api_version: crate::cli::API_VERSION,
         kind: "NodeStandingList",
         read_at,
         source: &desk.source,
@@ -233,15 +235,19 @@ fn item<'a>(row: &'a Row, desk: &Desk) -> Item<'a> {
     }
 }
 
-/// The objects behind the names that the gate gives.
-fn remaining(row: &Row) -> Remaining<'_> {
+/// The objects behind the names that the gate gives, and the pods that may stay with their volumes.
+fn remaining<'a>(row: &'a Row) -> Remaining<'a> {
     let Row { listed, facts, standing, .. } = row;
-    let pods = facts.pods.value().into_iter().flatten();
-    let holds = |pod: &&Pod| standing.pods.iter().any(|held| held.name.raw() == pod.full_name());
+    let is_out = listed.node.is_out_of_service();
+    let told = |one: &'a Pod| {
+        let holds = standing.pods.iter().any(|held| held.name.raw() == one.full_name());
+        let may_stay = !holds && is_out && one.may_stay(&listed.node) && one.claimed().next().is_some();
+        (holds || may_stay).then(|| pod(one, may_stay))
+    };
     let attachments = facts.volume_attachments.value().into_iter().flatten();
     let is_held = |attachment: &&VolumeAttachment| standing.holds_volume(&attachment.metadata.name);
     Remaining {
-        pods: pods.filter(holds).map(pod).collect(),
+        pods: facts.pods.value().into_iter().flatten().filter_map(told).collect(),
         volumes: attachments
             .filter(is_held)
             .map(|held| attachment(held, row))
@@ -250,13 +256,14 @@ fn remaining(row: &Row) -> Remaining<'_> {
     }
 }
 
-fn pod(pod: &Pod) -> RemainingPod<'_> {
+fn pod(pod: &Pod, may_stay: bool) -> RemainingPod<'_> {
     RemainingPod {
         namespace: &pod.metadata.namespace,
         name: &pod.metadata.name,
         owner: pod.controller().map(|owner| format!("{}/{}", owner.kind, owner.name)),
         deletion_timestamp: pod.metadata.deletion_timestamp.as_deref(),
         finalizers: &pod.metadata.finalizers,
+        may_stay,
     }
 }
 
