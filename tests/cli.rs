@@ -112,6 +112,11 @@ fn a_kubectl_plugin_shows_its_name_as_kubectl_users_type_it() {
     let output = Command::new(&plugin).args(["review", "--help"]).output().unwrap();
     assert_eq!(code(&output), 0);
     assert!(stdout(&output).contains("Usage: kubectl fencegate review"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("\n  kubectl fencegate review review.json "), "{}", stdout(&output));
+    let short = Command::new(&plugin).arg("-h").output().unwrap();
+    for command in ["serve", "certs", "demo"] {
+        assert!(!stdout(&short).contains(&format!("\n  {command} ")), "{command} is for the gate: {}", stdout(&short));
+    }
 }
 
 #[test]

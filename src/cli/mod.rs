@@ -134,7 +134,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::History(args) => block_on(history::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),
-        Command::Complete(args) => block_on(complete::run(args, Args::command())),
+        Command::Complete(args) => block_on(complete::run(args, program())),
         Command::Reference => reference::run(Args::command()),
         Command::Completion(args) => completion::run(&args, Args::command()),
         Command::Version(args) => block_on(version::run(args)),
@@ -174,12 +174,32 @@ fn to_json(kind: &str, items: &impl Serialize) -> anyhow::Result<String> {
     Ok(format!("{}\n", serde_json::to_string_pretty(&list)?))
 }
 
-/// Parses the arguments. If the program is called as `kubectl-fencegate`, its help shows the name
-/// `kubectl fencegate`.
+/// Parses the arguments.
 fn arguments() -> Args {
+    Args::from_arg_matches(&program().get_matches()).unwrap_or_else(|error| error.exit())
+}
+
+/// The program's commands and options. If it is called as `kubectl-fencegate`, its help shows what
+/// kubectl's users type, and not what is for the gate itself.
+fn program() -> clap::Command {
+    const OF_THE_GATE: [&str; 3] = ["serve", "certs", "demo"];
+
     let command = Args::command();
-    let command = if is_plugin() { command.bin_name(PLUGIN) } else { command };
-    Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    if !is_plugin() {
+        return command;
+    }
+    let as_typed = |command: clap::Command| {
+        let help = command.get_after_help().map(|help| help.to_string().replace(" fencegate ", " kubectl fencegate "));
+        match help {
+            Some(help) => command.after_help(help),
+            None => command,
+        }
+    };
+    let as_plugin = |command: clap::Command| {
+        let is_hidden = command.is_hide_set() || OF_THE_GATE.contains(&command.get_name());
+        as_typed(command).hide(is_hidden)
+    };
+    as_typed(command.bin_name(PLUGIN)).mut_subcommands(as_plugin)
 }
 
 /// How the program is called as a plugin.

@@ -57,7 +57,6 @@ pub struct Args {
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let Stage { server, mut caller, cluster, clock, mut audit } = Stage::start().await?;
-    let paint = Paint;
     // It takes the colours out where nobody wants them.
     let mut out = anstream::stdout().lock();
     writeln!(out, "A database runs on worker-2. At 10:10:00 the machine loses power, without a clean shutdown.\n")?;
@@ -73,17 +72,17 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
                 change(&mut stored);
             }
             let answer = admit(&mut caller, step, number, &mut stored).await?;
-            print_step(&mut out, &paint, step, &answer)?;
+            print_step(&mut out, step, &answer)?;
             if step.shows_status {
                 let desk = Desk::of(Cluster::File(Arc::clone(&cluster)), Clock::Set(Arc::clone(&clock)));
                 let row = desk.look(serde_json::from_value(stored.clone())?).await;
-                let command = paint.bold("kubectl fencegate status");
-                writeln!(out, "{} {} {command}", paint.dim(step.time), paint.dim("$"))?;
+                let command = bold("kubectl fencegate status");
+                writeln!(out, "{} {} {command}", dim(step.time), dim("$"))?;
                 writeln!(out, "{}", status::table(&[row], false, true))?;
             }
             while let Ok(line) = audit.try_recv() {
                 if args.audit {
-                    writeln!(out, "  {}", paint.dim(&line))?;
+                    writeln!(out, "  {}", dim(&line))?;
                 }
             }
             if answer.allowed != step.done.is_some() {
@@ -103,7 +102,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let outage = stored.pointer("/metadata/annotations/fencegate.dev~1last-outage").and_then(Value::as_str);
     let outage = outage.context("the Node has no annotation last-outage")?;
     let read = "kubectl get node worker-2 -o jsonpath='{.metadata.annotations.fencegate\\.dev/last-outage}'";
-    writeln!(out, "{} {} {}\n{outage}\n", paint.dim("10:40:10"), paint.dim("$"), paint.bold(read))?;
+    writeln!(out, "{} {} {}\n{outage}\n", dim("10:40:10"), dim("$"), bold(read))?;
     writeln!(
         out,
         "The database never had two writers. The audit log has one JSON line for each decision: see --audit."
@@ -210,46 +209,46 @@ impl Stage {
 }
 
 /// Prints a step as its user sees it.
-fn print_step(out: &mut impl std::io::Write, paint: &Paint, step: &Step, answer: &Response) -> std::io::Result<()> {
+fn print_step(out: &mut impl std::io::Write, step: &Step, answer: &Response) -> std::io::Result<()> {
     if let Some((meanwhile, _)) = &step.meanwhile {
         writeln!(out, "{meanwhile}\n")?;
     }
-    writeln!(out, "{} {} {}", paint.dim(step.time), paint.dim("$"), paint.bold(step.command))?;
+    writeln!(out, "{} {} {}", dim(step.time), dim("$"), bold(step.command))?;
     if let Some(instead) = step.instead {
-        writeln!(out, "      {} {}", paint.dim("or $"), paint.bold(instead))?;
+        writeln!(out, "      {} {}", dim("or $"), bold(instead))?;
     }
     for warning in &answer.warnings {
-        writeln!(out, "{} {warning}", paint.yellow("Warning:"))?;
+        writeln!(out, "{} {warning}", yellow("Warning:"))?;
     }
     if let Some(status) = &answer.status {
         let who =
             "Error from server (Forbidden): admission webhook \"out-of-service.fencegate.dev\" denied the request:";
-        writeln!(out, "{} {}\n", paint.red(who), status.message)
+        writeln!(out, "{} {}\n", red(who), status.message)
     } else {
-        writeln!(out, "{}\n", paint.green(step.done.unwrap_or("admitted")))
+        writeln!(out, "{}\n", green(step.done.unwrap_or("admitted")))
     }
 }
 
-/// Colours text.
-struct Paint;
+fn styled(code: &str, text: &str) -> String {
+    format!("\u{1b}[{code}m{text}\u{1b}[0m")
+}
 
-impl Paint {
-    fn with(code: &str, text: &str) -> String {
-        format!("\u{1b}[{code}m{text}\u{1b}[0m")
-    }
-    fn bold(&self, text: &str) -> String {
-        Self::with("1", text)
-    }
-    fn dim(&self, text: &str) -> String {
-        Self::with("2", text)
-    }
-    fn red(&self, text: &str) -> String {
-        Self::with("31", text)
-    }
-    fn green(&self, text: &str) -> String {
-        Self::with("32", text)
-    }
-    fn yellow(&self, text: &str) -> String {
-        Self::with("33", text)
-    }
+fn bold(text: &str) -> String {
+    styled("1", text)
+}
+
+fn dim(text: &str) -> String {
+    styled("2", text)
+}
+
+fn red(text: &str) -> String {
+    styled("31", text)
+}
+
+fn green(text: &str) -> String {
+    styled("32", text)
+}
+
+fn yellow(text: &str) -> String {
+    styled("33", text)
 }

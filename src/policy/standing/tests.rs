@@ -293,6 +293,8 @@ fn a_lease_that_says_nothing_is_no_silence() {
     assert_eq!(told(&ahead(attested())), State::Unknown);
     assert_eq!(told(&ahead(out())), State::Unknown);
     assert_eq!(ahead(dead()).standing().state, State::Silent, "an old Node that has been Unknown for long");
+    assert_eq!(ahead(out()).standing().state, State::Emptying);
+    assert_eq!(ahead(out()).standing().is_heard, Some(false));
 }
 
 #[test]
