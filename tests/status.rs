@@ -245,7 +245,8 @@ fn json_and_yaml_have_the_same_content_and_the_shape_of_the_schema() {
         stuck["remaining"],
         json!({
             "pods": [{"namespace": "prod", "name": "db-0", "owner": "StatefulSet/db",
-                "deletionTimestamp": "2026-11-22T10:16:06Z", "finalizers": ["example.com/snapshot"]}],
+                "deletionTimestamp": "2026-11-22T10:16:06Z", "finalizers": ["example.com/snapshot"],
+                "mayStay": false}],
             "volumes": [{"volumeAttachment": "csi-4f6a", "persistentVolume": "pv-data-db-0", "claim": "prod/data-db-0",
                 "attacher": "rbd.csi.ceph.com", "attached": true, "detachError": "rpc error: no such target", "inStatus": null}],
         })

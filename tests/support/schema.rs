@@ -5,7 +5,7 @@
 
 use std::{fs, path::Path};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// The published schema of a command's output.
 pub fn published(command: &str) -> Value {
@@ -21,7 +21,11 @@ pub fn accepts(schema: &Value, value: &Value) -> bool {
     let rules = schema.as_object().unwrap().iter().filter(|(keyword, _)| !NOTES.contains(&keyword.as_str()));
     let fields = value.as_object().into_iter().flatten();
     let each_field = fields.into_iter().all(|(name, field)| match &schema["properties"][name] {
-        Value::Null => schema["additionalProperties"] != json!(false),
+        Value::Null => match &schema["additionalProperties"] {
+            Value::Bool(allowed) => *allowed,
+            Value::Null => true,
+            of_others => accepts(of_others, field),
+        },
         of_field => accepts(of_field, field),
     });
     let items = || value.as_array().into_iter().flatten();
@@ -41,7 +45,9 @@ pub fn accepts(schema: &Value, value: &Value) -> bool {
             ("type", name) => has_type(name),
             ("enum", Value::Array(values)) => values.contains(value),
             ("anyOf", Value::Array(schemas)) => schemas.iter().any(|schema| accepts(schema, value)),
-            ("required", Value::Array(names)) => names.iter().all(|name| value.get(name.as_str().unwrap()).is_some()),
+            ("required", Value::Array(names)) => {
+                !value.is_object() || names.iter().all(|name| value.get(name.as_str().unwrap()).is_some())
+            }
             ("items", of_item) => items().all(|item| accepts(of_item, item)),
             ("minItems", least) => value.as_array().is_none_or(|items| items.len() as u64 >= least.as_u64().unwrap()),
             ("minimum", least) => value.as_i64().is_none_or(|number| number >= least.as_i64().unwrap()),
