@@ -177,4 +177,31 @@ fn the_version_names_what_it_is_for_without_a_cluster() {
     wrong["kubernetes"] = json!(1.30);
     assert!(!schema::accepts(&published("version"), &wrong), "a schema that refuses nothing holds nothing");
     assert_eq!((&json["version"], &json["cluster"]), (&json!(version), &Value::Null));
+
+    // An API server that does not answer: the program's own version is told all the same.
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    });
+    fs::write(folder.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
+    let away = run(folder.path(), &["version", "--kubeconfig", "kubeconfig"], "");
+    assert!(stdout(&away).starts_with(&format!("fencegate {version}")), "{}", stdout(&away));
+    assert_eq!(code(&away), 2);
+    for command in [vec!["status"], vec!["place", "n1"], vec!["check"], vec!["history", "n1"], vec!["version"]] {
+        let away = run(folder.path(), &[command.as_slice(), &["--kubeconfig", "kubeconfig"]].concat(), "");
+        let why = stderr(&away);
+        assert_eq!(code(&away), 2, "{command:?}: {why}");
+        assert!(why.starts_with("fencegate: https://127.0.0.1:1: the API server could not be reached: "), "{why}");
+        assert_eq!(why.lines().count(), 1, "{why}");
+    }
+}
+
+#[test]
+fn a_template_is_no_output_and_the_error_says_what_to_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["status", "--example", "-o", "jsonpath={.items}"], "");
+    assert_eq!(code(&output), 2);
+    assert!(stderr(&output).ends_with("use -o json, and jq on its output\n"), "{}", stderr(&output));
 }

@@ -112,6 +112,11 @@ impl ConnectArgs {
         }
     }
 
+    /// Whether there is a kubeconfig: one that was named, or the usual one.
+    pub fn has_kubeconfig(&self) -> bool {
+        self.kubeconfig.is_some() || has_kubeconfig()
+    }
+
     /// A connection of which nothing is said. `None` if there is no cluster.
     pub async fn quietly(&self) -> Option<Live> {
         let (config, _) = self.client_config("").await.ok()?;

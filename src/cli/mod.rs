@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
 use jiff::Timestamp;
 use kube::{Client, Config};
 use serde::Serialize;
@@ -176,7 +176,17 @@ fn to_json(kind: &str, items: &impl Serialize) -> anyhow::Result<String> {
 
 /// Parses the arguments.
 fn arguments() -> Args {
-    Args::from_arg_matches(&program().get_matches()).unwrap_or_else(|error| error.exit())
+    let matches = program().try_get_matches().unwrap_or_else(|error| {
+        // kubectl has them. Nothing can fail: whoever closed the pipe does not read it.
+        let is_template =
+            ["jsonpath", "go-template", "custom-columns"].iter().any(|one| error.to_string().contains(one));
+        let _ = error.print();
+        if is_template && error.kind() == ErrorKind::InvalidValue {
+            eprintln!("\nuse -o json, and jq on its output");
+        }
+        std::process::exit(error.exit_code())
+    });
+    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// The program's commands and options. If it is called as `kubectl-fencegate`, its help shows what

@@ -9,7 +9,7 @@ use std::{
 use clap::{Args as ClapArgs, ValueEnum};
 use serde::Serialize;
 
-use super::{API_VERSION, check, connect::ConnectArgs, has_kubeconfig, print};
+use super::{API_VERSION, check, connect::ConnectArgs, print};
 use crate::policy::text::on_one_line;
 
 /// The commit that the program was built from, if whoever built it said so.
@@ -60,7 +60,11 @@ struct Cluster {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let cluster = if args.client || !has_kubeconfig() { None } else { Some(args.cluster().await?) };
+    let asks = !args.client && args.connect.has_kubeconfig();
+    let (cluster, why) = match if asks { Some(args.cluster().await) } else { None }.transpose() {
+        Ok(cluster) => (cluster, None),
+        Err(why) => (None, Some(why)),
+    };
     let versions = Versions {
         api_version: API_VERSION,
         kind: "Version",
@@ -75,7 +79,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(Output::Json) => format!("{}\n", serde_json::to_string_pretty(&versions)?),
         None => versions.to_text(),
     })?;
-    Ok(ExitCode::SUCCESS)
+    // The program's own version is told all the same.
+    why.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 impl Args {
