@@ -31,9 +31,13 @@ where
 }
 
 /// Parses a time. A value that is not a time counts as missing: it must not make the whole list
-/// that it is in unreadable.
+/// that it is in unreadable. So does a time before the year 0, which RFC 3339 cannot write: the gate
+/// may have to record it.
 pub fn readable_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    Ok(Option::<String>::deserialize(deserializer)?.and_then(|time| time.parse().ok()))
+    /// 0000-01-01T00:00:00Z.
+    const YEAR_0: Timestamp = Timestamp::constant(-62_167_219_200, 0);
+    let time: Option<Timestamp> = Option::<String>::deserialize(deserializer)?.and_then(|time| time.parse().ok());
+    Ok(time.filter(|time| *time >= YEAR_0))
 }
 
 /// Parses an object that the API server may not have validated. An object of another shape counts
@@ -150,5 +154,13 @@ mod tests {
         assert!(error("[]").is_some_and(|why| why.contains("expected an object")), "{:?}", error("[]"));
         let annotations = error(r#"{"metadata":{"annotations":5}}"#);
         assert!(annotations.as_ref().is_some_and(|why| why.contains("expected a map of texts")), "{annotations:?}");
+    }
+
+    #[test]
+    fn a_time_that_rfc_3339_cannot_write_counts_as_missing() {
+        let time = |text: &str| readable_time(&serde_json::Value::from(text)).unwrap().map(|time| time.to_string());
+        assert_eq!(time("0000-01-01T00:00:00Z").as_deref(), Some("0000-01-01T00:00:00Z"));
+        assert_eq!(time("0000-01-01T00:00:00+00:01"), None);
+        assert_eq!(time("yesterday"), None);
     }
 }
