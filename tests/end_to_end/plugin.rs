@@ -29,6 +29,8 @@ impl Installed<'_> {
             .args(arguments)
             .env("PATH", env::join_paths(folders).unwrap())
             .env("KREW_ROOT", &self.root)
+            // Otherwise it may ask GitHub for its own newest version.
+            .env("KREW_NO_UPGRADE_CHECK", "1")
             .env("KUBECONFIG", self.plane.kubeconfig("admin"))
             .env("HOME", self.plane.folder.path())
             .output()
