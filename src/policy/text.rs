@@ -258,4 +258,20 @@ mod tests {
         assert_eq!(quoted("a\"b\n"), "\"a\\\"b\\u{a}\"");
         assert_eq!(quoted(&"x".repeat(5000)).chars().count(), 83);
     }
+
+    #[test]
+    fn a_shortened_text_ends_after_a_word_unless_that_hides_half_of_it() {
+        let shown = |text: &str, most| shortened(text.to_owned(), most);
+        assert_eq!(shown("abcdef ghijklmnop", 15), "abcdef …");
+        assert_eq!(shown("abcde ghijklmnop", 15), "abcde ghijk …", "less than half would be left");
+        assert_eq!(shown("ab cdefghijklmnop", 14), "ab cdefghi …");
+        assert_eq!(shown("abcdef", 6), "abcdef");
+    }
+
+    #[test]
+    fn what_happens_now_is_not_ahead_of_a_clock() {
+        let ago = |seconds| Ago(SignedDuration::from_secs(seconds)).to_string();
+        assert_eq!((ago(0).as_str(), ago(3).as_str()), ("0s ago", "3s ago"));
+        assert_eq!(ago(-3), "3s ahead of the gate's clock");
+    }
 }

@@ -134,3 +134,15 @@ fn removes_last_finalizer(old: &Node, new: &Node) -> bool {
         && !old.metadata.finalizers.is_empty()
         && new.metadata.finalizers.is_empty()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transition_is_shown_by_its_name() {
+        for transition in Transition::ALL {
+            assert_eq!(transition.to_string(), transition.name());
+        }
+    }
+}

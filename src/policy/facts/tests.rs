@@ -101,3 +101,22 @@ fn a_summary_counts_the_others_that_are_not_ready() {
     assert_eq!(of("n3"), NodeSummary { total: 3, out_of_service, counts_node: true, others_not_ready: 2 });
     assert!(!of("n4").counts_node);
 }
+
+#[test]
+fn of_a_renewal_and_a_report_at_once_the_renewal_is_told() {
+    let heartbeat = json!({"f:status": {"f:conditions": {"k:{\"type\":\"Ready\"}": {"f:lastHeartbeatTime": {}}}}});
+    let stored: Node = from_value(json!({
+        "metadata": {"name": "n1", "managedFields": [{"time": "2026-11-22T10:10:00Z", "fieldsV1": heartbeat}]},
+    }))
+    .unwrap();
+    let heard = |renewed: &str| {
+        let lease: crate::policy::object::lease::Lease =
+            from_value(json!({"spec": {"renewTime": renewed, "leaseDurationSeconds": 40}})).unwrap();
+        let answer = LeaseAnswer { date: now(), lease: Some(lease.with_managed_fields()) };
+        SignOfLife::last(&stored, &answer, jiff::SignedDuration::ZERO)
+    };
+    let at = Some("2026-11-22T10:10:00Z".parse().unwrap());
+    assert_eq!(stored.reported_at(), at);
+    assert_eq!(heard("2026-11-22T10:10:00Z").map(|sign| (Some(sign.at), sign.of_status)), Some((at, false)));
+    assert_eq!(heard("2026-11-22T10:09:59Z").map(|sign| (Some(sign.at), sign.of_status)), Some((at, true)));
+}

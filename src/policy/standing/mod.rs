@@ -312,7 +312,6 @@ impl View<'_> {
             Reason::EvidenceMissing { unvouched } => {
                 unvouched.iter().any(|unvouched| matches!(unvouched.why, Doubt::Refuted { .. }))
             }
-            Reason::FactsUnavailable { .. } => false,
             _ => is_recorded,
         })
     }

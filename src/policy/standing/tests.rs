@@ -5,6 +5,7 @@ use crate::policy::{
     facts::{Access, LeaseAnswer, Observed, Verb},
     object::{pod::Pod, volume::VolumeAttachment},
     reason::Mode,
+    source::Source,
 };
 
 const NOW: &str = "2026-11-22T10:20:00Z";
@@ -295,6 +296,27 @@ fn a_lease_that_says_nothing_is_no_silence() {
     assert_eq!(ahead(dead()).standing().state, State::Silent, "an old Node that has been Unknown for long");
     assert_eq!(ahead(out()).standing().state, State::Emptying);
     assert_eq!(ahead(out()).standing().is_heard, Some(false));
+}
+
+#[test]
+fn a_node_that_is_ready_is_alive_also_where_its_lease_could_not_be_read() {
+    let node = Node1 { ready: "True", renewed: None, ..out() };
+    assert_eq!(node.standing().state, State::Alive);
+}
+
+#[test]
+fn a_kubelet_is_heard_until_its_lease_has_run_out_to_the_second() {
+    let heard = |age| Node1 { renewed: Some(age), ..dead() }.standing().is_heard;
+    // 40 seconds, and ten for clocks that differ.
+    assert_eq!((heard(49), heard(50)), (Some(true), Some(false)));
+}
+
+#[test]
+fn a_record_that_no_source_reads_contradicts_nothing() {
+    let node = attested();
+    let settings = Settings { sources: vec![Source::CloudShutdown], ..Settings::default() };
+    let told = standing(&node.stored(), &User::default(), &node.facts(), &settings);
+    assert_eq!((told.state, told.next), (State::Silent, Next::Fence));
 }
 
 #[test]
