@@ -83,7 +83,11 @@ impl Live {
     pub fn watch(&self, wanted: &Wanted) -> impl Stream<Item = Result<Change, String>> + use<> {
         let config = match wanted {
             Wanted::Labels(labels) => Config::default().labels(labels),
-            Wanted::All | Wanted::Names(_) => Config::default(),
+            Wanted::Names(names) => match names.as_slice() {
+                [name] => Config::default().fields(&format!("metadata.name={name}")),
+                _ => Config::default(),
+            },
+            Wanted::All => Config::default(),
         };
         let names = match wanted {
             Wanted::Names(names) => Some(names.clone()),
