@@ -156,4 +156,16 @@ mod tests {
             assert_eq!(host.is_held_off(), held_off, "{annotation} {spec}");
         }
     }
+
+    #[test]
+    fn only_the_host_that_the_node_names_is_read() {
+        let scope = |id: &str| {
+            let node: Node = serde_json::from_value(json!({"spec": {"providerID": id}})).unwrap();
+            let Scope { namespace, name } = BareMetalHost::scope(&node);
+            (namespace.map(str::to_owned), name.map(str::to_owned))
+        };
+        let named = (Some("metal3".to_owned()), Some("worker-2".to_owned()));
+        assert_eq!(scope("metal3://metal3/worker-2/machine-7"), named);
+        assert_eq!(scope("metal3://d668eb95-5df6-4c10"), (None, None));
+    }
 }
