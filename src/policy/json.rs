@@ -31,8 +31,8 @@ where
 }
 
 /// Parses a time. A value that is not a time counts as missing: it must not make the whole list
-/// that it is in unreadable. So does a time before the year 0, which RFC 3339 cannot write: the gate
-/// may have to record it.
+/// that it is in unreadable. So does a time before the year 0, which RFC 3339 cannot write: the
+/// gate may have to record it.
 pub fn readable_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     /// 0000-01-01T00:00:00Z.
     const YEAR_0: Timestamp = Timestamp::constant(-62_167_219_200, 0);

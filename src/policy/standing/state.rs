@@ -138,3 +138,24 @@ impl Note {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_in_tables_are_the_published_ones() {
+        let states: Vec<String> = State::ALL.iter().map(ToString::to_string).collect();
+        let published =
+            "Alive Stuck Silent Contradicted Unknown Attested Emptying Recovered SameBoot Empty NotReady InService";
+        assert_eq!(states.join(" "), published);
+        assert_eq!(State::ALL.map(State::name).join(" "), published);
+        let due = [Next::Look, Next::Reboot, Next::Release, Next::Fence, Next::Place];
+        assert_eq!(due.map(Next::name), ["look", "reboot", "release", "fence", "place"]);
+        let not_due = [Next::Wait, Next::Repair, Next::Nothing];
+        assert_eq!(not_due.map(Next::name), ["wait", "repair", "-"]);
+        assert!(due.iter().all(|next| next.is_due()) && !not_due.iter().any(|next| next.is_due()));
+        let notes = [Note::Unrecorded, Note::Overridden, Note::Forgotten, Note::StaleEvidence, Note::SameMachine];
+        assert_eq!(notes.map(Note::name), ["unrecorded", "overridden", "forgotten", "stale-evidence", "same-machine?"]);
+    }
+}
