@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{columns::aligned, connect::ConnectArgs, duration, print, to_json, wait::Patience};
+use super::{Output, columns::aligned, connect::ConnectArgs, duration, print, to_json, wait::Patience};
 use crate::{
     clock::Clock,
     cluster::{
@@ -51,11 +51,6 @@ pub struct Args {
     output: Option<Output>,
     #[command(flatten)]
     connect: ConnectArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Json,
 }
 
 /// How a check ended, the worst last.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{
     connect::{ConnectArgs, Connection, Source},
-    settings_of, time,
+    name_of, settings_of, time,
 };
 use crate::{
     clock::Clock,
@@ -178,7 +178,7 @@ impl DeskArgs {
             ..Desk::of(Cluster::of(snapshot), now.map_or(Clock::System, Clock::at))
         };
         if let Some(path) = &self.filename {
-            let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+            let name = name_of(path);
             let snapshot = Snapshot::parse(&read(path)?).with_context(|| name.clone())?;
             let now = self.now.or_else(|| snapshot.newest_renewal());
             match now.filter(|_| self.now.is_none()) {

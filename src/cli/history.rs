@@ -3,11 +3,12 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::bail;
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    Output,
     columns::{aligned, word},
     connect::ConnectArgs,
     log, node_name, print, to_json,
@@ -51,11 +52,6 @@ pub struct Args {
     no_headers: bool,
     #[command(flatten)]
     connect: ConnectArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Json,
 }
 
 /// One write, and what the gate said to it.

@@ -9,9 +9,11 @@ use std::{
 use anyhow::Context as _;
 use serde::Deserialize;
 
+use super::name_of;
+
 /// The lines of a file; `-` is standard input.
 pub fn lines(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Line>>> {
-    let name = if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() };
+    let name = name_of(path);
     let input: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {

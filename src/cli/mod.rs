@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use jiff::Timestamp;
 use kube::{Client, Config};
 use serde::Serialize;
@@ -89,6 +89,12 @@ enum Command {
     /// Print the page about all commands
     #[command(name = "__reference", hide = true, after_help = "Example:\n  fencegate __reference")]
     Reference,
+}
+
+/// What `-o` may be where the only other output is text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
 }
 
 /// The version of every output in JSON.
@@ -283,6 +289,11 @@ fn has_kubeconfig() -> bool {
 async fn client() -> anyhow::Result<Client> {
     let config = Config::infer().await.context("no cluster: neither a kubeconfig nor a service account can be used")?;
     Client::try_from(config).context("cannot create a client for the cluster")
+}
+
+/// What a file is called; `-` is standard input.
+fn name_of(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
 /// Reads a configuration.

@@ -6,10 +6,10 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
 use serde::Serialize;
 
-use super::{API_VERSION, check, connect::ConnectArgs, print};
+use super::{API_VERSION, Output, check, connect::ConnectArgs, print};
 use crate::policy::text::on_one_line;
 
 /// The commit that the program was built from, if whoever built it said so.
@@ -29,11 +29,6 @@ pub struct Args {
     output: Option<Output>,
     #[command(flatten)]
     connect: ConnectArgs,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Json,
 }
 
 #[derive(Serialize)]

@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::{Value, json};
 
 use super::{
+    Output,
     desk::{Desk, Row},
     print, typed,
 };
@@ -41,11 +42,6 @@ pub struct WriteArgs {
     /// Print the Node as it is stored then [default: a line]
     #[arg(short, long, value_enum)]
     output: Option<Output>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Json,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

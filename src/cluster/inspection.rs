@@ -5,11 +5,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     ByteString,
     api::{
-        admissionregistration::v1 as admission,
-        authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec},
-        coordination::v1 as coordination,
-        core::v1 as core,
-        discovery::v1 as discovery,
+        admissionregistration::v1 as admission, authorization::v1::ResourceAttributes,
+        coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery,
     },
 };
 use kube::core::params::PostParams;
@@ -270,10 +267,7 @@ impl Live {
             verb: Some(verb.to_owned()),
             ..ResourceAttributes::default()
         };
-        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
-        let review = SelfSubjectAccessReview { spec, ..Default::default() };
-        let answer = self.api.create(&review).await.map_err(|error| told(&error))?;
-        Ok(answer.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
+        self.may_itself(Some(attributes)).await.map_err(|error| told(&error))
     }
 
     /// Whether this client has a right that only the gate asks for.

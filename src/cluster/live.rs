@@ -262,6 +262,13 @@ impl Live {
         self.api.list_custom(kind.kind(), scope.namespace, selector.as_deref(), about).await
     }
 
+    /// Sends a SelfSubjectAccessReview: whether this client may do that itself.
+    pub(super) async fn may_itself(&self, resource_attributes: Option<ResourceAttributes>) -> Result<bool, ReadError> {
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes, ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..Default::default() };
+        Ok(self.api.create(&review).await?.status.as_ref().is_some_and(allows))
+    }
+
     /// Sends a SubjectAccessReview for the requester, with all groups and extras; or, for a client
     /// that asks for itself, a SelfSubjectAccessReview.
     async fn access(&self, request: &Request, verb: Verb) -> Result<Access, ReadError> {
@@ -272,12 +279,8 @@ impl Live {
             verb: Some(verb.name().to_owned()),
             ..ResourceAttributes::default()
         });
-        let allows = |status: SubjectAccessReviewStatus| status.allowed && status.denied != Some(true);
         if self.asks_for_itself {
-            let spec = SelfSubjectAccessReviewSpec { resource_attributes, ..Default::default() };
-            let review = SelfSubjectAccessReview { spec, ..Default::default() };
-            let answer = self.api.create(&review).await?;
-            return Ok(Access { allowed: answer.status.is_some_and(allows) });
+            return Ok(Access { allowed: self.may_itself(resource_attributes).await? });
         }
         let User { name, uid, groups, extra } = request.user.clone();
         let review = SubjectAccessReview {
@@ -292,8 +295,13 @@ impl Live {
             ..SubjectAccessReview::default()
         };
         let answer = self.api.create(&review).await?;
-        Ok(Access { allowed: answer.status.is_some_and(allows) })
+        Ok(Access { allowed: answer.status.as_ref().is_some_and(allows) })
     }
+}
+
+/// Whether an answer to an access review grants it.
+fn allows(status: &SubjectAccessReviewStatus) -> bool {
+    status.allowed && status.denied != Some(true)
 }
 
 /// The clock and the deadline of all reads of one decision.
