@@ -168,6 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn five_pods_that_may_stay_are_named_and_more_are_counted() {
+        let warnings = |count: usize| {
+            let tolerant = pod(json!({"spec": {"tolerations": [{"operator": "Exists"}]}}));
+            let mut warnings = run(&RULE, &releasing(), &pods(&json!(vec![tolerant; count]))).unwrap().warnings;
+            (warnings.len(), warnings.pop().unwrap())
+        };
+        let named = "stays on the node (tolerates the taint): prod/db-0".to_owned();
+        assert_eq!(warnings(5), (5, named));
+        assert_eq!(warnings(6), (6, "and 1 more pods stay on the node".to_owned()));
+    }
+
+    #[test]
     fn a_pod_that_may_stay_is_only_named_in_a_warning() {
         let tolerant = json!({"spec": {"tolerations": [{"operator": "Exists"}]}});
         let staying = pods(&json!([pod(tolerant.clone())]));

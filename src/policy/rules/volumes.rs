@@ -295,6 +295,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_pods_that_two_volumes_need_is_told_once() {
+        let mut facts = attached(&json!([attachment(), attachment()]), &json!([]));
+        facts.pods = Observed::Unknown { at: facts.now, why: "forbidden".into() };
+        let outcome = run(&RULE, &releasing(), &facts).unwrap();
+        assert_eq!(outcome.failed, None);
+        assert_eq!(outcome.unread.len(), 1, "{:?}", outcome.unread);
+    }
+
+    #[test]
     fn a_missing_persistent_volume_has_no_claim() {
         let mut facts = attached(&json!([attachment()]), &staying(json!({})));
         facts.persistent_volumes.insert("pv-1".into(), Observed::Known { at: facts.now, value: None });
