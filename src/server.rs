@@ -11,7 +11,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use axum::Router;
 use thiserror::Error;
 use tokio::{
     net::TcpListener,
@@ -74,6 +73,8 @@ pub const DRAIN: Duration = Duration::from_secs(15);
 /// How long to wait for requests in flight after that: the longest timeout that Kubernetes allows a
 /// webhook.
 const IN_FLIGHT_GRACE: Duration = Duration::from_secs(30);
+/// Connections to the telemetry port: the kubelet's probes and a few Prometheus servers.
+const TELEMETRY_CONNECTIONS: usize = 64;
 /// Pause between attempts to reach the cluster for the first time.
 const REACH_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -226,10 +227,12 @@ impl Server {
         if let Some(telemetry) = telemetry {
             let metrics = Arc::clone(&gate.metrics);
             let router = admin::router(move || readiness.conditions(), move || metrics.encode());
-            spawn(&background, &done, serve_telemetry(telemetry, router));
+            // It answers until the end: a probe must see that the server drains.
+            let limits = Limits { connections: TELEMETRY_CONNECTIONS, ..limits };
+            spawn(&background, &done, accept::serve(telemetry, None, router, limits, Shutdown::default()));
         }
         let router = admission::handler::router(gate, self.in_flight);
-        let reviews = accept::serve(listener, serving, router, limits, shutdown.clone());
+        let reviews = accept::serve(listener, Some(serving), router, limits, shutdown.clone());
         tokio::join!(shut_down(shutdown_requested, shutdown.clone(), self.drain), bounded(reviews, shutdown.stopping));
         done.cancel();
         background.close();
@@ -299,12 +302,6 @@ async fn bounded(reviews: impl Future<Output = ()>, stopping: CancellationToken)
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
-}
-
-async fn serve_telemetry(listener: TcpListener, router: Router) {
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "the telemetry port failed");
-    }
 }
 
 /// Tries to reach the cluster until it answers once.

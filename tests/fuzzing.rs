@@ -146,6 +146,22 @@ fn a_large_review_takes_a_multiple_of_its_length() {
         status("conditions"),
         status("addresses"),
         status("volumesAttached"),
+        // As long as a review may be.
+        of(
+            "",
+            &format!(
+                r#"{{"metadata":{{"name":"n1"}},"status":{{"conditions":[{}]}}}}"#,
+                vec!["{}"; 2_400_000].join(",")
+            ),
+        ),
+        of(
+            "",
+            &format!(
+                r#"{{"metadata":{{"name":"n1","managedFields":[{{"fieldsV1":{}0{}}}]}}}}"#,
+                r#"{"a":"#.repeat(100),
+                "}".repeat(100)
+            ),
+        ),
     ] {
         for choice in 0..4 {
             fuzz::review::check(&[&[choice], body.as_bytes()].concat());

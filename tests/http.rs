@@ -1,11 +1,13 @@
 //! The HTTP layer through the router: responses to bodies that are not reviews, and the limit on
 //! bodies.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot run fails")]
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot run fails")]
 
 mod support;
 
-use axum::{Router, body::Body};
+use std::{convert::Infallible, net::SocketAddr};
+
+use axum::{Router, body::Body, extract::ConnectInfo};
 use fencegate::{
     admission::handler::{BODY_LIMIT, router},
     audit::Audit,
@@ -13,6 +15,11 @@ use fencegate::{
     cluster::{Cluster, Snapshot},
     gate::Gate,
     policy::settings::Settings,
+};
+use futures_util::{
+    StreamExt as _,
+    future::{self, Either},
+    stream,
 };
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
@@ -135,6 +142,31 @@ async fn an_endless_body_is_too_large() {
 async fn a_body_that_never_arrives_times_out() {
     let silent = futures_util::stream::pending::<Result<Vec<u8>, std::io::Error>>();
     assert_eq!(post(Body::from_stream(silent)).await.0, StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test]
+async fn unfinished_bodies_of_one_client_leave_memory_for_another() {
+    /// Two of these, and what each request takes beside its body, are almost what one client may
+    /// take.
+    const BODY: usize = 4 * 1024 * 1024 - 20 * 1024;
+    let router = webhook();
+    let post = async |last: u8, body: Body| {
+        let address: SocketAddr = ([10, 0, 0, last], 443).into();
+        let request = Request::post("/validate").extension(ConnectInfo(address)).body(body).unwrap();
+        router.clone().oneshot(request).await.unwrap().status()
+    };
+    let small = async |last: u8| post(last, Body::from(bare_taint().to_string())).await;
+    let unfinished = || {
+        let beginning = stream::iter([Ok::<_, Infallible>(vec![b' '; BODY])]);
+        post(1, Body::from_stream(beginning.chain(stream::pending())))
+    };
+    let full = async { while small(1).await != StatusCode::SERVICE_UNAVAILABLE {} };
+    let first = future::select(Box::pin(future::join(unfinished(), unfinished())), Box::pin(full)).await;
+    let Either::Right(((), holding)) = first else { panic!("a body that does not end was read") };
+    assert_eq!(small(1).await, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(small(2).await, StatusCode::OK);
+    drop(holding);
+    assert_eq!(small(1).await, StatusCode::OK);
 }
 
 #[tokio::test]

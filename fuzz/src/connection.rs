@@ -81,7 +81,13 @@ impl Running {
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let serving = Arc::new(ArcSwap::from_pointee(serving));
-        runtime.spawn(serve(listener, serving, handler::router(gate, 16), Limits::default(), Shutdown::default()));
+        runtime.spawn(serve(
+            listener,
+            Some(serving),
+            handler::router(gate, 16),
+            Limits::default(),
+            Shutdown::default(),
+        ));
         Self { runtime, address, connectors }
     }
 }

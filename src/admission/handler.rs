@@ -1,12 +1,17 @@
-//! The HTTP endpoints. The size of bodies and the number of concurrent requests are limited, and
-//! each request has the deadline that its caller sets.
+//! The HTTP endpoints. The memory of all requests and the number of those that are judged at once
+//! are limited, and each request has the deadline that its caller sets.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     body::Body,
-    extract::{RawQuery, State},
+    extract::{ConnectInfo, RawQuery, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::post,
@@ -14,10 +19,12 @@ use axum::{
 use http_body_util::BodyExt;
 use tokio::{
     sync::Semaphore,
+    task::spawn_blocking,
     time::{Instant, timeout_at},
 };
 
 use super::{
+    memory::{Memory, Taken},
     review::{self, Answer},
     trace::TraceId,
 };
@@ -29,12 +36,11 @@ use crate::policy::{
 /// The most bytes of a body: two objects of 3 MiB, which is twice etcd's limit of 1.5 MiB for a
 /// request, and 1 MiB for the rest of the review.
 pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
-/// The bytes of a body that every request may hold. A review of a Node in a large cluster needs a
-/// tenth of it.
-const SMALL_BODY: usize = 256 * 1024;
-/// The number of larger bodies at once. Together, they take at most 112 MiB, about a fifth of the
-/// memory limit in the manifests.
-const LARGE_BODIES: usize = 16;
+/// The length of a body that is read beside the other requests, in a thread of its own. A review of
+/// a Node in a large cluster has a fifth of it.
+const LONG_BODY: usize = 128 * 1024;
+/// How many long bodies are read at once.
+const LONG_BODIES: usize = 2;
 /// How long a client may take to send the body, even if its call has a longer timeout. An API
 /// server needs milliseconds, and a slow client uses one of the permitted requests.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
@@ -106,80 +112,110 @@ pub trait Judge: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 struct Endpoint<J> {
     judge: J,
-    /// One permit for each request in flight. It may hold [`SMALL_BODY`] bytes of a body.
+    memory: Arc<Memory>,
+    /// One permit for each request that is judged.
     capacity: Arc<Semaphore>,
-    /// One permit for each request that holds a larger body, of up to [`BODY_LIMIT`] bytes.
-    large: Arc<Semaphore>,
+    /// One permit for each long body that is read.
+    long: Arc<Semaphore>,
 }
 
-/// The endpoints `/mutate` and `/validate`. While `in_flight` requests are in flight, further
-/// requests get HTTP 503.
+/// The client's address, as the accept loop tells it.
+type Client = Option<Extension<ConnectInfo<SocketAddr>>>;
+
+/// The endpoints `/mutate` and `/validate`. While `in_flight` requests are judged, or reviews take
+/// all the memory that they may take, further requests get HTTP 503.
 pub fn router<J: Judge>(judge: J, in_flight: usize) -> Router {
     let endpoint = Endpoint {
         judge,
+        memory: Arc::default(),
         capacity: Arc::new(Semaphore::new(in_flight)),
-        large: Arc::new(Semaphore::new(LARGE_BODIES)),
+        long: Arc::new(Semaphore::new(LONG_BODIES)),
     };
-    Router::new()
-        .route("/mutate", post(|state, query, head, body| answer::<J>(Webhook::Mutate, state, query, head, body)))
-        .route("/validate", post(|state, query, head, body| answer::<J>(Webhook::Validate, state, query, head, body)))
-        .with_state(endpoint)
-}
-
-async fn answer<J: Judge>(
-    webhook: Webhook,
-    State(endpoint): State<Endpoint<J>>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let Ok(_permit) = endpoint.capacity.try_acquire() else {
-        endpoint.judge.overloaded();
-        return http_error(StatusCode::SERVICE_UNAVAILABLE, "too many reviews in flight");
-    };
-    let now = Instant::now();
-    let trace_id = TraceId::of(&headers);
-    let call = Call { trace_id, ..Call::new(webhook, now, Allowance::of(query.as_deref())) };
-    let review = match timeout_at(call.facts_by.min(now + BODY_TIMEOUT), read(body, &endpoint.large)).await {
-        Ok(Ok(review)) => review,
-        Ok(Err((status, why))) => {
-            if status == StatusCode::SERVICE_UNAVAILABLE {
-                endpoint.judge.overloaded();
+    let to = |webhook: Webhook| {
+        post(move |State(endpoint): State<Endpoint<J>>, client: Client, RawQuery(query), head, body| async move {
+            let address = client.map(|Extension(ConnectInfo(address))| address.ip().to_canonical());
+            match endpoint.answer(webhook, address, query.as_deref(), &head, body).await {
+                Ok(answer) => answer,
+                Err(refusal) => endpoint.refuse(refusal),
             }
-            return http_error(status, &why);
-        }
-        Err(_) => return http_error(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        })
     };
-    let decision = endpoint.judge.judge(&call, &review).await;
-    Json(Answer::new(webhook, &review, &decision)).into_response()
+    Router::new().route("/mutate", to(Webhook::Mutate)).route("/validate", to(Webhook::Validate)).with_state(endpoint)
 }
 
-/// Reads a body and parses the review in it, or returns the HTTP status and the text of an error.
-/// The body's memory and its permit are released as soon as the review is parsed.
-async fn read(mut body: Body, large: &Semaphore) -> Result<Review, (StatusCode, String)> {
-    let mut bytes = Vec::new();
-    let mut permit = None;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| (StatusCode::BAD_REQUEST, format!("the body is incomplete: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > BODY_LIMIT {
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 7 MiB".to_owned()));
-        }
-        if bytes.len() + data.len() > SMALL_BODY && permit.is_none() {
-            let too_many = |_| (StatusCode::SERVICE_UNAVAILABLE, "too many large reviews in flight".to_owned());
-            permit = Some(large.try_acquire().map_err(too_many)?);
-        }
-        bytes.extend_from_slice(&data);
+/// Why a request gets no answer to its review.
+enum Refusal {
+    /// Others take all that there is of this.
+    Full(&'static str),
+    TooLong,
+    Late,
+    Incomplete(axum::Error),
+    NotAReview(String),
+}
+
+impl<J: Judge> Endpoint<J> {
+    async fn answer(
+        &self,
+        webhook: Webhook,
+        address: Option<IpAddr>,
+        query: Option<&str>,
+        headers: &HeaderMap,
+        body: Body,
+    ) -> Result<Response, Refusal> {
+        let mut taken = self.memory.take(address).ok_or(Refusal::Full("memory"))?;
+        let now = Instant::now();
+        let trace_id = TraceId::of(headers);
+        let call = Call { trace_id, ..Call::new(webhook, now, Allowance::of(query)) };
+        let review = timeout_at(call.facts_by.min(now + BODY_TIMEOUT), self.read(body, &mut taken));
+        let review = review.await.map_err(|_| Refusal::Late)??;
+        let _permit = self.capacity.try_acquire().map_err(|_| Refusal::Full("places"))?;
+        let decision = self.judge.judge(&call, &review).await;
+        Ok(Json(Answer::new(webhook, &review, &decision)).into_response())
     }
-    review::read(&bytes).map_err(|error| (StatusCode::BAD_REQUEST, error.to_string()))
-}
 
-/// An HTTP error, which is not a decision. It closes the connection, because the body was not read
-/// to its end.
-fn http_error(status: StatusCode, why: &str) -> Response {
-    (status, [(header::CONNECTION, "close")], format!("{why}\n")).into_response()
-}
+    /// Reads a body, and parses the review in it.
+    async fn read(&self, mut body: Body, taken: &mut Taken) -> Result<Review, Refusal> {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(Refusal::Incomplete)?.into_data() else { continue };
+            let length = bytes.len() + data.len();
+            if length > BODY_LIMIT {
+                return Err(Refusal::TooLong);
+            }
+            if length > bytes.capacity() {
+                let more = length.max(bytes.capacity() * 2).min(BODY_LIMIT) - bytes.capacity();
+                if !taken.take(more) {
+                    return Err(Refusal::Full("memory"));
+                }
+                bytes.reserve_exact(bytes.capacity() - bytes.len() + more);
+            }
+            bytes.extend_from_slice(&data);
+        }
+        let is_long = bytes.len() > LONG_BODY;
+        let parse = move || review::read(&bytes).map_err(|error| Refusal::NotAReview(error.to_string()));
+        if !is_long {
+            return parse();
+        }
+        let _permit = self.long.acquire().await;
+        spawn_blocking(parse).await.unwrap_or(Err(Refusal::NotAReview("it could not be read".to_owned())))
+    }
 
+    /// An HTTP error, which is not a decision. It closes the connection, because the body was not
+    /// read to its end.
+    fn refuse(&self, refusal: Refusal) -> Response {
+        let (status, why) = match refusal {
+            Refusal::Full(what) => {
+                self.judge.overloaded();
+                (StatusCode::SERVICE_UNAVAILABLE, format!("too many reviews: no {what} left"))
+            }
+            Refusal::TooLong => (StatusCode::PAYLOAD_TOO_LARGE, "a review has at most 7 MiB".to_owned()),
+            Refusal::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".to_owned()),
+            Refusal::Incomplete(error) => (StatusCode::BAD_REQUEST, format!("the body is incomplete: {error}")),
+            Refusal::NotAReview(why) => (StatusCode::BAD_REQUEST, why),
+        };
+        (status, [(header::CONNECTION, "close")], format!("{why}\n")).into_response()
+    }
+}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::patch::patch;
 use crate::policy::{
     Decision,
-    json::{Object, null_is_default, object_or_null},
+    json::{Object, null_is_default},
     message,
     object::node::Node,
     reason::Code,
@@ -24,6 +24,10 @@ use crate::policy::{
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
+
+/// The most bytes of `userInfo`. An API server takes a requester's name, groups and extras from the
+/// headers of a request, a certificate or a token, some KiB in all.
+const LONGEST_USER: usize = 256 * 1024;
 
 /// The body has no readable `uid`, so it cannot be answered.
 #[derive(Debug, Error)]
@@ -53,8 +57,8 @@ struct RawRequest<'a> {
     sub_resource: String,
     #[serde(default)]
     resource: Option<Object<Resource>>,
-    #[serde(default, deserialize_with = "object_or_null")]
-    user_info: User,
+    #[serde(borrow, default)]
+    user_info: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "null_is_default")]
     dry_run: bool,
     #[serde(borrow, default)]
@@ -99,6 +103,8 @@ enum Malformed {
     Names { old: String, new: String },
     #[error("the Node has no name")]
     NoName,
+    #[error("userInfo has more than {LONGEST_USER} bytes")]
+    LongUser,
 }
 
 /// Parses a review.
@@ -118,7 +124,11 @@ pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
     if api_version != API_VERSION || kind != KIND {
         return Ok(Review::malformed(request.uid, Malformed::Kind { kind, api_version }.to_string()));
     }
-    let content = match request.node_write() {
+    let user = match request.user() {
+        Ok(user) => user,
+        Err(error) => return Ok(Review::malformed(request.uid, error.to_string())),
+    };
+    let content = match request.node_write(&user) {
         Ok(None) => Content::Unrelated,
         Ok(Some(write)) => Content::Node(Box::new(write)),
         Err(error) => Content::Malformed { node: request.name, why: error.to_string() },
@@ -128,14 +138,22 @@ pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
         dry_run: request.dry_run,
         operation: request.operation,
         subresource: request.sub_resource,
-        user: request.user_info,
+        user,
         content,
     })
 }
 
 impl RawRequest<'_> {
+    fn user(&self) -> Result<User, Malformed> {
+        let Some(user) = self.user_info else { return Ok(User::default()) };
+        if user.get().len() > LONGEST_USER {
+            return Err(Malformed::LongUser);
+        }
+        serde_json::from_str(user.get()).map(|Object(user)| user).map_err(Malformed::Request)
+    }
+
     /// The write to a Node. `None` if the request is not a write to a Node.
-    fn node_write(&self) -> Result<Option<Request>, Malformed> {
+    fn node_write(&self, user: &User) -> Result<Option<Request>, Malformed> {
         if self.operation == "CONNECT" || self.resource.as_ref().is_some_and(|Object(resource)| !resource.is_nodes()) {
             return Ok(None);
         }
@@ -151,7 +169,7 @@ impl RawRequest<'_> {
         };
         write.forget_meaningless();
         let node = self.node(&write)?;
-        Ok(Some(Request { node, user: self.user_info.clone(), write }))
+        Ok(Some(Request { node, user: user.clone(), write }))
     }
 
     /// The new object as the API server will store it: a write to `nodes/status` cannot change
@@ -281,119 +299,4 @@ impl<'a> Answer<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn read(request: &serde_json::Value) -> Review {
-        let review = json!({"apiVersion": API_VERSION, "kind": KIND, "request": request});
-        super::read(review.to_string().as_bytes()).unwrap()
-    }
-
-    fn malformed(review: &Review) -> &str {
-        match &review.content {
-            Content::Malformed { why, .. } => why,
-            content => panic!("not malformed: {content:?}"),
-        }
-    }
-
-    #[test]
-    fn a_body_without_a_uid_is_an_error() {
-        for body in [
-            "",
-            "{}",
-            "null",
-            "[]",
-            r#"{"request":{}}"#,
-            r#"{"request":{"uid":7}}"#,
-            r#"{"request":{"uid":"u""#,
-            r#"{"request":["u"]}"#,
-            r#"[["u"]]"#,
-            r#"["admission.k8s.io/v1","AdmissionReview",{"uid":"u"}]"#,
-        ] {
-            assert!(super::read(body.as_bytes()).is_err(), "{body}");
-        }
-        assert!(super::read(b"\xff\xfe").is_err());
-    }
-
-    #[test]
-    fn every_review_with_a_uid_is_answered() {
-        for (request, why) in [
-            (json!({"uid": "u", "operation": 5}), "could not be read"),
-            (json!({"uid": "u", "operation": "UPDATE", "object": {}}), "oldObject is missing"),
-            (json!({"uid": "u", "operation": "DELETE"}), "oldObject is missing"),
-            (json!({"uid": "u", "operation": "CREATE"}), "object is missing"),
-            (json!({"uid": "u", "operation": "CREATE", "object": [1]}), "object is not a Node"),
-            (json!({"uid": "u", "operation": "CREATE", "object": {"metadata": {}}}), "the Node has no name"),
-            (json!({"uid": "u", "operation": "PATCH", "object": {}, "oldObject": {}}), "is not one of"),
-            (json!({"uid": "u"}), "is not one of"),
-            (json!({"uid": "u", "userInfo": "root"}), "could not be read"),
-            (json!({"uid": "u", "resource": ["", "pods"]}), "could not be read"),
-        ] {
-            let review = read(&request);
-            assert_eq!(review.uid, "u");
-            assert!(malformed(&review).contains(why), "{:?}", review.content);
-        }
-        let other =
-            super::read(br#"{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview","request":{"uid":"u"}}"#);
-        assert!(malformed(&other.unwrap()).contains("v1beta1"));
-    }
-
-    #[test]
-    fn deeply_nested_arrays_are_malformed_and_do_not_overflow_the_stack() {
-        let bomb = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        let review = |object: &str| {
-            format!(
-                r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{object}}}}}"#
-            )
-        };
-        malformed(&super::read(review(&bomb).as_bytes()).unwrap());
-        let hidden = review(&format!(r#"{{"metadata":{{"name":"n"}},"status":{{"images":{bomb}}}}}"#));
-        assert!(
-            super::read(hidden.as_bytes()).unwrap().request().is_some(),
-            "unknown fields are skipped without recursion"
-        );
-    }
-
-    #[test]
-    fn a_duplicate_key_is_malformed() {
-        let twice = format!(
-            r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","object":{{"metadata":{{"name":"n"}},"metadata":{{"name":"n"}}}}}}}}"#
-        );
-        assert!(malformed(&super::read(twice.as_bytes()).unwrap()).contains("duplicate field"));
-        let operation = format!(
-            r#"{{"apiVersion":"{API_VERSION}","kind":"{KIND}","request":{{"uid":"u","operation":"CREATE","operation":"DELETE"}}}}"#
-        );
-        assert!(malformed(&super::read(operation.as_bytes()).unwrap()).contains("duplicate field"));
-    }
-
-    #[test]
-    fn a_write_to_something_else_is_unrelated() {
-        let pods = json!({"uid": "u", "operation": "CREATE", "object": {"spec": 5}, "resource": {"version": "v1", "resource": "pods"}});
-        let metrics =
-            json!({"uid": "u", "operation": "CREATE", "resource": {"group": "metrics.k8s.io", "resource": "nodes"}});
-        let connect =
-            json!({"uid": "u", "operation": "CONNECT", "subResource": "proxy", "resource": {"resource": "nodes"}});
-        for request in [pods, metrics, connect] {
-            assert_eq!(read(&request).content, Content::Unrelated);
-        }
-    }
-
-    #[test]
-    fn a_status_update_cannot_change_the_taints() {
-        let taints = json!([{"key": "node.kubernetes.io/out-of-service", "effect": "NoExecute"}]);
-        let review = read(&json!({"uid": "u", "operation": "UPDATE", "subResource": "status",
-            "oldObject": {"metadata": {"name": "n"}, "spec": {"taints": taints}},
-            "object": {"metadata": {"name": "n"}, "spec": {}}}));
-        let request = review.request().unwrap();
-        assert!(crate::policy::transition::Transitions::of(&request.write).is_none());
-    }
-
-    #[test]
-    fn if_a_collection_is_deleted_the_old_object_names_the_node() {
-        let review = read(&json!({"uid": "u", "operation": "DELETE", "name": "", "object": null,
-            "oldObject": {"metadata": {"name": "n7"}}}));
-        assert_eq!(review.request().unwrap().node, "n7");
-    }
-}
+mod tests;

@@ -36,6 +36,7 @@ use crate::{
         object::{
             budget::{self, Budget},
             node::Node,
+            node_brief::NodeBrief,
             pod::Pod,
             volume::{ClaimRef, PersistentVolume, PersistentVolumeClaim, VolumeAttachment},
         },
@@ -235,8 +236,8 @@ impl Live {
     }
 
     async fn nodes(&self, node: &str) -> Result<NodeSummary, ReadError> {
-        let nodes: Vec<Node> = self.api.list(&clustered::<core::Node>(), Selection::All, Some).await?;
-        Ok(NodeSummary::of(&nodes, node))
+        let nodes: Vec<NodeBrief> = self.api.list(&clustered::<core::Node>(), Selection::All, Some).await?;
+        Ok(NodeSummary::of(nodes, node))
     }
 
     async fn budget(&self) -> Result<BudgetAnswer, ReadError> {

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, marker::PhantomData};
 use jiff::Timestamp;
 use serde::{
     Deserialize, Deserializer,
-    de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{DeserializeOwned, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 /// Parses `null` as the type's default.
@@ -58,18 +58,90 @@ where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
 {
-    let objects: Vec<Object<T>> = null_is_default(deserializer)?;
-    Ok(objects.into_iter().map(|Object(value)| value).collect())
+    kept_objects(deserializer, usize::MAX, Some)
+}
+
+/// Parses a list of objects, or `null` as an empty list: only what `keep` makes of them, and
+/// nothing else is ever held in memory. More than `most` of these are an error.
+pub fn kept_objects<'de, D, T, K, F>(deserializer: D, most: usize, keep: F) -> Result<Vec<K>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+    F: Fn(T) -> Option<K>,
+{
+    struct Kept<T, F> {
+        most: usize,
+        keep: F,
+        object: PhantomData<T>,
+    }
+
+    impl<'de, T: Deserialize<'de>, K, F: Fn(T) -> Option<K>> Visitor<'de> for Kept<T, F> {
+        type Value = Vec<K>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of objects")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let Self { most, keep, .. } = self;
+            let mut kept = Vec::new();
+            while let Some(Object(object)) = list.next_element()? {
+                kept.extend(keep(object));
+                if kept.len() > most {
+                    return Err(A::Error::custom(format_args!("the list has more than {most} entries that count")));
+                }
+            }
+            Ok(kept)
+        }
+    }
+
+    deserializer.deserialize_any(Kept { most, keep, object: PhantomData })
+}
+
+/// Parses a list of texts, or `null` as an empty list: only the first `most`. All others are
+/// skipped.
+pub fn first_texts<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> Result<Vec<String>, D::Error> {
+    struct First(usize);
+
+    impl<'de> Visitor<'de> for First {
+        type Value = Vec<String>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of texts")
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut first = Vec::new();
+            while let Some(text) = list.next_element::<String>()? {
+                first.extend(Some(text).filter(|_| first.len() < self.0));
+            }
+            Ok(first)
+        }
+    }
+
+    deserializer.deserialize_any(First(most))
 }
 
 /// Parses a map of texts: only the entries with a key that `keep` accepts. All others are skipped
 /// without parsing their values. `null` is `None`. A duplicate key is an error: another reader
-/// might use the other value.
+/// might use the other value. So are more than `most` bytes of keys and values that are kept.
 pub fn kept_entries<'de, D: Deserializer<'de>>(
     deserializer: D,
+    most: usize,
     keep: fn(&str) -> bool,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {
-    struct Entries(fn(&str) -> bool);
+    struct Entries {
+        most: usize,
+        keep: fn(&str) -> bool,
+    }
 
     impl<'de> Visitor<'de> for Entries {
         type Value = Option<BTreeMap<String, String>>;
@@ -83,14 +155,18 @@ pub fn kept_entries<'de, D: Deserializer<'de>>(
         }
 
         fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-            let Self(keep) = self;
-            let mut kept = BTreeMap::new();
+            let Self { most, keep } = self;
+            let (mut kept, mut bytes) = (BTreeMap::new(), 0);
             while let Some(key) = map.next_key::<String>()? {
                 if !keep(&key) {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
                 let value = map.next_value::<Option<String>>()?.unwrap_or_default();
+                bytes += key.len() + value.len();
+                if bytes > most {
+                    return Err(A::Error::custom(format_args!("the entries that count have more than {most} bytes")));
+                }
                 if kept.insert(key.clone(), value).is_some() {
                     return Err(A::Error::custom(format_args!("{key:?} is there twice")));
                 }
@@ -99,7 +175,7 @@ pub fn kept_entries<'de, D: Deserializer<'de>>(
         }
     }
 
-    deserializer.deserialize_any(Entries(keep))
+    deserializer.deserialize_any(Entries { most, keep })
 }
 
 /// A struct that is parsed from a JSON object, and never from an array.

@@ -3,10 +3,10 @@
 //! Each connection has its own task from its first byte. Every wait on a client has a limit, and so
 //! has the number of connections.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use axum::{Router, body::Body};
+use axum::{Router, body::Body, extract::ConnectInfo};
 use http::{HeaderValue, Request, Response, Version, header::CONNECTION};
 use hyper::{body::Incoming, server::conn, service::service_fn};
 use hyper_util::{
@@ -14,10 +14,11 @@ use hyper_util::{
     server::graceful::GracefulConnection,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -74,10 +75,11 @@ const LONGEST_BACK_OFF: Duration = Duration::from_secs(1);
 
 /// Accepts connections until `shutdown.stopping`, then waits for the open ones to end.
 ///
-/// A new connection is served with the certificate that `serving` holds at that moment.
+/// A new connection is served with the certificate that `serving` holds at that moment. `None`:
+/// without TLS.
 pub async fn serve(
     listener: TcpListener,
-    serving: Arc<ArcSwap<Serving>>,
+    serving: Option<Arc<ArcSwap<Serving>>>,
     router: Router,
     limits: Limits,
     shutdown: Shutdown,
@@ -92,7 +94,7 @@ pub async fn serve(
             () = shutdown.stopping.cancelled() => break,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 back_off = BACK_OFF;
                 let Some(slot) = slots.take() else {
                     tracing::warn!(
@@ -101,11 +103,11 @@ pub async fn serve(
                     );
                     continue;
                 };
-                let config = Arc::clone(&serving.load().config);
+                let tls = serving.as_ref().map(|serving| TlsAcceptor::from(Arc::clone(&serving.load().config)));
                 tasks.spawn(connection(
                     stream,
-                    TlsAcceptor::from(config),
-                    router.clone(),
+                    tls,
+                    Client { router: router.clone(), address },
                     limits,
                     shutdown.clone(),
                     slot,
@@ -133,33 +135,44 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
+/// What answers the requests of one client.
+#[derive(Clone)]
+struct Client {
+    router: Router,
+    address: SocketAddr,
+}
+
 /// One connection, from handshake to end.
 async fn connection(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
-    router: Router,
+    tls: Option<TlsAcceptor>,
+    client: Client,
     limits: Limits,
     shutdown: Shutdown,
     slot: Slot,
 ) {
     // A response is one small write: waiting to fill a segment only delays it.
     let _ = stream.set_nodelay(true);
-    let handshake = timeout(limits.handshake, acceptor.accept(stream));
-    let stream = tokio::select! {
-        // Cancel-safe: dropping an unfinished handshake closes its connection, as intended.
-        finished = handshake => match finished {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!("TLS handshake timed out"),
-        },
-        () = shutdown.stopping.cancelled() => return,
-        () = slot.evicted() => return,
-    };
-    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let result = if is_http2 {
-        http2(stream, router, &slot, limits, &shutdown).await
-    } else {
-        http1(stream, router, &slot, limits, &shutdown).await
+    let result = match tls {
+        None => http1(stream, client, &slot, limits, &shutdown).await,
+        Some(acceptor) => {
+            let handshake = timeout(limits.handshake, acceptor.accept(stream));
+            let stream = tokio::select! {
+                // Cancel-safe: dropping an unfinished handshake closes its connection, as intended.
+                finished = handshake => match finished {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_) => return tracing::debug!("TLS handshake timed out"),
+                },
+                () = shutdown.stopping.cancelled() => return,
+                () = slot.evicted() => return,
+            };
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                http2(stream, client, &slot, limits, &shutdown).await
+            } else {
+                http1(stream, client, &slot, limits, &shutdown).await
+            }
+        }
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
@@ -167,8 +180,8 @@ async fn connection(
 }
 
 async fn http1(
-    stream: TlsStream<TcpStream>,
-    router: Router,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Client,
     slot: &Slot,
     limits: Limits,
     shutdown: &Shutdown,
@@ -181,15 +194,15 @@ async fn http1(
         .serve_connection(
             TokioIo::new(stream),
             service_fn(|request| {
-                answer(request, router.clone(), Arc::clone(&slot.activity), shutdown.draining.clone())
+                answer(request, client.clone(), Arc::clone(&slot.activity), shutdown.draining.clone())
             }),
         );
     until_closed(connection, slot, limits.idle, shutdown).await
 }
 
 async fn http2(
-    stream: TlsStream<TcpStream>,
-    router: Router,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    client: Client,
     slot: &Slot,
     limits: Limits,
     shutdown: &Shutdown,
@@ -202,7 +215,7 @@ async fn http2(
         .serve_connection(
             TokioIo::new(stream),
             service_fn(|request| {
-                answer(request, router.clone(), Arc::clone(&slot.activity), shutdown.draining.clone())
+                answer(request, client.clone(), Arc::clone(&slot.activity), shutdown.draining.clone())
             }),
         );
     until_closed(connection, slot, limits.idle, shutdown).await
@@ -230,13 +243,15 @@ async fn until_closed(
 
 async fn answer(
     request: Request<Incoming>,
-    router: Router,
+    client: Client,
     activity: Arc<Activity>,
     draining: CancellationToken,
 ) -> Result<Response<Body>, Infallible> {
     let _in_flight = activity.begin();
     let version = request.version();
-    let mut response = router.oneshot(request.map(Body::new)).await?;
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(client.address));
+    let mut response = client.router.oneshot(request).await?;
     if version == Version::HTTP_2 {
         // HTTP/2 has no such header; GOAWAY closes its connections.
         response.headers_mut().remove(CONNECTION);

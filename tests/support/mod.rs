@@ -32,7 +32,7 @@ use rustls::{
 };
 use serde_json::{Value, json};
 use tokio::{
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -137,6 +137,8 @@ pub async fn until(address: SocketAddr, path: &str, is_so: impl Fn(u16, &str) ->
 #[derive(Clone)]
 pub struct Client {
     pub address: SocketAddr,
+    /// The client's own address. `None`: what the system chooses.
+    pub from: Option<Ipv4Addr>,
     pub ca: String,
     pub versions: Vec<&'static SupportedProtocolVersion>,
     pub alpn: Vec<&'static str>,
@@ -152,6 +154,7 @@ impl Client {
         let versions = vec![&TLS13, &TLS12];
         Self {
             address,
+            from: None,
             ca: ca.to_owned(),
             versions,
             alpn: vec!["http/1.1"],
@@ -176,7 +179,11 @@ impl Client {
             None => config.with_no_client_auth(),
         };
         config.alpn_protocols = self.alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        let stream = TcpStream::connect(self.address).await?;
+        let socket = TcpSocket::new_v4()?;
+        if let Some(from) = self.from {
+            socket.bind((from, 0).into())?;
+        }
+        let stream = socket.connect(self.address).await?;
         let name = ServerName::try_from("localhost").unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }

@@ -174,7 +174,7 @@ impl Objects {
             }
             Fact::Nodes => {
                 let all = self.nodes.as_ref().ok_or(NotInFile { kind: "Node" })?;
-                FactValue::Nodes(NodeSummary::of(all.iter().map(|listed| &listed.node), node))
+                FactValue::Nodes(NodeSummary::of(all.iter().map(|listed| (&listed.node).into()), node))
             }
             Fact::Budget => FactValue::Budget(BudgetAnswer { date: now, lease: self.budget.clone() }),
             Fact::Access(verb) => {

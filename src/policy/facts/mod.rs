@@ -20,7 +20,7 @@ use serde_json::Value;
 use super::{
     object::{
         lease::Lease,
-        node::Node,
+        node_brief::NodeBrief,
         pod::Pod,
         volume::{ClaimRef, PersistentVolume, VolumeAttachment},
     },
@@ -384,15 +384,15 @@ pub struct NodeSummary {
 
 impl NodeSummary {
     /// Summarises a list of Nodes, for a decision about `node`.
-    pub fn of<'a>(nodes: impl IntoIterator<Item = &'a Node>, node: &str) -> Self {
+    pub fn of(nodes: impl IntoIterator<Item = NodeBrief>, node: &str) -> Self {
         let mut summary = Self::default();
         for listed in nodes {
             summary.total += 1;
-            let is_another = listed.metadata.name != node;
+            let is_another = listed.name() != node;
             summary.counts_node |= !is_another;
-            summary.others_not_ready += usize::from(is_another && listed.ready().is_none());
+            summary.others_not_ready += usize::from(is_another && !listed.is_ready());
             if listed.is_out_of_service() {
-                summary.out_of_service.insert(listed.metadata.name.clone());
+                summary.out_of_service.insert(listed.name().to_owned());
             }
         }
         summary

@@ -1,6 +1,7 @@
 use serde_json::{from_value, json};
 
 use super::*;
+use crate::policy::object::node::Node;
 use crate::policy::object::node::OUT_OF_SERVICE;
 
 const NOW: &str = "2026-11-22T10:20:00Z";
@@ -92,7 +93,7 @@ fn claims_are_read_if_there_is_a_network_fence() {
 #[test]
 fn a_summary_counts_the_others_that_are_not_ready() {
     let nodes = [node("n1", true, false), node("n2", false, false), node("n3", false, true)];
-    let of = |name: &str| NodeSummary::of(&nodes, name);
+    let of = |name: &str| NodeSummary::of(nodes.iter().map(NodeBrief::from), name);
     let out_of_service = BTreeSet::from(["n1".to_owned()]);
     assert_eq!(
         of("n1"),

@@ -50,7 +50,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn only_admitted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BTreeMap<String, String>>, D::Error> {
-    kept_entries(deserializer, |key| key == ADMITTED)
+    kept_entries(deserializer, usize::MAX, |key| key == ADMITTED)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod fence_agents_remediation;
 pub mod lease;
 pub mod network_fence;
 pub mod node;
+pub mod node_brief;
 pub mod pod;
 pub mod self_node_remediation;
 pub mod volume;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::lease::Owned;
 use crate::policy::{
     annotation,
-    json::{kept_entries, null_is_default, object_or_nothing, object_or_null, objects_or_null, readable_time},
+    json::{first_texts, kept_entries, kept_objects, null_is_default, object_or_null, readable_time},
 };
 
 /// The key of the taint that the gate guards. Pod GC and the attach/detach controller check only
@@ -25,6 +25,15 @@ pub const CLOUD_SHUTDOWN: &str = "node.cloudprovider.kubernetes.io/shutdown";
 /// How the names of attached volumes start if a CSI driver attaches them
 /// (`k8s.io/kubernetes/pkg/volume/util`: `GetUniqueVolumeName`). These have VolumeAttachments.
 const CSI_VOLUME: &str = "kubernetes.io/csi/";
+/// The most entries of one list that may count. Nothing writes so many: a taint is unique by key
+/// and effect, and of everything else a machine has a few, or some hundred volumes. A Node with
+/// more is not judged, so that a review cannot take many times its length in memory.
+const MOST_ENTRIES: usize = 1000;
+/// The most bytes of all annotations together that the API server stores
+/// (`k8s.io/apimachinery/pkg/api/validation`: `TotalAnnotationSizeLimitB`).
+const MOST_ANNOTATIONS: usize = 256 * 1024;
+/// How many finalizers are kept: only whether there are any counts.
+const FIRST_FINALIZERS: usize = 5;
 
 /// A Node, with the fields that the gate judges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +63,7 @@ pub struct NodeMetadata {
     /// Set while the Node is being deleted and waits for its finalizers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "first_finalizers", skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
     /// Only entries that own the status or the heartbeat of the `Ready` condition. `None` if the
     /// object has no managed fields at all, as kubectl prints it.
@@ -73,7 +82,7 @@ pub struct NodeMetadata {
 pub struct ReadyOwner {
     #[serde(deserialize_with = "readable_time")]
     pub time: Option<Timestamp>,
-    #[serde(deserialize_with = "object_or_nothing")]
+    #[serde(deserialize_with = "object_or_null")]
     pub fields_v1: OwnedFields,
 }
 
@@ -310,47 +319,52 @@ impl Node {
     }
 }
 
+fn first_finalizers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    first_texts(deserializer, FIRST_FINALIZERS)
+}
+
 fn only_of_ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ReadyOwner>>, D::Error> {
     #[derive(Deserialize)]
-    struct Entries(#[serde(deserialize_with = "objects_or_null")] Vec<ReadyOwner>);
+    struct Entries(#[serde(deserialize_with = "of_ready")] Vec<ReadyOwner>);
 
-    let entries = Option::<Entries>::deserialize(deserializer)?;
-    Ok(entries.map(|Entries(mut entries)| {
-        entries.retain(|entry| entry.ready().is_some_and(|ready| ready.status.is_some() || ready.heartbeat.is_some()));
-        entries
-    }))
+    fn of_ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ReadyOwner>, D::Error> {
+        kept_objects(deserializer, MOST_ENTRIES, |entry: ReadyOwner| {
+            let owns = entry.ready().is_some_and(|ready| ready.status.is_some() || ready.heartbeat.is_some());
+            owns.then_some(entry)
+        })
+    }
+
+    Ok(Option::deserialize(deserializer)?.map(|Entries(entries)| entries))
 }
 
 fn only_judged_taints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Taint>, D::Error> {
-    let mut taints: Vec<Taint> = objects_or_null(deserializer)?;
-    taints.retain(|taint| taint.key == OUT_OF_SERVICE || taint.key == CLOUD_SHUTDOWN);
-    Ok(taints)
+    let is_judged = |taint: &Taint| taint.key == OUT_OF_SERVICE || taint.key == CLOUD_SHUTDOWN;
+    kept_objects(deserializer, MOST_ENTRIES, |taint| Some(taint).filter(is_judged))
 }
 
 fn only_ready_condition<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Condition>, D::Error> {
-    let mut conditions: Vec<Condition> = objects_or_null(deserializer)?;
-    conditions.retain(|condition| condition.kind == "Ready");
-    Ok(conditions)
+    let is_ready = |condition: &Condition| condition.kind == "Ready";
+    kept_objects(deserializer, MOST_ENTRIES, |condition| Some(condition).filter(is_ready))
 }
 
 fn only_internal_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<NodeAddress>, D::Error> {
-    let mut addresses: Vec<NodeAddress> = objects_or_null(deserializer)?;
-    addresses.retain(|address| address.kind == "InternalIP");
-    Ok(addresses)
+    let is_internal = |address: &NodeAddress| address.kind == "InternalIP";
+    kept_objects(deserializer, MOST_ENTRIES, |address| Some(address).filter(is_internal))
 }
 
 fn only_read_annotations<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<BTreeMap<String, String>>, D::Error> {
-    kept_entries(deserializer, |key| key.starts_with(annotation::PREFIX) || key == annotation::APPLIED_BY)
+    kept_entries(deserializer, MOST_ANNOTATIONS, |key| {
+        key.starts_with(annotation::PREFIX) || key == annotation::APPLIED_BY
+    })
 }
 
 fn only_volumes_without_attachments<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Vec<AttachedVolume>, D::Error> {
-    let mut volumes: Vec<AttachedVolume> = objects_or_null(deserializer)?;
-    volumes.retain(|volume| !volume.name.starts_with(CSI_VOLUME));
-    Ok(volumes)
+    let is_told_here_only = |volume: &AttachedVolume| !volume.name.starts_with(CSI_VOLUME);
+    kept_objects(deserializer, MOST_ENTRIES, |volume| Some(volume).filter(is_told_here_only))
 }
 
 #[cfg(test)]

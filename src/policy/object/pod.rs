@@ -12,7 +12,7 @@ use super::{
 };
 use crate::policy::{
     annotation::PLACED_AT,
-    json::{kept_entries, null_is_default, object_or_null, objects_or_null, readable_time},
+    json::{kept_entries, kept_objects, null_is_default, object_or_null, objects_or_null, readable_time},
 };
 
 /// The label that the StatefulSet controller puts on its pods
@@ -254,13 +254,12 @@ impl Pod {
 }
 
 fn only_judged_label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    Ok(kept_entries(deserializer, |key| key == STATEFUL_SET_POD)?.unwrap_or_default())
+    Ok(kept_entries(deserializer, usize::MAX, |key| key == STATEFUL_SET_POD)?.unwrap_or_default())
 }
 
 fn only_judged_tolerations<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Toleration>, D::Error> {
-    let mut tolerations: Vec<Toleration> = objects_or_null(deserializer)?;
-    tolerations.retain(|toleration| toleration.key.is_empty() || toleration.key == OUT_OF_SERVICE);
-    Ok(tolerations)
+    let is_judged = |toleration: &Toleration| toleration.key.is_empty() || toleration.key == OUT_OF_SERVICE;
+    kept_objects(deserializer, usize::MAX, |toleration| Some(toleration).filter(is_judged))
 }
 
 /// The sources of volumes that nobody else can write to: what is on the machine itself, what the
@@ -270,12 +269,12 @@ const OF_THE_MACHINE: [&str; 9] =
     ["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected", "image", "gitRepo", "csi"];
 
 fn only_volumes_elsewhere<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Volume>, D::Error> {
-    let mut volumes: Vec<Volume> = objects_or_null(deserializer)?;
-    volumes.retain_mut(|volume| {
+    kept_objects(deserializer, usize::MAX, |mut volume: Volume| {
         volume.inline.retain(|source, value| value.is_some() && !OF_THE_MACHINE.contains(&source.as_str()));
-        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || !volume.inline.is_empty()
-    });
-    Ok(volumes)
+        let is_elsewhere =
+            volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() || !volume.inline.is_empty();
+        is_elsewhere.then_some(volume)
+    })
 }
 
 #[cfg(test)]
