@@ -199,3 +199,22 @@ fn start_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
     let text: String = null_is_default(deserializer)?;
     Ok(Foreign::from(text).raw().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json, to_value};
+
+    use super::*;
+
+    #[test]
+    fn an_audit_line_has_an_inline_volume_only_where_there_is_one() {
+        let written = |source: serde_json::Value| {
+            let attachment: VolumeAttachment = from_value(json!({"spec": {"source": source}})).unwrap();
+            to_value(attachment).unwrap()["spec"]["source"].clone()
+        };
+        let persistent = json!({"persistentVolumeName": "pv-1"});
+        assert_eq!(written(persistent.clone()), persistent);
+        let inline = json!({"inlineVolumeSpec": {"csi": {"volumeHandle": "vol-7"}}});
+        assert_eq!(written(inline.clone())["inlineVolumeSpec"], inline["inlineVolumeSpec"]);
+    }
+}

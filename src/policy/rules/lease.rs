@@ -184,6 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn the_machines_clock_is_told_if_it_is_wrong_by_more_than_the_clock_skew() {
+        for (stored_at, is_told) in [
+            ("2026-11-22T10:14:49Z", true),
+            ("2026-11-22T10:14:50Z", false),
+            ("2026-11-22T10:15:10Z", false),
+            ("2026-11-22T10:15:11Z", true),
+        ] {
+            let mut fenced_before = evidence();
+            fenced_before[crate::policy::annotation::FENCED_AT] = "2026-11-22T10:10:00Z".into();
+            let failed = run(&RULE, &placing(&fenced_before), &lease(stored_at, &json!(40))).unwrap().failed;
+            let Some(Reason::LeaseStillRenewed { renewal, .. }) = failed else { panic!("{stored_at}: {failed:?}") };
+            assert_eq!(renewal.by_machine.is_some(), is_told, "{stored_at}");
+        }
+    }
+
+    #[test]
     fn a_renewal_after_the_fence_and_the_clock_skew_contradicts_the_fence() {
         for (stored_at, expected) in [
             ("2026-11-22T10:14:50Z", false),

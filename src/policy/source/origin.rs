@@ -97,6 +97,15 @@ mod tests {
     }
 
     #[test]
+    fn a_stamp_permits_the_source_that_it_names_and_no_other() {
+        let gate = RecordOrigin::Gate(Some(Source::CloudShutdown));
+        assert!(gate.permits(Source::CloudShutdown) && !gate.permits(Source::Annotations));
+        for origin in [RecordOrigin::Gate(None), RecordOrigin::Requester] {
+            assert!(origin.permits(Source::CloudShutdown) && origin.permits(Source::Annotations));
+        }
+    }
+
+    #[test]
     fn evidence_is_written_out_for_every_source_but_the_annotations() {
         assert_eq!(RecordOrigin::Gate(Some(Source::Annotations)).written_out(), None);
         assert_eq!(RecordOrigin::Gate(Some(Source::NetworkFence)).written_out(), Some(Source::NetworkFence));
