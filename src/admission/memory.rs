@@ -79,23 +79,23 @@ impl Drop for Taken {
 mod tests {
     use super::*;
 
-    fn address(last: u8) -> Option<IpAddr> {
-        Some(IpAddr::from([10, 0, 0, last]))
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
     }
 
     #[test]
     fn one_address_takes_a_third_and_what_is_given_back_can_be_taken_again() {
         let memory = Arc::new(Memory::default());
         let take = |last: u8| {
-            let mut taken = memory.take(address(last))?;
+            let mut taken = memory.take(Some(address(last)))?;
             taken.take(SHARE - EACH).then_some(taken)
         };
         let first = take(1).unwrap();
-        assert!(memory.take(address(1)).is_none());
+        assert!(memory.take(Some(address(1))).is_none());
         let others = (take(2).unwrap(), take(3).unwrap());
-        assert!(memory.take(address(4)).is_none());
+        assert!(memory.take(Some(address(4))).is_none());
         drop(first);
-        assert!(memory.take(address(2)).is_none());
+        assert!(memory.take(Some(address(2))).is_none());
         let fourth = take(4).unwrap();
         drop((others, fourth));
         assert_eq!(memory.used().total, 0);

@@ -230,6 +230,10 @@ mod tests {
         assert!(error("[]").is_some_and(|why| why.contains("expected an object")), "{:?}", error("[]"));
         let annotations = error(r#"{"metadata":{"annotations":5}}"#);
         assert!(annotations.as_ref().is_some_and(|why| why.contains("expected a map of texts")), "{annotations:?}");
+        let taints = error(r#"{"spec":{"taints":5}}"#);
+        assert!(taints.as_ref().is_some_and(|why| why.contains("expected a list of objects")), "{taints:?}");
+        let finalizers = error(r#"{"metadata":{"finalizers":5}}"#);
+        assert!(finalizers.as_ref().is_some_and(|why| why.contains("expected a list of texts")), "{finalizers:?}");
     }
 
     #[test]
