@@ -237,6 +237,19 @@ mod tests {
     }
 
     #[test]
+    fn as_much_as_is_allowed_is_kept_and_more_is_an_error() {
+        let node = |ready: usize, proof: usize| {
+            let conditions = vec![serde_json::json!({"type": "Ready"}); ready];
+            let annotations = serde_json::json!({crate::policy::annotation::PROOF: "x".repeat(proof)});
+            let node =
+                serde_json::json!({"metadata": {"annotations": annotations}, "status": {"conditions": conditions}});
+            serde_json::from_value::<Node>(node).is_ok()
+        };
+        let longest = 256 * 1024 - crate::policy::annotation::PROOF.len();
+        assert!(node(1000, longest) && !node(1001, longest) && !node(1000, longest + 1));
+    }
+
+    #[test]
     fn a_time_that_rfc_3339_cannot_write_counts_as_missing() {
         let time = |text: &str| readable_time(&serde_json::Value::from(text)).unwrap().map(|time| time.to_string());
         assert_eq!(time("0000-01-01T00:00:00Z").as_deref(), Some("0000-01-01T00:00:00Z"));
