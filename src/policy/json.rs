@@ -63,71 +63,83 @@ where
 
 /// Parses a list of objects, or `null` as an empty list: only what `keep` makes of them, and
 /// nothing else is ever held in memory. More than `most` of these are an error.
-pub fn kept_objects<'de, D, T, K, F>(deserializer: D, most: usize, keep: F) -> Result<Vec<K>, D::Error>
+pub fn kept_objects<'de, D, T, K>(
+    deserializer: D,
+    most: usize,
+    keep: impl Fn(T) -> Option<K>,
+) -> Result<Vec<K>, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de>,
-    F: Fn(T) -> Option<K>,
 {
-    struct Kept<T, F> {
-        most: usize,
-        keep: F,
-        object: PhantomData<T>,
-    }
+    Ok(kept_objects_if_any(deserializer, most, keep)?.unwrap_or_default())
+}
 
-    impl<'de, T: Deserialize<'de>, K, F: Fn(T) -> Option<K>> Visitor<'de> for Kept<T, F> {
-        type Value = Vec<K>;
-
-        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a list of objects")
-        }
-
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(Vec::new())
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            let Self { most, keep, .. } = self;
-            let mut kept = Vec::new();
-            while let Some(Object(object)) = list.next_element()? {
-                kept.extend(keep(object));
-                if kept.len() > most {
-                    return Err(A::Error::custom(format_args!("the list has more than {most} entries that count")));
-                }
-            }
-            Ok(kept)
-        }
-    }
-
-    deserializer.deserialize_any(Kept { most, keep, object: PhantomData })
+/// The same, but `null` is `None`.
+pub fn kept_objects_if_any<'de, D, T, K>(
+    deserializer: D,
+    most: usize,
+    keep: impl Fn(T) -> Option<K>,
+) -> Result<Option<Vec<K>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    kept_items(deserializer, "a list of objects", most, |Object(object), _| keep(object))
 }
 
 /// Parses a list of texts, or `null` as an empty list: only the first `most`. All others are
 /// skipped.
 pub fn first_texts<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> Result<Vec<String>, D::Error> {
-    struct First(usize);
+    let is_first = |text: String, kept| (kept < most).then_some(text);
+    Ok(kept_items(deserializer, "a list of texts", most, is_first)?.unwrap_or_default())
+}
 
-    impl<'de> Visitor<'de> for First {
-        type Value = Vec<String>;
+/// Parses a list, or `null` as `None`: only what `keep` makes of the items and of how many were
+/// kept before.
+fn kept_items<'de, D, T, K, F>(
+    deserializer: D,
+    what: &'static str,
+    most: usize,
+    keep: F,
+) -> Result<Option<Vec<K>>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+    F: Fn(T, usize) -> Option<K>,
+{
+    struct Items<T, F> {
+        what: &'static str,
+        most: usize,
+        keep: F,
+        item: PhantomData<T>,
+    }
+
+    impl<'de, T: Deserialize<'de>, K, F: Fn(T, usize) -> Option<K>> Visitor<'de> for Items<T, F> {
+        type Value = Option<Vec<K>>;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a list of texts")
+            formatter.write_str(self.what)
         }
 
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok(Vec::new())
+            Ok(None)
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-            let mut first = Vec::new();
-            while let Some(text) = list.next_element::<String>()? {
-                first.extend(Some(text).filter(|_| first.len() < self.0));
+            let Self { most, keep, .. } = self;
+            let mut kept = Vec::new();
+            while let Some(item) = list.next_element()? {
+                kept.extend(keep(item, kept.len()));
+                if kept.len() > most {
+                    return Err(A::Error::custom(format_args!("the list has more than {most} entries that count")));
+                }
             }
-            Ok(first)
+            Ok(Some(kept))
         }
     }
 
-    deserializer.deserialize_any(First(most))
+    deserializer.deserialize_any(Items { what, most, keep, item: PhantomData })
 }
 
 /// Parses a map of texts: only the entries with a key that `keep` accepts. All others are skipped

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::policy::json::{kept_objects, object_or_null};
+use crate::policy::json::{kept_objects_if_any, object_or_null};
 
 /// A node's Lease in the namespace `kube-node-lease`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,15 +92,8 @@ impl Lease {
 }
 
 fn only_renewals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ManagedFields>>, D::Error> {
-    #[derive(Deserialize)]
-    struct Entries(#[serde(deserialize_with = "renewals")] Vec<ManagedFields>);
-
-    fn renewals<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ManagedFields>, D::Error> {
-        let is_renewal = |entry: &ManagedFields| entry.fields_v1.spec.renew_time.is_some();
-        kept_objects(deserializer, usize::MAX, |entry| Some(entry).filter(is_renewal))
-    }
-
-    Ok(Option::deserialize(deserializer)?.map(|Entries(entries)| entries))
+    let is_renewal = |entry: &ManagedFields| entry.fields_v1.spec.renew_time.is_some();
+    kept_objects_if_any(deserializer, usize::MAX, |entry| Some(entry).filter(is_renewal))
 }
 
 #[cfg(test)]

@@ -13,7 +13,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::lease::Owned;
 use crate::policy::{
     annotation,
-    json::{first_texts, kept_entries, kept_objects, null_is_default, object_or_null, readable_time},
+    json::{
+        first_texts, kept_entries, kept_objects, kept_objects_if_any, null_is_default, object_or_null, readable_time,
+    },
 };
 
 /// The key of the taint that the gate guards. Pod GC and the attach/detach controller check only
@@ -324,17 +326,10 @@ fn first_finalizers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
 }
 
 fn only_of_ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<ReadyOwner>>, D::Error> {
-    #[derive(Deserialize)]
-    struct Entries(#[serde(deserialize_with = "of_ready")] Vec<ReadyOwner>);
-
-    fn of_ready<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ReadyOwner>, D::Error> {
-        kept_objects(deserializer, MOST_ENTRIES, |entry: ReadyOwner| {
-            let owns = entry.ready().is_some_and(|ready| ready.status.is_some() || ready.heartbeat.is_some());
-            owns.then_some(entry)
-        })
-    }
-
-    Ok(Option::deserialize(deserializer)?.map(|Entries(entries)| entries))
+    kept_objects_if_any(deserializer, MOST_ENTRIES, |entry: ReadyOwner| {
+        let owns = entry.ready().is_some_and(|ready| ready.status.is_some() || ready.heartbeat.is_some());
+        owns.then_some(entry)
+    })
 }
 
 fn only_judged_taints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Taint>, D::Error> {
