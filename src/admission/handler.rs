@@ -42,7 +42,7 @@ const LONG_BODY: usize = 128 * 1024;
 /// How many long bodies are read at once.
 const LONG_BODIES: usize = 2;
 /// How long a client may take to send the body, even if its call has a longer timeout. An API
-/// server needs milliseconds, and a slow client uses one of the permitted requests.
+/// server needs milliseconds, and a slow client takes memory meanwhile.
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// For a call without the parameter `timeout`. The API server always sends one; both are less than
 /// the 5 s of the webhook configurations.
@@ -105,7 +105,7 @@ pub trait Judge: Clone + Send + Sync + 'static {
     /// Decides about a review, and writes the decision to the audit log.
     fn judge(&self, call: &Call, review: &Review) -> impl Future<Output = Decision> + Send;
 
-    /// Counts a request that got HTTP 503 because too many were in flight.
+    /// Counts a request that got HTTP 503 because others took all places or all memory.
     fn overloaded(&self);
 }
 
@@ -183,11 +183,11 @@ impl<J: Judge> Endpoint<J> {
                 return Err(Refusal::TooLong);
             }
             if length > bytes.capacity() {
-                let more = length.max(bytes.capacity() * 2).min(BODY_LIMIT) - bytes.capacity();
-                if !taken.take(more) {
+                let capacity = length.max(bytes.capacity() * 2).min(BODY_LIMIT);
+                if !taken.take(capacity - bytes.capacity()) {
                     return Err(Refusal::Full("memory"));
                 }
-                bytes.reserve_exact(bytes.capacity() - bytes.len() + more);
+                bytes.reserve_exact(capacity - bytes.len());
             }
             bytes.extend_from_slice(&data);
         }
@@ -196,7 +196,12 @@ impl<J: Judge> Endpoint<J> {
         if !is_long {
             return parse();
         }
-        let _permit = self.long.acquire().await;
+        let permit = Arc::clone(&self.long).acquire_owned().await;
+        // The thread goes on if its caller gives up, and so holds the permit itself.
+        let parse = move || {
+            let _permit = permit;
+            parse()
+        };
         spawn_blocking(parse).await.unwrap_or(Err(Refusal::NotAReview("it could not be read".to_owned())))
     }
 
@@ -216,6 +221,7 @@ impl<J: Judge> Endpoint<J> {
         (status, [(header::CONNECTION, "close")], format!("{why}\n")).into_response()
     }
 }
+
 #[cfg(test)]
 mod tests {
     use super::*;
