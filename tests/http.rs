@@ -9,7 +9,7 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use fencegate::{
-    admission::handler::{BODY_LIMIT, router},
+    admission::{handler::router, memory::BODY_LIMIT},
     audit::Audit,
     clock::Clock,
     cluster::{Cluster, Snapshot},

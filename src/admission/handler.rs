@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    memory::{Memory, Taken},
+    memory::{BODY_LIMIT, Buffer, Memory, Taken},
     review::{self, Answer},
     trace::TraceId,
 };
@@ -33,9 +33,6 @@ use crate::policy::{
     review::{Review, Webhook},
 };
 
-/// The most bytes of a body: two objects of 3 MiB, which is twice etcd's limit of 1.5 MiB for a
-/// request, and 1 MiB for the rest of the review.
-pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
 /// The length of a body that is read beside the other requests, in a thread of its own. A review of
 /// a Node in a large cluster has a fifth of it.
 const LONG_BODY: usize = 128 * 1024;
@@ -175,24 +172,18 @@ impl<J: Judge> Endpoint<J> {
 
     /// Reads a body, and parses the review in it.
     async fn read(&self, mut body: Body, taken: &mut Taken) -> Result<Review, Refusal> {
-        let mut bytes = Vec::new();
+        let mut buffer = Buffer::default();
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(Refusal::Incomplete)?.into_data() else { continue };
-            let length = bytes.len() + data.len();
-            if length > BODY_LIMIT {
+            if buffer.len() + data.len() > BODY_LIMIT {
                 return Err(Refusal::TooLong);
             }
-            if length > bytes.capacity() {
-                let capacity = length.max(bytes.capacity() * 2).min(BODY_LIMIT);
-                if !taken.take(capacity - bytes.capacity()) {
-                    return Err(Refusal::Full("memory"));
-                }
-                bytes.reserve_exact(capacity - bytes.len());
+            if !buffer.extend(&data, taken) {
+                return Err(Refusal::Full("memory"));
             }
-            bytes.extend_from_slice(&data);
         }
-        let is_long = bytes.len() > LONG_BODY;
-        let parse = move || review::read(&bytes).map_err(|error| Refusal::NotAReview(error.to_string()));
+        let is_long = buffer.len() > LONG_BODY;
+        let parse = move || review::read(&buffer.into_bytes()).map_err(|error| Refusal::NotAReview(error.to_string()));
         if !is_long {
             return parse();
         }
@@ -224,7 +215,40 @@ impl<J: Judge> Endpoint<J> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
+
+    /// Decides nothing.
+    #[derive(Clone)]
+    struct Nobody;
+
+    impl Judge for Nobody {
+        fn judge(&self, _: &Call, _: &Review) -> impl Future<Output = Decision> + Send {
+            pending()
+        }
+
+        fn overloaded(&self) {}
+    }
+
+    #[tokio::test]
+    async fn a_body_of_more_than_128_kib_waits_until_others_are_read() {
+        let endpoint = Endpoint {
+            judge: Nobody,
+            memory: Arc::default(),
+            capacity: Arc::new(Semaphore::new(1)),
+            long: Arc::new(Semaphore::new(0)),
+        };
+        // What is not a review is told at once, if nothing waits.
+        let read = |length: usize| {
+            let mut taken = endpoint.memory.take(None).unwrap();
+            endpoint.read(Body::from(vec![b' '; length]), &mut taken).now_or_never()
+        };
+        assert!(matches!(read(131_072), Some(Err(Refusal::NotAReview(_)))));
+        assert!(read(131_073).is_none());
+    }
 
     #[test]
     fn a_call_gets_its_callers_timeout_minus_a_margin() {

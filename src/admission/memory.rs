@@ -1,5 +1,5 @@
-//! The memory that reviews take together. Each pays for its bytes as they arrive, and gives them
-//! back when it is answered; one client address cannot take all of it.
+//! The memory that reviews take together. Each takes what its bytes need as they arrive, and gives
+//! it back when it is answered; one client address cannot take all of it.
 
 use std::{
     collections::HashMap,
@@ -7,6 +7,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+/// The most bytes of a body: two objects of 3 MiB, which is twice etcd's limit of 1.5 MiB for a
+/// request, and 1 MiB for the rest of the review.
+pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
 /// What all reviews may take: three of the longest bodies, or some 1,500 of the usual size.
 const TOTAL: usize = 24 * 1024 * 1024;
 /// What the reviews from one address may take, so that nobody but the API servers themselves can
@@ -16,18 +19,19 @@ const SHARE: usize = TOTAL / 3;
 const EACH: usize = 16 * 1024;
 
 /// The memory that is left.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Memory {
     used: Mutex<Used>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Used {
     total: usize,
     by_address: HashMap<Option<IpAddr>, usize>,
 }
 
 /// What one review took. Dropping it gives it back.
+#[derive(Debug)]
 pub(super) struct Taken {
     memory: Arc<Memory>,
     address: Option<IpAddr>,
@@ -59,6 +63,37 @@ impl Taken {
             self.bytes += bytes;
         }
         fits
+    }
+}
+
+/// The bytes of a body, which take no more memory than was taken for them.
+#[derive(Default)]
+pub(super) struct Buffer {
+    bytes: Vec<u8>,
+}
+
+impl Buffer {
+    /// Adds bytes. `false` if too little memory is left.
+    #[must_use]
+    pub(super) fn extend(&mut self, data: &[u8], taken: &mut Taken) -> bool {
+        let (length, capacity) = (self.bytes.len() + data.len(), self.bytes.capacity());
+        if length > capacity {
+            let grown = length.max((capacity * 2).min(BODY_LIMIT));
+            if !taken.take(grown - capacity) {
+                return false;
+            }
+            self.bytes.reserve_exact(grown - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(data);
+        true
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 }
 
@@ -110,5 +145,42 @@ mod tests {
         assert!(taken.take(SHARE - EACH));
         assert!(!taken.take(1));
         assert_eq!(memory.used().total, SHARE);
+    }
+
+    #[test]
+    fn there_is_room_for_three_of_the_longest_bodies_and_for_512_short_ones_of_each_address() {
+        let memory = Arc::new(Memory::default());
+        let longest = |last: u8| {
+            let mut taken = memory.take(Some(address(last)))?;
+            taken.take(BODY_LIMIT).then_some(taken)
+        };
+        let long = [longest(1), longest(2), longest(3)];
+        assert!(long.iter().all(Option::is_some));
+        drop(long);
+        let short: Vec<Taken> = std::iter::from_fn(|| memory.take(None)).collect();
+        assert_eq!(short.len(), 512);
+    }
+
+    #[test]
+    fn a_buffer_doubles_up_to_the_longest_body_and_takes_what_it_holds() {
+        let memory = Arc::new(Memory::default());
+        let mut taken = memory.take(None).unwrap();
+        let mut buffer = Buffer::default();
+        for (bytes, length, capacity) in [
+            (10, 10, 10),
+            (1, 11, 20),
+            (9, 20, 20),
+            (0, 20, 20),
+            (100, 120, 120),
+            (4 * 1024 * 1024, 4 * 1024 * 1024 + 120, 4 * 1024 * 1024 + 120),
+            (1, 4 * 1024 * 1024 + 121, BODY_LIMIT),
+        ] {
+            assert!(buffer.extend(&vec![b' '; bytes], &mut taken));
+            assert_eq!((buffer.len(), buffer.bytes.capacity(), taken.bytes), (length, capacity, EACH + capacity));
+        }
+        let length = buffer.len();
+        assert!(!buffer.extend(&vec![b' '; SHARE], &mut taken));
+        assert_eq!((buffer.len(), taken.bytes), (length, EACH + BODY_LIMIT));
+        assert_eq!(buffer.into_bytes().len(), length);
     }
 }

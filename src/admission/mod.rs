@@ -1,7 +1,7 @@
 //! AdmissionReviews over HTTP: parses a body into a request, and turns a decision into the answer.
 
 pub mod handler;
-mod memory;
+pub mod memory;
 mod patch;
 pub mod review;
 pub mod trace;

@@ -21,7 +21,8 @@ use tokio::time::Instant;
 use super::{ClusterArg, has_kubeconfig, live, print, settings_of, time};
 use crate::{
     admission::{
-        handler::{Allowance, BODY_LIMIT, Call, Judge as _},
+        handler::{Allowance, Call, Judge as _},
+        memory::BODY_LIMIT,
         review::{self, Answer},
     },
     audit::{Audit, Recorded},
