@@ -20,7 +20,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     admin::{self, Condition},
-    admission,
+    admission::{
+        self,
+        paths::{self, Paths, SecretError},
+    },
     audit::Audit,
     certificates::{self, CertificateError, SelfManaged, plan::Acceptance},
     clock::Clock,
@@ -33,6 +36,7 @@ use crate::{
     tls::{
         Serving, TlsError,
         accept::{self, Limits, Shutdown},
+        clients::Clients,
     },
 };
 
@@ -59,7 +63,13 @@ pub struct Options {
 /// Where the serving certificate comes from.
 pub enum Certificates {
     /// PEM files, reloaded when their content changes.
-    Files { certificate: PathBuf, key: PathBuf, client_ca: Option<PathBuf> },
+    Files {
+        certificate: PathBuf,
+        key: PathBuf,
+        clients: Clients,
+        /// The secrets of the paths that API servers call, one a line. `None`: the paths have none.
+        path_secret: Option<PathBuf>,
+    },
     /// The replicas make and renew it themselves.
     SelfManaged(Box<certificates::Options>),
 }
@@ -87,6 +97,8 @@ pub enum StartError {
     Tls(#[from] Box<ReloadError<TlsError>>),
     #[error("certificate: {0}")]
     SelfManaged(#[from] Box<CertificateError>),
+    #[error("path secret: {0}")]
+    PathSecret(#[from] Box<ReloadError<SecretError>>),
     #[error("configuration: {0}")]
     Config(#[from] Box<ReloadError<ConfigError>>),
 }
@@ -107,16 +119,19 @@ pub struct Server {
 
 /// Keeps the serving certificate current.
 enum CertificateSource {
-    Files(Reloading<Serving, TlsError>),
+    Files { pair: Reloading<Serving, TlsError>, paths: Option<Reloading<Paths, SecretError>> },
     SelfManaged(Box<SelfManaged>),
 }
 
 impl CertificateSource {
     fn new(certificates: Certificates) -> Result<Self, StartError> {
         Ok(match certificates {
-            Certificates::Files { certificate, key, client_ca } => {
-                let files = [certificate, key].into_iter().chain(client_ca).collect();
-                Self::Files(Reloading::load(files, Serving::parse).map_err(Box::new)?)
+            Certificates::Files { certificate, key, clients: Clients { ca, names }, path_secret } => {
+                let files = [certificate, key].into_iter().chain(ca).collect();
+                let parse = move |files: &[Vec<u8>]| Serving::parse(files, &names);
+                let parse_paths = |files: &[Vec<u8>]| Paths::parse(files.first().map_or(&[], Vec::as_slice));
+                let paths = path_secret.map(|path| Reloading::load(vec![path], parse_paths)).transpose();
+                Self::Files { pair: Reloading::load(files, parse).map_err(Box::new)?, paths: paths.map_err(Box::new)? }
             }
             Certificates::SelfManaged(options) => {
                 Self::SelfManaged(Box::new(SelfManaged::new(*options).map_err(Box::new)?))
@@ -127,7 +142,7 @@ impl CertificateSource {
     /// The certificate that new connections are served with.
     fn serving(&self) -> Arc<ArcSwap<Serving>> {
         match self {
-            Self::Files(files) => files.current(),
+            Self::Files { pair, .. } => pair.current(),
             Self::SelfManaged(replica) => replica.serving(),
         }
     }
@@ -135,8 +150,17 @@ impl CertificateSource {
     /// Whether API servers accept it; `None` if that cannot be known.
     fn acceptance(&self) -> Option<Arc<ArcSwap<Acceptance>>> {
         match self {
-            Self::Files(_) => None,
+            Self::Files { .. } => None,
             Self::SelfManaged(replica) => Some(replica.acceptance()),
+        }
+    }
+
+    /// The paths that API servers call.
+    fn paths(&self) -> paths::Source {
+        match self {
+            Self::Files { paths: Some(paths), .. } => paths::Source::Given(paths.current()),
+            Self::Files { paths: None, .. } => paths::Source::plain(),
+            Self::SelfManaged(replica) => paths::Source::Published(replica.paths()),
         }
     }
 }
@@ -206,7 +230,7 @@ impl Server {
             audit: gate.audit.clone(),
             draining: shutdown.draining.clone(),
         };
-        let serving = certificates.serving();
+        let (serving, paths) = (certificates.serving(), certificates.paths());
         let metrics = Arc::clone(&gate.metrics);
         let on_certificate = move |serving: &Serving| metrics.certificate_ends(serving.not_after);
         let metrics = Arc::clone(&gate.metrics);
@@ -215,9 +239,12 @@ impl Server {
         let audit = gate.audit.clone();
         spawn(&background, &done, async move { audit.recover().await });
         match certificates {
-            CertificateSource::Files(files) => {
-                let on_files = move |reloaded: Option<&Serving>| reloaded.into_iter().for_each(&on_certificate);
-                spawn(&background, &done, watch(files, self.reload_interval, on_files));
+            CertificateSource::Files { pair, paths } => {
+                let on_pair = move |reloaded: Option<&Serving>| reloaded.into_iter().for_each(&on_certificate);
+                spawn(&background, &done, watch(pair, self.reload_interval, on_pair));
+                if let Some(paths) = paths {
+                    spawn(&background, &done, watch(paths, self.reload_interval, |_| {}));
+                }
             }
             CertificateSource::SelfManaged(replica) => spawn(&background, &done, replica.run(on_certificate)),
         }
@@ -231,7 +258,7 @@ impl Server {
             let limits = Limits { connections: TELEMETRY_CONNECTIONS, ..limits };
             spawn(&background, &done, accept::serve(telemetry, None, router, limits, Shutdown::default()));
         }
-        let router = admission::handler::router(gate, self.in_flight);
+        let router = admission::handler::router(gate, paths, self.in_flight);
         let reviews = accept::serve(listener, Some(serving), router, limits, shutdown.clone());
         tokio::join!(shut_down(shutdown_requested, shutdown.clone(), self.drain), bounded(reviews, shutdown.stopping));
         done.cancel();

@@ -9,7 +9,7 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use fencegate::{
-    admission::{handler::router, memory::BODY_LIMIT},
+    admission::{handler::router, memory::BODY_LIMIT, paths},
     audit::Audit,
     clock::Clock,
     cluster::{Cluster, Snapshot},
@@ -30,7 +30,7 @@ use tower::ServiceExt;
 fn webhook() -> Router {
     let cluster = Cluster::of(Snapshot::example().unwrap());
     let clock = Clock::at("2026-11-22T10:12:00Z".parse().unwrap());
-    router(Gate::new(cluster, Settings::default(), clock, Audit::Discard), 1)
+    router(Gate::new(cluster, Settings::default(), clock, Audit::Discard), paths::Source::plain(), 1)
 }
 
 async fn send(method: Method, path: &str, body: Body) -> (StatusCode, String) {

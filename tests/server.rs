@@ -6,11 +6,16 @@ mod support;
 
 use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
-use fencegate::{certificates::issue::Development, server::Certificates, tls::accept::Limits};
+use fencegate::{
+    certificates::issue::Development,
+    server::Certificates,
+    tls::{accept::Limits, clients::Clients},
+};
 use http::Request;
 use http_body_util::Full;
 use hyper::{body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 use support::{Client, Running, bare_taint, certificates, text};
@@ -128,22 +133,111 @@ async fn above_the_limit_on_connections_an_idle_one_is_evicted_and_a_busy_one_is
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
+/// A CA that issues client certificates.
+struct ClientCa(Issuer<'static, KeyPair>);
+
+impl ClientCa {
+    /// With the certificate of the CA, PEM.
+    fn make() -> (Self, String) {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let key = KeyPair::generate().unwrap();
+        let certificate = ca.self_signed(&key).unwrap().pem();
+        (Self(Issuer::new(ca, key)), certificate)
+    }
+
+    /// A client certificate with this common name and these DNS names, and its key, PEM.
+    fn issue(&self, common: &str, names: &[&str]) -> (String, String) {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut client = CertificateParams::new(names).unwrap();
+        client.distinguished_name = rcgen::DistinguishedName::new();
+        client.distinguished_name.push(DnType::CommonName, common);
+        client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        (client.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+}
+
 #[tokio::test]
-async fn with_a_client_ca_only_clients_that_it_issued_are_served() {
-    let clients = certificates();
-    let ca = clients.ca.clone();
+async fn with_client_names_only_clients_with_one_of_them_are_served() {
+    let (issuer, ca) = ClientCa::make();
     let folder = tempfile::tempdir().unwrap();
     let running = Running::start(|options| {
-        let Certificates::Files { client_ca, .. } = &mut options.certificates else { panic!("no files") };
+        let Certificates::Files { clients, .. } = &mut options.certificates else { panic!("no files") };
+        let path = folder.path().join("clients.crt");
+        fs::write(&path, &ca).unwrap();
+        *clients = Clients { ca: Some(path), names: vec!["kube-apiserver".to_owned(), "api.example.com".to_owned()] };
+    })
+    .await;
+    let post = async |common: &str, names: &[&str], version| {
+        let identity = Some(issuer.issue(common, names));
+        let client = Client { identity, versions: vec![version], ..running.client() };
+        client.post(bare_taint().to_string()).await.map(|response| response.status().as_u16())
+    };
+    for version in [&TLS12, &TLS13] {
+        assert_eq!(post("kube-apiserver", &[], version).await.unwrap(), 200);
+        assert_eq!(post("somebody", &["other.example.com", "api.example.com"], version).await.unwrap(), 200);
+        assert!(post("Kube-apiserver", &["kube-apiserver.example.com"], version).await.is_err());
+        assert!(post("", &[], version).await.is_err());
+    }
+    let (other, _) = ClientCa::make();
+    let foreign = Client { identity: Some(other.issue("kube-apiserver", &[])), ..running.client() };
+    assert!(foreign.post(bare_taint().to_string()).await.is_err(), "of another CA");
+}
+
+#[tokio::test]
+async fn with_a_client_ca_only_clients_that_it_issued_are_served() {
+    let (issuer, ca) = ClientCa::make();
+    let folder = tempfile::tempdir().unwrap();
+    let running = Running::start(|options| {
+        let Certificates::Files { clients, .. } = &mut options.certificates else { panic!("no files") };
         let path = folder.path().join("clients.crt");
         fs::write(&path, ca).unwrap();
-        *client_ca = Some(path);
+        clients.ca = Some(path);
     })
     .await;
     assert!(running.client().post(bare_taint().to_string()).await.is_err(), "without a certificate");
+    let known = Client { identity: Some(issuer.issue("anybody", &[])), ..running.client() };
+    known.ask(&bare_taint()).await;
     let stranger = certificates();
     let foreign = Client { identity: Some((stranger.certificate, stranger.key)), ..running.client() };
     assert!(foreign.post(bare_taint().to_string()).await.is_err(), "with a certificate of another CA");
+}
+
+#[tokio::test]
+async fn with_a_path_secret_every_other_path_is_a_strangers_and_the_file_may_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("path");
+    let (old, new) = ("0123456789abcdef", "fedcba9876543210");
+    fs::write(&file, old).unwrap();
+    let running = Running::start(|options| {
+        let Certificates::Files { path_secret, .. } = &mut options.certificates else { panic!("no files") };
+        *path_secret = Some(file.clone());
+    })
+    .await;
+    let status = async |path: &'static str| {
+        let client = Client { path, ..running.client() };
+        client.post(bare_taint().to_string()).await.unwrap().status().as_u16()
+    };
+    assert_eq!(status("/validate/0123456789abcdef").await, 200);
+    for path in ["/validate", "/", "/validate/fedcba9876543210", "/validate/0123456789abcde", "/0123456789abcdef"] {
+        assert_eq!(status(path).await, 404, "{path}");
+    }
+    // It is answered before its body is there.
+    let mut stream = running.client().connect().await.unwrap();
+    stream.write_all(b"POST /validate HTTP/1.1\r\nHost: l\r\nContent-Length: 100\r\n\r\n").await.unwrap();
+    let mut answer = [0; 12];
+    timeout(PATIENCE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 404");
+
+    fs::write(&file, format!("{old}\n{new}\n")).unwrap();
+    let learnt = async { while status("/validate/fedcba9876543210").await != 200 {} };
+    timeout(PATIENCE, learnt).await.unwrap();
+    assert_eq!(status("/validate/0123456789abcdef").await, 200);
+    // What cannot be used changes nothing.
+    fs::write(&file, "short").unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(status("/validate/fedcba9876543210").await, 200);
 }
 
 /// Replaces a pair the way the kubelet does: in a new folder, to which `..data` then points.
@@ -169,7 +263,8 @@ async fn a_new_certificate_is_served_after_the_symlink_changes_and_a_bad_one_is_
         options.certificates = Certificates::Files {
             certificate: volume.path().join("tls.crt"),
             key: volume.path().join("tls.key"),
-            client_ca: None,
+            clients: Clients::default(),
+            path_secret: None,
         };
     })
     .await;

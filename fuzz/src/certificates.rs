@@ -12,9 +12,10 @@ use fencegate::{
         authority::{Authority, Change},
         leaf::Leaf,
         lifetimes::Lifetimes,
+        path::Replicas,
         plan::{Known, Lease, Now, Read, Secret, Seen, Step, acceptance, plan},
     },
-    cluster::registration::Configuration,
+    cluster::registration::{Configuration, Target},
     policy::review::Webhook,
     tls::{Serving, certificates},
 };
@@ -112,7 +113,7 @@ fn bundle(bytes: &[u8]) {
 /// The certificate, the key and the client CA, as they are in the files, separated by NUL.
 fn files(bytes: &[u8]) {
     let files: Vec<Vec<u8>> = bytes.split(|byte| *byte == 0).take(3).map(<[u8]>::to_vec).collect();
-    match Serving::parse(&files) {
+    match Serving::parse(&files, &[]) {
         Ok(serving) => assert_eq!(serving.check(serving.not_before).is_ok(), serving.not_before <= serving.not_after),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -121,10 +122,11 @@ fn files(bytes: &[u8]) {
 /// The next step of a replica that reads this.
 fn step(secret: Secret, ca_bundle: &[u8]) {
     let mut known = Known::new("fencegate-0".to_owned(), HOST.to_owned(), Duration::from_secs(10), MADE.leaf.clone());
-    let found = || Read::Found(Configuration { ca_bundle: ca_bundle.to_vec(), version: "1".to_owned() });
+    let found =
+        || Read::Found(Configuration { ca_bundle: ca_bundle.to_vec(), target: Target::Url, version: "1".to_owned() });
     let configurations = Webhook::ALL.map(|webhook| (webhook, found()));
     let lease = Read::Found(Lease { holder: "fencegate-0".to_owned(), version: "1".to_owned() });
-    let seen = Seen { began: now(), configurations, secret, lease };
+    let seen = Seen { began: now(), configurations, secret, lease, replicas: Replicas::Current };
     let at = Now { wall: now(), monotonic: Duration::ZERO };
     known.observe(&seen, at);
     acceptance(&known, &seen, at);

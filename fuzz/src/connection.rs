@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use fencegate::{
-    admission::handler,
+    admission::{handler, paths},
     audit::Audit,
     certificates::issue::Development,
     clock::Clock,
@@ -73,7 +73,7 @@ impl Running {
             before(info);
         }));
         let made = Development::make(&["localhost".to_owned()], 30, jiff::Timestamp::now()).unwrap();
-        let serving = Serving::parse(&[made.certificate.into_bytes(), made.key.into_bytes()]).unwrap();
+        let serving = Serving::parse(&[made.certificate.into_bytes(), made.key.into_bytes()], &[]).unwrap();
         let connectors = ["http/1.1", "h2"].map(|protocol| connector(&made.ca, protocol));
         let cluster = Cluster::of(Snapshot::example().unwrap());
         let gate = Gate::new(cluster, Settings::default(), Clock::at(super::review::now()), Audit::Discard);
@@ -84,7 +84,7 @@ impl Running {
         runtime.spawn(serve(
             listener,
             Some(serving),
-            handler::router(gate, 16),
+            handler::router(gate, paths::Source::plain(), 16),
             Limits::default(),
             Shutdown::default(),
         ));

@@ -1,20 +1,14 @@
-//! The HTTP endpoints. The memory of all requests and the number of those that are judged at once
+//! The HTTP endpoint. The memory of all requests and the number of those that are judged at once
 //! are limited, and each request has the deadline that its caller sets.
 
-use std::{
-    future::Future,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
+    Json, Router,
     body::Body,
-    extract::{ConnectInfo, RawQuery, State},
-    http::{HeaderMap, StatusCode, header},
+    extract::{ConnectInfo, Request, State},
+    http::{Method, StatusCode, header, request},
     response::{IntoResponse, Response},
-    routing::post,
 };
 use http_body_util::BodyExt;
 use tokio::{
@@ -24,7 +18,8 @@ use tokio::{
 };
 
 use super::{
-    memory::{BODY_LIMIT, Buffer, Memory, Taken},
+    memory::{BODY_LIMIT, Buffer, Memory, REVIEWS, Taken},
+    paths,
     review::{self, Answer},
     trace::TraceId,
 };
@@ -109,6 +104,7 @@ pub trait Judge: Clone + Send + Sync + 'static {
 #[derive(Clone)]
 struct Endpoint<J> {
     judge: J,
+    paths: paths::Source,
     memory: Arc<Memory>,
     /// One permit for each request that is judged.
     capacity: Arc<Semaphore>,
@@ -116,32 +112,28 @@ struct Endpoint<J> {
     long: Arc<Semaphore>,
 }
 
-/// The client's address, as the accept loop tells it.
-type Client = Option<Extension<ConnectInfo<SocketAddr>>>;
-
-/// The endpoints `/mutate` and `/validate`. While `in_flight` requests are judged, or reviews take
-/// all the memory that they may take, further requests get HTTP 503.
-pub fn router<J: Judge>(judge: J, in_flight: usize) -> Router {
+/// Answers the calls by these paths. While `in_flight` requests are judged, or reviews take all the
+/// memory that they may take, further requests get HTTP 503.
+pub fn router<J: Judge>(judge: J, paths: paths::Source, in_flight: usize) -> Router {
     let endpoint = Endpoint {
         judge,
-        memory: Arc::default(),
+        paths,
+        memory: Arc::new(Memory::of(REVIEWS)),
         capacity: Arc::new(Semaphore::new(in_flight)),
         long: Arc::new(Semaphore::new(LONG_BODIES)),
     };
-    let to = |webhook: Webhook| {
-        post(move |State(endpoint): State<Endpoint<J>>, client: Client, RawQuery(query), head, body| async move {
-            let address = client.map(|Extension(ConnectInfo(address))| address.ip().to_canonical());
-            match endpoint.answer(webhook, address, query.as_deref(), &head, body).await {
-                Ok(answer) => answer,
-                Err(refusal) => endpoint.refuse(refusal),
-            }
-        })
+    let answer = async |State(endpoint): State<Endpoint<J>>, request: Request| {
+        let (head, body) = request.into_parts();
+        endpoint.answer(&head, body).await.unwrap_or_else(|refusal| endpoint.refuse(refusal))
     };
-    Router::new().route("/mutate", to(Webhook::Mutate)).route("/validate", to(Webhook::Validate)).with_state(endpoint)
+    Router::new().fallback(answer).with_state(endpoint)
 }
 
 /// Why a request gets no answer to its review.
 enum Refusal {
+    /// No webhook is called by this path.
+    Stranger,
+    NotPosted,
     /// Others take all that there is of this.
     Full(&'static str),
     TooLong,
@@ -151,18 +143,18 @@ enum Refusal {
 }
 
 impl<J: Judge> Endpoint<J> {
-    async fn answer(
-        &self,
-        webhook: Webhook,
-        address: Option<IpAddr>,
-        query: Option<&str>,
-        headers: &HeaderMap,
-        body: Body,
-    ) -> Result<Response, Refusal> {
-        let mut taken = self.memory.take(address).ok_or(Refusal::Full("memory"))?;
+    async fn answer(&self, head: &request::Parts, body: Body) -> Result<Response, Refusal> {
         let now = Instant::now();
-        let trace_id = TraceId::of(headers);
-        let call = Call { trace_id, ..Call::new(webhook, now, Allowance::of(query)) };
+        // The accept loop tells the address.
+        let address = head.extensions.get().map(|ConnectInfo(address): &ConnectInfo<SocketAddr>| address.ip());
+        let address = address.map(|address| address.to_canonical());
+        let webhook = self.paths.webhook(head.uri.path(), address).await.ok_or(Refusal::Stranger)?;
+        if head.method != Method::POST {
+            return Err(Refusal::NotPosted);
+        }
+        let mut taken = self.memory.take(address).ok_or(Refusal::Full("memory"))?;
+        let trace_id = TraceId::of(&head.headers);
+        let call = Call { trace_id, ..Call::new(webhook, now, Allowance::of(head.uri.query())) };
         let review = timeout_at(call.facts_by.min(now + BODY_TIMEOUT), self.read(body, &mut taken));
         let review = review.await.map_err(|_| Refusal::Late)??;
         let _permit = self.capacity.try_acquire().map_err(|_| Refusal::Full("places"))?;
@@ -200,6 +192,11 @@ impl<J: Judge> Endpoint<J> {
     /// read to its end.
     fn refuse(&self, refusal: Refusal) -> Response {
         let (status, why) = match refusal {
+            Refusal::Stranger => {
+                let why = "no webhook is called by this path: the webhook configurations have the paths that are";
+                (StatusCode::NOT_FOUND, why.to_owned())
+            }
+            Refusal::NotPosted => (StatusCode::METHOD_NOT_ALLOWED, "a review is POSTed".to_owned()),
             Refusal::Full(what) => {
                 self.judge.overloaded();
                 (StatusCode::SERVICE_UNAVAILABLE, format!("too many reviews: no {what} left"))
@@ -237,7 +234,8 @@ mod tests {
     async fn a_body_of_more_than_128_kib_waits_until_others_are_read() {
         let endpoint = Endpoint {
             judge: Nobody,
-            memory: Arc::default(),
+            paths: paths::Source::plain(),
+            memory: Arc::new(Memory::of(REVIEWS)),
             capacity: Arc::new(Semaphore::new(1)),
             long: Arc::new(Semaphore::new(0)),
         };

@@ -11,16 +11,17 @@ use std::{
 /// request, and 1 MiB for the rest of the review.
 pub const BODY_LIMIT: usize = 7 * 1024 * 1024;
 /// What all reviews may take: three of the longest bodies, or some 1,500 of the usual size.
-const TOTAL: usize = 24 * 1024 * 1024;
-/// What the reviews from one address may take, so that nobody but the API servers themselves can
-/// keep the API servers out.
-const SHARE: usize = TOTAL / 3;
+pub(super) const REVIEWS: usize = 24 * 1024 * 1024;
+/// The part of it that one address may take, so that nobody but the API servers themselves can keep
+/// the API servers out.
+const SHARE: usize = 3;
 /// What every review takes beside its body: its header, its answer and its task.
 const EACH: usize = 16 * 1024;
 
-/// The memory that is left.
-#[derive(Debug, Default)]
+/// The memory that may be taken.
+#[derive(Debug)]
 pub(super) struct Memory {
+    total: usize,
     used: Mutex<Used>,
 }
 
@@ -39,6 +40,10 @@ pub(super) struct Taken {
 }
 
 impl Memory {
+    pub(super) fn of(total: usize) -> Self {
+        Self { total, used: Mutex::default() }
+    }
+
     /// Takes what every review takes. `None` if too little is left.
     pub(super) fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Taken> {
         let mut taken = Taken { memory: Arc::clone(self), address, bytes: 0 };
@@ -56,7 +61,7 @@ impl Taken {
     pub(super) fn take(&mut self, bytes: usize) -> bool {
         let mut used = self.memory.used();
         let of_address = used.by_address.get(&self.address).copied().unwrap_or_default();
-        let fits = used.total + bytes <= TOTAL && of_address + bytes <= SHARE;
+        let fits = used.total + bytes <= self.memory.total && of_address + bytes <= self.memory.total / SHARE;
         if fits {
             used.total += bytes;
             used.by_address.insert(self.address, of_address + bytes);
@@ -114,16 +119,18 @@ impl Drop for Taken {
 mod tests {
     use super::*;
 
+    const OF_ADDRESS: usize = 8 * 1024 * 1024;
+
     fn address(last: u8) -> IpAddr {
         IpAddr::from([10, 0, 0, last])
     }
 
     #[test]
     fn one_address_takes_a_third_and_what_is_given_back_can_be_taken_again() {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::of(REVIEWS));
         let take = |last: u8| {
             let mut taken = memory.take(Some(address(last)))?;
-            taken.take(SHARE - EACH).then_some(taken)
+            taken.take(OF_ADDRESS - EACH).then_some(taken)
         };
         let first = take(1).unwrap();
         assert!(memory.take(Some(address(1))).is_none());
@@ -139,17 +146,17 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_takes_nothing() {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::of(REVIEWS));
         let mut taken = memory.take(None).unwrap();
-        assert!(!taken.take(SHARE - EACH + 1));
-        assert!(taken.take(SHARE - EACH));
+        assert!(!taken.take(OF_ADDRESS - EACH + 1));
+        assert!(taken.take(OF_ADDRESS - EACH));
         assert!(!taken.take(1));
-        assert_eq!(memory.used().total, SHARE);
+        assert_eq!(memory.used().total, OF_ADDRESS);
     }
 
     #[test]
     fn there_is_room_for_three_of_the_longest_bodies_and_for_512_short_ones_of_each_address() {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::of(REVIEWS));
         let longest = |last: u8| {
             let mut taken = memory.take(Some(address(last)))?;
             taken.take(BODY_LIMIT).then_some(taken)
@@ -163,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_buffer_doubles_up_to_the_longest_body_and_takes_what_it_holds() {
-        let memory = Arc::new(Memory::default());
+        let memory = Arc::new(Memory::of(REVIEWS));
         let mut taken = memory.take(None).unwrap();
         let mut buffer = Buffer::default();
         for (bytes, length, capacity) in [
@@ -179,7 +186,7 @@ mod tests {
             assert_eq!((buffer.len(), buffer.bytes.capacity(), taken.bytes), (length, capacity, EACH + capacity));
         }
         let length = buffer.len();
-        assert!(!buffer.extend(&vec![b' '; SHARE], &mut taken));
+        assert!(!buffer.extend(&vec![b' '; OF_ADDRESS], &mut taken));
         assert_eq!((buffer.len(), taken.bytes), (length, EACH + BODY_LIMIT));
         assert_eq!(buffer.into_bytes().len(), length);
     }

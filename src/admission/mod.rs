@@ -3,5 +3,6 @@
 pub mod handler;
 pub mod memory;
 mod patch;
+pub mod paths;
 pub mod review;
 pub mod trace;

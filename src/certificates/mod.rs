@@ -11,30 +11,36 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
-use tokio::time::{Instant, interval};
+use tokio::time::{Instant, interval, sleep_until};
 
 use self::{
     authority::Authority,
     issue::IssueError,
     leaf::Leaf,
     lifetimes::Lifetimes,
+    path::{NewPath, Recent, Replicas, secret_path},
     plan::{Acceptance, Known, Lease, Now, Obstacle, Read, Rejection, Secret, Seen, Step, acceptance, plan},
 };
 use crate::{
+    admission::paths::{Published, Publisher, plain, published},
     clock::Clock,
     cluster::{
         Written,
         registration::{Registration, RegistrationError, StoredLease, StoredSecret},
     },
     policy::review::Webhook,
-    tls::{Serving, TlsError},
+    tls::{Serving, TlsError, clients::Clients, provider},
 };
 
 pub mod authority;
 pub mod issue;
 pub mod leaf;
 pub mod lifetimes;
+pub mod path;
 pub mod plan;
+
+/// The shortest time between two looks because of calls by an unknown path.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a certificate cannot be made or used.
 #[derive(Debug, Error)]
@@ -72,8 +78,8 @@ pub struct Options {
     pub identity: String,
     /// Time between two looks at the Secret, the Lease and the webhook configurations.
     pub interval: Duration,
-    /// The CA that client certificates must be issued by, a PEM file.
-    pub client_ca: Option<PathBuf>,
+    /// Who may connect.
+    pub clients: Clients,
 }
 
 /// The certificates of one replica.
@@ -85,6 +91,9 @@ pub struct SelfManaged {
     started: Instant,
     serving: Arc<ArcSwap<Serving>>,
     acceptance: Arc<ArcSwap<Acceptance>>,
+    recent: Recent,
+    publisher: Publisher,
+    paths: Published,
     /// The last look's error, so that a lasting one is logged once.
     last_error: Option<String>,
 }
@@ -111,8 +120,9 @@ impl SelfManaged {
         let now = options.clock.now();
         let lifetimes = &options.lifetimes;
         let leaf = Authority::create(b"", now, lifetimes)?.issue(&options.hosts, now, lifetimes)?;
-        let client_ca = read_client_ca(&options)?;
-        let serving = Arc::new(ArcSwap::from_pointee(serve_with(&leaf, client_ca.as_ref())?));
+        let client_ca = read_client_ca(&options.clients)?;
+        let serving = Arc::new(ArcSwap::from_pointee(serve_with(&leaf, client_ca.as_ref(), &options.clients.names)?));
+        let (publisher, paths) = published();
         let host = options.hosts.first().cloned().unwrap_or_default();
         Ok(Self {
             known: Known::new(options.identity.clone(), host, options.interval, leaf),
@@ -121,6 +131,9 @@ impl SelfManaged {
             started: Instant::now(),
             serving,
             acceptance: Arc::new(ArcSwap::from_pointee(Acceptance::Rejected(Rejection::NotPublished))),
+            recent: Recent::default(),
+            publisher,
+            paths,
             last_error: None,
         })
     }
@@ -135,13 +148,24 @@ impl SelfManaged {
         Arc::clone(&self.acceptance)
     }
 
-    /// Reconciles at every interval, for ever. `on_change` is called with every new certificate.
+    /// The paths that API servers call.
+    pub fn paths(&self) -> Published {
+        self.paths.clone()
+    }
+
+    /// Reconciles at every interval, and when somebody calls by an unknown path, for ever. `on_change` is called with every new certificate.
     ///
     /// Cancel-safe: the next replica that runs completes the unfinished steps.
     pub async fn run(mut self, on_change: impl Fn(&Serving)) {
         let mut looks = interval(self.options.interval);
+        let mut last = Instant::now();
         loop {
-            looks.tick().await;
+            // Cancel-safe: whatever is missed asks again.
+            tokio::select! {
+                _ = looks.tick() => {}
+                () = self.asked(last) => {}
+            }
+            last = Instant::now();
             let error = self.reconcile(&on_change).await.err().map(|error| error.to_string());
             if let Some(error) = &error {
                 if self.last_error.as_ref() != Some(error) {
@@ -153,21 +177,32 @@ impl SelfManaged {
                 }
             }
             self.last_error = error;
+            // Whoever waits for a look learns that there was one, even if it failed.
+            self.publisher.tell(self.recent.paths());
             if let Err(error) = self.reload_client_ca() {
                 tracing::error!(%error, "the client CA could not be reloaded: the last good one stays in use");
             }
         }
     }
 
+    /// Returns when somebody called by an unknown path, but not soon after the last look: strangers
+    /// may ask as often as they like.
+    async fn asked(&self, last: Instant) {
+        self.publisher.asked().await;
+        sleep_until(last + PAUSE.min(self.options.interval)).await;
+    }
+
     /// Reads and carries out steps until nothing is due.
     async fn reconcile(&mut self, on_change: &impl Fn(&Serving)) -> Result<(), ReconcileError> {
-        /// From nothing to an accepted certificate takes seven readings. Twice as many mean that
+        /// From nothing to an accepted certificate and secret paths takes nine readings. Twice as many mean that
         /// something else writes the same objects: leave the rest to the next look.
         const READINGS: usize = 14;
         for _ in 0..READINGS {
             let (seen, stored) = self.read().await?;
             // Read after the objects: see the invariants of `plan`.
             let now = Now { wall: self.options.clock.now(), monotonic: self.started.elapsed() };
+            self.recent.observe(&seen.configurations, now.monotonic);
+            self.publisher.tell(self.recent.paths());
             self.known.observe(&seen, now);
             if let Some(acceptance) = acceptance(&self.known, &seen, now) {
                 self.acceptance.store(Arc::new(acceptance));
@@ -187,7 +222,8 @@ impl SelfManaged {
         let [mutate, validate] = Webhook::ALL;
         let (mutating, validating) =
             tokio::join!(registration.configuration(mutate), registration.configuration(validate));
-        let (secret, lease) = tokio::join!(registration.secret(), registration.lease());
+        let (secret, lease, replicas) =
+            tokio::join!(registration.secret(), registration.lease(), registration.all_replicas_are_current());
         let secret = secret?;
         let state = match secret.as_ref().map(|stored| Authority::parse(&stored.bytes, self.options.clock.now())) {
             None => Secret::Absent,
@@ -203,7 +239,12 @@ impl SelfManaged {
             Err(error) => (Read::Failed(error.to_string()), None),
         };
         let configurations = [(mutate, found(mutating)), (validate, found(validating))];
-        let seen = Seen { began, configurations, secret: state, lease };
+        let replicas = match replicas {
+            Ok(true) => Replicas::Current,
+            Ok(false) => Replicas::SomeOlder,
+            Err(error) => Replicas::Unknown(error.to_string()),
+        };
+        let seen = Seen { began, configurations, secret: state, lease, replicas };
         Ok((seen, Stored { secret, lease: stored_lease }))
     }
 
@@ -247,6 +288,13 @@ impl SelfManaged {
             Step::Publish { webhook, bundle, version, why } => {
                 ("Publish", why, registration.publish(webhook, &bundle, &version).await?)
             }
+            Step::SetPath { webhook, path, version, why } => {
+                let path = match path {
+                    NewPath::Plain => plain(webhook),
+                    NewPath::Secret => secret_path(webhook, random()?),
+                };
+                ("SetPath", why, registration.set_path(webhook, &path, &version).await?)
+            }
         };
         match written {
             Written::Done => tracing::info!(action, %why, "certificates: written"),
@@ -256,7 +304,7 @@ impl SelfManaged {
     }
 
     fn use_leaf(&mut self, leaf: Leaf, on_change: &impl Fn(&Serving)) -> Result<(), CertificateError> {
-        let serving = Arc::new(serve_with(&leaf, self.client_ca.as_ref())?);
+        let serving = Arc::new(serve_with(&leaf, self.client_ca.as_ref(), &self.options.clients.names)?);
         on_change(&serving);
         self.serving.store(serving);
         self.known.leaf = leaf;
@@ -265,14 +313,23 @@ impl SelfManaged {
 
     /// The client CA is a file, and may change at any time.
     fn reload_client_ca(&mut self) -> Result<(), CertificateError> {
-        let client_ca = read_client_ca(&self.options)?;
+        let clients = &self.options.clients;
+        let client_ca = read_client_ca(clients)?;
         if client_ca != self.client_ca {
-            let serving = serve_with(&self.known.leaf, client_ca.as_ref())?;
+            let serving = serve_with(&self.known.leaf, client_ca.as_ref(), &clients.names)?;
             self.client_ca = client_ca;
             self.serving.store(Arc::new(serving));
         }
         Ok(())
     }
+}
+
+/// 128 bits that nobody can guess.
+fn random() -> Result<u128, CertificateError> {
+    let mut bytes = [0; 16];
+    let filled = provider().secure_random.fill(&mut bytes);
+    filled.map_err(|error| TlsError::Rustls(error.into()))?;
+    Ok(u128::from_be_bytes(bytes))
 }
 
 fn found<T>(read: Result<Option<T>, RegistrationError>) -> Read<T> {
@@ -283,13 +340,13 @@ fn found<T>(read: Result<Option<T>, RegistrationError>) -> Read<T> {
     }
 }
 
-fn serve_with(leaf: &Leaf, client_ca: Option<&Vec<u8>>) -> Result<Serving, TlsError> {
+fn serve_with(leaf: &Leaf, client_ca: Option<&Vec<u8>>, client_names: &[String]) -> Result<Serving, TlsError> {
     let files = [leaf.certificate.clone().into_bytes(), leaf.key.clone().into_bytes()];
-    Serving::parse(&files.into_iter().chain(client_ca.cloned()).collect::<Vec<_>>())
+    Serving::parse(&files.into_iter().chain(client_ca.cloned()).collect::<Vec<_>>(), client_names)
 }
 
-fn read_client_ca(options: &Options) -> Result<Option<Vec<u8>>, CertificateError> {
-    let Some(path) = &options.client_ca else { return Ok(None) };
+fn read_client_ca(clients: &Clients) -> Result<Option<Vec<u8>>, CertificateError> {
+    let Some(path) = &clients.ca else { return Ok(None) };
     let read = std::fs::read(path);
     read.map(Some).map_err(|source| CertificateError::ClientCa { path: path.clone(), source })
 }

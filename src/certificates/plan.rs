@@ -47,6 +47,7 @@ use super::{
     authority::{Authority, Change, Next, Previous},
     leaf::{Leaf, VerifyError},
     lifetimes::Lifetimes,
+    path::{self, NewPath, Replicas},
 };
 use crate::{
     cluster::registration::{Configuration, kind},
@@ -120,6 +121,7 @@ pub struct Seen {
     pub configurations: [(Webhook, Read<Configuration>); 2],
     pub secret: Secret,
     pub lease: Read<Lease>,
+    pub replicas: Replicas,
 }
 
 /// The one thing to do next.
@@ -140,6 +142,8 @@ pub enum Step {
     Change { authority: Authority, change: Change, why: Why },
     /// Write `caBundle` of one webhook configuration, if it still has this version.
     Publish { webhook: Webhook, bundle: String, version: String, why: Why },
+    /// Write the path of one webhook configuration, if it still has this version.
+    SetPath { webhook: Webhook, path: NewPath, version: String, why: Why },
     /// Sign a serving certificate whose life begins at `from`, and serve with it.
     Sign { authority: Authority, from: Timestamp, why: Why },
 }
@@ -163,6 +167,9 @@ pub enum Why {
     LeafNotAccepted,
     LeafNearItsEnd,
     CaReplaced,
+    OlderReplica,
+    PathNotSecret(Webhook),
+    PathOld(Webhook),
 }
 
 /// What keeps a replica from doing anything.
@@ -213,6 +220,11 @@ impl fmt::Display for Why {
             Self::LeafNotAccepted => "the serving certificate is not accepted and not of the current CA",
             Self::LeafNearItsEnd => "less than a third of the serving certificate's life is left",
             Self::CaReplaced => "the CA was replaced",
+            Self::OlderReplica => "a replica of an older version answers no other path",
+            Self::PathNotSecret(webhook) => {
+                return write!(formatter, "the path of the {} is not secret", kind(*webhook));
+            }
+            Self::PathOld(webhook) => return write!(formatter, "the path of the {} is old", kind(*webhook)),
         };
         formatter.write_str(text)
     }
@@ -232,7 +244,7 @@ impl Known {
             self.lease = Some((version.clone(), now.monotonic));
         }
         let Secret::Usable(authority) = &seen.secret else { return };
-        let is_published = |ca: &&str| seen.bundles().all(|(_, bundle)| has(&bundle.ca_bundle, ca));
+        let is_published = |ca: &&str| seen.found().all(|(_, bundle)| has(&bundle.ca_bundle, ca));
         let since = |ca: &str| self.published.get(ca).copied().unwrap_or(now.monotonic);
         self.published = authority.signers().filter(is_published).map(|ca| (ca.to_owned(), since(ca))).collect();
         self.remembered = Some(authority.clone());
@@ -247,7 +259,7 @@ impl Known {
 
 impl Seen {
     /// The configurations that exist.
-    fn bundles(&self) -> impl Iterator<Item = (Webhook, &Configuration)> {
+    fn found(&self) -> impl Iterator<Item = (Webhook, &Configuration)> {
         self.configurations.iter().filter_map(|(webhook, read)| match read {
             Read::Found(configuration) => Some((*webhook, configuration)),
             Read::Absent | Read::Failed(_) => None,
@@ -263,7 +275,7 @@ impl Seen {
 
     /// Everything that is published, PEM.
     fn published(&self) -> Vec<u8> {
-        let mut bundles: Vec<&[u8]> = self.bundles().map(|(_, found)| found.ca_bundle.as_slice()).collect();
+        let mut bundles: Vec<&[u8]> = self.found().map(|(_, found)| found.ca_bundle.as_slice()).collect();
         bundles.dedup();
         bundles.join(&b'\n')
     }
@@ -272,10 +284,10 @@ impl Seen {
 /// Whether API servers accept the certificate in use. `None` if the reading does not show it: a
 /// configuration could not be read, or neither exists.
 pub fn acceptance(known: &Known, seen: &Seen, now: Now) -> Option<Acceptance> {
-    if seen.unreadable().is_some() || seen.bundles().next().is_none() {
+    if seen.unreadable().is_some() || seen.found().next().is_none() {
         return None;
     }
-    let rejected = seen.bundles().find_map(|(webhook, configuration)| {
+    let rejected = seen.found().find_map(|(webhook, configuration)| {
         let verified = known.leaf.verify(&configuration.ca_bundle, &known.host, now.wall);
         verified.err().map(|source| Rejection::Bundle { webhook, source })
     });
@@ -293,13 +305,13 @@ pub fn plan(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Step
         Secret::Absent => return replace_secret(known, seen, now, Why::SecretAbsent),
         Secret::Unusable(why) => return replace_secret(known, seen, now, Why::SecretUnusable(why.clone())),
     };
-    if seen.bundles().next().is_none() {
+    if seen.found().next().is_none() {
         return Step::Blocked(Obstacle::NoConfiguration);
     }
     if let Some(why) = sign(known, seen, authority, now, lifetimes) {
         return Step::Sign { authority: authority.clone(), from: seen.began, why };
     }
-    match write(seen, authority, now, lifetimes) {
+    match write(seen, authority, now, lifetimes).or_else(|| set_path(seen, now, lifetimes)) {
         Some(step) => with_lease(known, &seen.lease, now, step),
         None => Step::Rest(Why::UpToDate),
     }
@@ -310,7 +322,7 @@ pub fn plan(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Step
 fn replace_secret(known: &Known, seen: &Seen, now: Now, why: Why) -> Step {
     let is_trusted = |authority: &Authority| {
         // A bundle without any usable certificate was wiped: that is no sign of another CA.
-        let mut used = seen.bundles().filter(|(_, found)| has_certificate(&found.ca_bundle));
+        let mut used = seen.found().filter(|(_, found)| has_certificate(&found.ca_bundle));
         used.all(|(_, found)| has(&found.ca_bundle, authority.current()))
     };
     match &known.remembered {
@@ -346,7 +358,7 @@ fn write(seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) ->
         return Some(Step::Change { authority: authority.clone(), change, why: Why::UnknownCa });
     }
     let bundle = authority.bundle(now.wall);
-    if let Some((webhook, found)) = seen.bundles().find(|(_, found)| found.ca_bundle != bundle.as_bytes()) {
+    if let Some((webhook, found)) = seen.found().find(|(_, found)| found.ca_bundle != bundle.as_bytes()) {
         let (version, why) = (found.version.clone(), Why::BundleDiffers(webhook));
         return Some(Step::Publish { webhook, bundle, version, why });
     }
@@ -369,6 +381,14 @@ fn change_of_published(authority: &Authority, now: Now, lifetimes: &Lifetimes) -
         }
         _ => None,
     }
+}
+
+/// Whether a configuration needs another path, and why.
+fn set_path(seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
+    seen.found().find_map(|(webhook, found)| {
+        let (path, why) = path::due(webhook, found, &seen.replicas, now, lifetimes)?;
+        Some(Step::SetPath { webhook, path, version: found.version.clone(), why })
+    })
 }
 
 /// The step itself for the holder of the Lease, else taking the Lease or leaving the step to the

@@ -15,7 +15,7 @@ use crate::{
     reload,
     server::{Certificates, DRAIN, IN_FLIGHT, Options, Server},
     telemetry::{Log, LogFormat},
-    tls::accept::Limits,
+    tls::{accept::Limits, clients::Clients},
 };
 
 /// Serve the admission webhook over TLS.
@@ -48,6 +48,13 @@ pub struct Args {
     /// changes
     #[arg(long, value_name = "FILE", env = "FENCEGATE_CLIENT_CA")]
     client_ca: Option<PathBuf>,
+    /// Accept only clients whose certificate has one of these as its common name or DNS name
+    #[arg(long, value_name = "NAME", env = "FENCEGATE_CLIENT_NAME", value_delimiter = ',', requires = "client_ca")]
+    client_name: Vec<String>,
+    /// Answer only the paths /mutate/SECRET and /validate/SECRET, for each line of this file; reloaded
+    /// when its content changes. Without --tls-cert, the replicas make up secret paths
+    #[arg(long, value_name = "FILE", env = "FENCEGATE_PATH_SECRET", requires = "tls_cert")]
+    path_secret: Option<PathBuf>,
     /// Source of cluster facts: `live` for the API server, or a file with the output of
     /// `kubectl get -o yaml`
     #[arg(long, value_name = "live|FILE", env = "FENCEGATE_CLUSTER", default_value = "live")]
@@ -113,7 +120,7 @@ impl SelfManagedArgs {
         given.map(|namespace| namespace.trim().to_owned())
     }
 
-    async fn options(self, client_ca: Option<PathBuf>) -> anyhow::Result<certificates::Options> {
+    async fn options(self, clients: Clients) -> anyhow::Result<certificates::Options> {
         let namespace = self.namespace().with_context(|| {
             format!("{OWN_NAMESPACE} cannot be read: outside a pod, set --namespace, or --tls-cert and --tls-key")
         })?;
@@ -136,7 +143,7 @@ impl SelfManagedArgs {
                 .map_or_else(host_name, Ok)
                 .context("the host name cannot be read: set --identity")?,
             interval: self.certificate_interval,
-            client_ca,
+            clients,
         })
     }
 }
@@ -146,9 +153,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let namespace = args.self_managed.namespace().ok();
+    let clients = Clients { ca: args.client_ca, names: args.client_name };
     let certificates = match (args.tls_cert, args.tls_key) {
-        (Some(certificate), Some(key)) => Certificates::Files { certificate, key, client_ca: args.client_ca },
-        _ => Certificates::SelfManaged(Box::new(args.self_managed.options(args.client_ca).await?)),
+        (Some(certificate), Some(key)) => {
+            Certificates::Files { certificate, key, clients, path_secret: args.path_secret }
+        }
+        _ => Certificates::SelfManaged(Box::new(args.self_managed.options(clients).await?)),
     };
     let server = Server::bind(Options {
         listen: args.listen,

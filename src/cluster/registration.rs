@@ -11,15 +11,17 @@ use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
     api::{
-        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+        admissionregistration::v1::{
+            MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+        },
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::Secret,
+        core::v1::{Pod, Secret},
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::{
     Api, Client,
-    api::{Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -32,6 +34,14 @@ use crate::policy::review::Webhook;
 pub(super) const NAME: &str = "fencegate";
 /// The only webhook in each configuration.
 pub(super) const WEBHOOK: &str = "out-of-service.fencegate.dev";
+/// The field manager of `path`: of its own, so that the managed fields tell when it was written.
+const PATH_MANAGER: &str = "fencegate-path";
+/// The label of the replicas' pods.
+const REPLICAS: &str = "app.kubernetes.io/name=fencegate";
+/// Pods that may be called. Those that have ended may stay in the list for long.
+const NOT_ENDED: &str = "status.phase!=Failed,status.phase!=Succeeded";
+/// The annotation of a pod whose replica answers the paths that are published.
+const PATHS: &str = "fencegate.dev/paths";
 /// The Secret that holds the CA.
 const SECRET: &str = "fencegate-ca";
 /// The only key in its data.
@@ -73,12 +83,25 @@ pub struct StoredLease {
 pub struct Configuration {
     /// PEM; empty if it is not set.
     pub ca_bundle: Vec<u8>,
+    pub target: Target,
     /// `metadata.resourceVersion`.
     pub version: String,
 }
 
-/// The name and the `caBundle` of each webhook in a configuration.
-type Bundles = Vec<(String, Option<ByteString>)>;
+/// What API servers call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Url,
+    Service {
+        /// As API servers call it: `/` if it is not set.
+        path: String,
+        /// When a replica wrote it, by the API server's clock. `None` if somebody else did.
+        since: Option<Timestamp>,
+    },
+}
+
+/// The name of each webhook in a configuration, and how it is called.
+type Clients = Vec<(String, WebhookClientConfig)>;
 
 /// A client for these objects.
 #[derive(Clone)]
@@ -181,8 +204,8 @@ impl Registration {
                 within(api.get_opt(NAME)).await.map(|found| {
                     found.map(|found| {
                         let webhooks = found.webhooks.unwrap_or_default();
-                        let bundles = webhooks.into_iter().map(|one| (one.name, one.client_config.ca_bundle)).collect();
-                        (found.metadata, bundles)
+                        let clients = webhooks.into_iter().map(|one| (one.name, one.client_config)).collect();
+                        (found.metadata, clients)
                     })
                 })
             }
@@ -191,19 +214,24 @@ impl Registration {
                 within(api.get_opt(NAME)).await.map(|found| {
                     found.map(|found| {
                         let webhooks = found.webhooks.unwrap_or_default();
-                        let bundles = webhooks.into_iter().map(|one| (one.name, one.client_config.ca_bundle)).collect();
-                        (found.metadata, bundles)
+                        let clients = webhooks.into_iter().map(|one| (one.name, one.client_config)).collect();
+                        (found.metadata, clients)
                     })
                 })
             }
         };
-        let found: Option<(ObjectMeta, Bundles)> =
+        let found: Option<(ObjectMeta, Clients)> =
             read.map_err(|source| RegistrationError::Read { object: object(), source })?;
-        let Some((metadata, bundles)) = found else { return Ok(None) };
-        let ours = bundles.into_iter().find(|(name, _)| name == WEBHOOK);
-        let (_, bundle) = ours.ok_or_else(|| RegistrationError::NoWebhook { object: object() })?;
+        let Some((metadata, clients)) = found else { return Ok(None) };
+        let ours = clients.into_iter().find(|(name, _)| name == WEBHOOK);
+        let (_, client) = ours.ok_or_else(|| RegistrationError::NoWebhook { object: object() })?;
+        let target = client.service.map_or(Target::Url, |service| Target::Service {
+            path: service.path.unwrap_or_else(|| "/".to_owned()),
+            since: written_at(&metadata, PATH_MANAGER),
+        });
         Ok(Some(Configuration {
-            ca_bundle: bundle.map(|bytes| bytes.0).unwrap_or_default(),
+            ca_bundle: client.ca_bundle.map(|bytes| bytes.0).unwrap_or_default(),
+            target,
             version: metadata.resource_version.unwrap_or_default(),
         }))
     }
@@ -219,10 +247,44 @@ impl Registration {
         ca_bundle: &str,
         version: &str,
     ) -> Result<Written, RegistrationError> {
-        let applied = apply(webhook, ca_bundle, version);
-        // A caBundle that someone else owns is replaced. Force overrides their ownership of the
-        // field; it does not override the resourceVersion.
-        let params = PatchParams::apply(NAME).force();
+        let client_config = json!({"caBundle": ByteString(ca_bundle.as_bytes().to_vec())});
+        self.apply(webhook, NAME, client_config, version).await
+    }
+
+    /// The same for `path`.
+    ///
+    /// # Errors
+    /// If the API server returns an error other than a conflict, or does not answer in time.
+    pub async fn set_path(&self, webhook: Webhook, path: &str, version: &str) -> Result<Written, RegistrationError> {
+        self.apply(webhook, PATH_MANAGER, json!({"service": {"path": path}}), version).await
+    }
+
+    /// Whether all replicas that may be called answer the paths that are published.
+    ///
+    /// # Errors
+    /// If the API server returns an error or does not answer in time.
+    pub async fn all_replicas_are_current(&self) -> Result<bool, RegistrationError> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let params = ListParams::default().labels(REPLICAS).fields(NOT_ENDED);
+        let read = within(pods.list_metadata(&params)).await;
+        let object = || format!("pods of namespace {}", self.namespace);
+        let pods = read.map_err(|source| RegistrationError::Read { object: object(), source })?;
+        let annotations = |metadata: &ObjectMeta| metadata.annotations.clone().unwrap_or_default();
+        Ok(pods.items.iter().all(|pod| annotations(&pod.metadata).contains_key(PATHS)))
+    }
+
+    /// Server-side apply of these fields under a field manager of their own.
+    async fn apply(
+        &self,
+        webhook: Webhook,
+        manager: &str,
+        client_config: Value,
+        version: &str,
+    ) -> Result<Written, RegistrationError> {
+        let applied = applied(webhook, &client_config, version);
+        // A field that someone else owns is replaced. Force overrides their ownership of it; it does
+        // not override the resourceVersion.
+        let params = PatchParams::apply(manager).force();
         let patch = Patch::Apply(&applied);
         let written = match webhook {
             Webhook::Mutate => {
@@ -272,14 +334,20 @@ fn configuration_name(webhook: Webhook) -> String {
 
 /// The body of the server-side apply. With `resourceVersion` in it, the API server answers a stale
 /// one with 409 instead of merging.
-fn apply(webhook: Webhook, ca_bundle: &str, version: &str) -> Value {
-    let client_config = json!({"caBundle": ByteString(ca_bundle.as_bytes().to_vec())});
+fn applied(webhook: Webhook, client_config: &Value, version: &str) -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": kind(webhook),
         "metadata": {"name": NAME, "resourceVersion": version},
         "webhooks": [{"name": WEBHOOK, "clientConfig": client_config}],
     })
+}
+
+/// When this field manager wrote last.
+fn written_at(metadata: &ObjectMeta, manager: &str) -> Option<Timestamp> {
+    let entries = metadata.managed_fields.iter().flatten();
+    let times = entries.filter(|entry| entry.manager.as_deref() == Some(manager));
+    times.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max()
 }
 
 /// Cancel-safe: a request that takes too long is dropped.
@@ -303,8 +371,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_publish_names_the_version_it_replaces_and_no_field_but_ca_bundle() {
-        let applied = apply(Webhook::Mutate, "PEM", "7");
+    fn what_is_applied_names_the_version_it_replaces_and_no_other_field() {
+        let applied = applied(Webhook::Mutate, &json!({"caBundle": "UEVN"}), "7");
         assert_eq!(
             applied,
             json!({

@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::CertifiedKey,
     version::{TLS12, TLS13},
 };
@@ -18,6 +17,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 pub mod accept;
 mod activity;
+pub mod clients;
 mod slots;
 
 /// The certificate and TLS configuration that new connections are served with.
@@ -64,12 +64,12 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 impl Serving {
     /// Parses PEM files in this order: certificate chain, key and, optionally, the CA that client
-    /// certificates must be issued by.
+    /// certificates must be issued by. They must be for one of `client_names`, unless that is empty.
     ///
     /// # Errors
     /// If one cannot be parsed, or the key does not match the certificate, as happens while the
     /// files are being replaced.
-    pub fn parse(files: &[Vec<u8>]) -> Result<Self, TlsError> {
+    pub fn parse(files: &[Vec<u8>], client_names: &[String]) -> Result<Self, TlsError> {
         let file = |index: usize| files.get(index).map(Vec::as_slice);
         let chain = certificates(file(0).unwrap_or_default())?;
         let key = PrivateKeyDer::from_pem_slice(file(1).unwrap_or_default()).map_err(TlsError::NoKey)?;
@@ -83,7 +83,7 @@ impl Serving {
         let versions =
             ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(&[&TLS13, &TLS12])?;
         let clients = match file(2) {
-            Some(ca) => versions.with_client_cert_verifier(verifier(ca, &provider)?),
+            Some(ca) => versions.with_client_cert_verifier(clients::verifier(ca, client_names, &provider)?),
             None => versions.with_no_client_auth(),
         };
         let mut config = clients.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
@@ -114,16 +114,6 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(TlsError::Pem)
 }
 
-fn verifier(ca: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate)?;
-    }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
-        .build()
-        .map_err(|error| TlsError::ClientCa(error.to_string()))
-}
-
 /// When a certificate becomes valid and expires.
 ///
 /// # Errors
@@ -152,13 +142,16 @@ mod tests {
     #[test]
     fn a_certificate_is_valid_from_its_start_to_its_end() {
         let (certificate, key) = pair();
-        let serving = Serving::parse(&[certificate.clone().into(), key.clone().into()]).unwrap();
+        let serving = Serving::parse(&[certificate.clone().into(), key.clone().into()], &[]).unwrap();
         let second = jiff::SignedDuration::from_secs(1);
         let (starts, ends) = (serving.not_before, serving.not_after);
         assert_eq!(serving.check(starts - second), Err(ValidityError::NotYetValid(starts)));
         assert_eq!((serving.check(starts), serving.check(ends)), (Ok(()), Ok(())));
         assert_eq!(serving.check(ends + second), Err(ValidityError::Expired(ends)));
-        assert!(Serving::parse(&[certificate.clone().into(), key.into(), certificate.into()]).is_ok(), "a client CA");
+        assert!(
+            Serving::parse(&[certificate.clone().into(), key.into(), certificate.into()], &[]).is_ok(),
+            "a client CA"
+        );
     }
 
     #[test]
@@ -170,10 +163,10 @@ mod tests {
             ([certificate.clone(), String::new()], "no private key"),
             ([key.clone(), key.clone()], "no certificate"),
         ] {
-            let error = Serving::parse(&files.map(String::into_bytes)).unwrap_err().to_string();
+            let error = Serving::parse(&files.map(String::into_bytes), &[]).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
-        let no_ca = Serving::parse(&[certificate.into(), key.into(), Vec::new()]);
+        let no_ca = Serving::parse(&[certificate.into(), key.into(), Vec::new()], &[]);
         assert!(no_ca.unwrap_err().to_string().contains("client CA"));
     }
 }

@@ -9,6 +9,7 @@ mod world;
 
 use std::time::Duration;
 
+use fencegate::{certificates::path::Replicas, cluster::registration::Target};
 use proptest::{collection::vec, prelude::*, sample::select};
 use world::{Fault, INTERVAL, LIFETIMES, Replica, Store};
 
@@ -178,10 +179,43 @@ fn one_replica_alone_creates_publishes_and_is_accepted() {
             "TakeLease: nobody holds the Lease",
             "Publish: caBundle of the MutatingWebhookConfiguration is not what the Secret requires",
             "Publish: caBundle of the ValidatingWebhookConfiguration is not what the Secret requires",
+            "SetPath: the path of the MutatingWebhookConfiguration is not secret",
+            "SetPath: the path of the ValidatingWebhookConfiguration is not secret",
             "Rest",
         ]
     );
     assert!(world.is_ready());
+}
+
+#[test]
+fn the_paths_are_replaced_by_the_holder_of_the_lease_and_are_plain_while_a_replica_is_older() {
+    let path = |world: &World, index: usize| match world.store.target(index) {
+        Target::Service { path, .. } => path.clone(),
+        Target::Url => unreachable!("the configurations have a Service"),
+    };
+    let paths = |world: &World| [0, 1].map(|index| path(world, index));
+    let mut world = World::new(&[0, 0], [true, true]);
+    world.round();
+    let first = paths(&world);
+    let is_secret = |paths: &[String; 2]| paths[0].starts_with("/mutate/") && paths[1].starts_with("/validate/");
+    assert!(is_secret(&first));
+    world.rounds(5, Duration::from_hours(1));
+    assert_eq!(paths(&world), first);
+    world.rounds(1, Duration::from_hours(1));
+    let second = paths(&world);
+    assert!(is_secret(&second) && second[0] != first[0] && second[1] != first[1], "a leaf's life later");
+
+    world.store.replicas = Replicas::SomeOlder;
+    world.rounds(1, INTERVAL);
+    assert_eq!(paths(&world), ["/mutate", "/validate"]);
+    world.store.replicas = Replicas::Unknown("forbidden".to_owned());
+    world.rounds(1, INTERVAL);
+    assert_eq!(paths(&world), ["/mutate", "/validate"]);
+    world.store.replicas = Replicas::Current;
+    world.rounds(1, INTERVAL);
+    assert!(is_secret(&paths(&world)));
+    let written = |replica: usize| world.reasons(replica).iter().filter(|why| why.starts_with("SetPath")).count();
+    assert_eq!((written(0), written(1)), (8, 0), "one replica writes");
 }
 
 #[test]
@@ -253,7 +287,8 @@ fn a_ca_is_replaced_step_by_step() {
     let mut reasons = world.reasons(0);
     reasons.retain(|reason| {
         let is_routine = |name: &str| reason.starts_with(name);
-        !["Rest", "TakeLease", "Publish"].into_iter().any(is_routine) && !reason.ends_with("certificate's life is left")
+        !["Rest", "TakeLease", "Publish", "SetPath"].into_iter().any(is_routine)
+            && !reason.ends_with("certificate's life is left")
     });
     assert_eq!(
         reasons,

@@ -5,9 +5,10 @@ use std::time::Duration;
 use fencegate::{
     certificates::{
         authority::Authority,
+        path::Replicas,
         plan::{Known, Lease, Now, Obstacle, Read, Secret, Seen, Step, Why, acceptance, lease_duration, plan},
     },
-    cluster::registration::Configuration,
+    cluster::registration::{Configuration, Target},
     policy::review::Webhook,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -34,9 +35,10 @@ fn replica(authority: &Authority) -> Known {
 
 /// A reading in which both configurations have this bundle.
 fn seen(bundle: &[u8], secret: Secret, holder: &str) -> Seen {
-    let found = Read::Found(Configuration { ca_bundle: bundle.to_vec(), version: "1".to_owned() });
+    let found = Read::Found(Configuration { ca_bundle: bundle.to_vec(), target: Target::Url, version: "1".to_owned() });
     let lease = Read::Found(Lease { holder: holder.to_owned(), version: "1".to_owned() });
-    Seen { began: start(), configurations: Webhook::ALL.map(|webhook| (webhook, found.clone())), secret, lease }
+    let configurations = Webhook::ALL.map(|webhook| (webhook, found.clone()));
+    Seen { began: start(), configurations, secret, lease, replicas: Replicas::Current }
 }
 
 #[test]

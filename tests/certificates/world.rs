@@ -12,9 +12,10 @@ use fencegate::{
         authority::Authority,
         leaf::Leaf,
         lifetimes::Lifetimes,
+        path::{NewPath, Replicas},
         plan::{Acceptance, Known, Lease, Now, Read, Secret, Seen, Step, Why, acceptance, plan},
     },
-    cluster::registration::Configuration,
+    cluster::registration::{Configuration, Target},
     policy::review::Webhook,
 };
 use jiff::{SignedDuration, Timestamp};
@@ -58,6 +59,8 @@ pub struct Store {
     /// CAs (PEM) that were made because the Secret was lost, not as the next one.
     created: BTreeSet<String>,
     verified: HashMap<(String, Vec<u8>), bool>,
+    /// The replicas that may be called.
+    pub replicas: Replicas,
 }
 
 /// What a replica does next.
@@ -83,7 +86,8 @@ pub struct Replica {
 impl Store {
     pub fn new(configurations: [bool; 2]) -> Self {
         let empty = |exists: bool| {
-            let configuration = Configuration { ca_bundle: Vec::new(), version: "0".to_owned() };
+            let target = Target::Service { path: "/".to_owned(), since: None };
+            let configuration = Configuration { ca_bundle: Vec::new(), target, version: "0".to_owned() };
             exists.then_some(Stored { configuration, replaced: Vec::new() })
         };
         Self {
@@ -94,6 +98,7 @@ impl Store {
             configurations: configurations.map(empty),
             created: BTreeSet::new(),
             verified: HashMap::new(),
+            replicas: Replicas::Current,
         }
     }
 
@@ -134,9 +139,22 @@ impl Store {
     fn put_bundle(&mut self, index: usize, bundle: Vec<u8>) {
         let (version, time) = (self.version().to_string(), self.time);
         let stored = self.configurations[index].as_mut().unwrap();
-        let old = std::mem::replace(&mut stored.configuration, Configuration { ca_bundle: bundle, version });
+        let target = stored.configuration.target.clone();
+        let old = std::mem::replace(&mut stored.configuration, Configuration { ca_bundle: bundle, target, version });
         stored.replaced.retain(|(_, at)| time.saturating_sub(*at) < LIFETIMES.settle.unsigned_abs());
         stored.replaced.push((old.ca_bundle, time));
+    }
+
+    fn put_path(&mut self, index: usize, path: String) {
+        let (version, now) = (self.version().to_string(), wall(self.time, 0));
+        let stored = self.configurations[index].as_mut().unwrap();
+        stored.configuration.target = Target::Service { path, since: Some(now) };
+        stored.configuration.version = version;
+    }
+
+    /// How API servers call one webhook.
+    pub fn target(&self, index: usize) -> &Target {
+        &self.configurations[index].as_ref().unwrap().configuration.target
     }
 
     pub fn exists(&self, index: usize) -> bool {
@@ -253,7 +271,7 @@ impl Replica {
             },
         };
         let lease = store.lease.clone().map_or(Read::Absent, Read::Found);
-        let seen = Seen { began, configurations, secret, lease };
+        let seen = Seen { began, configurations, secret, lease, replicas: store.replicas.clone() };
         self.known.observe(&seen, now);
         if let Some(acceptance) = acceptance(&self.known, &seen, now) {
             self.is_accepted = matches!(acceptance, Acceptance::Accepted);
@@ -307,6 +325,17 @@ impl Replica {
                     store.put_bundle(index, bundle.into_bytes());
                 }
             }
+            Step::SetPath { webhook, path, version, .. } => {
+                let index = usize::from(webhook == Webhook::Validate);
+                let stored = store.configurations[index].as_ref().unwrap();
+                if stored.configuration.version == version {
+                    let path = match path {
+                        NewPath::Plain => format!("/{}", webhook.name()),
+                        NewPath::Secret => format!("/{}/{:032x}", webhook.name(), store.last_version),
+                    };
+                    store.put_path(index, path);
+                }
+            }
         }
     }
 
@@ -321,6 +350,7 @@ impl Replica {
             Step::Restore { why, .. } => format!("Restore: {why}"),
             Step::Change { change, why, .. } => format!("{}: {why}", change.name()),
             Step::Publish { why, .. } => format!("Publish: {why}"),
+            Step::SetPath { why, .. } => format!("SetPath: {why}"),
             Step::Sign { why, .. } => format!("Sign: {why}"),
         };
         self.steps.iter().map(name).collect()

@@ -44,8 +44,8 @@ async fn bundles(plane: &Plane) -> [String; 2] {
     bundles
 }
 
-/// Both configurations without what changes with every write, and without `caBundle`.
-async fn all_but_bundles(plane: &Plane) -> Vec<Value> {
+/// Both configurations without what changes with every write, and without what the replicas write.
+async fn all_but_published(plane: &Plane) -> Vec<Value> {
     let mut all = Vec::new();
     for path in CONFIGURATIONS {
         let mut configuration = plane.get(path).await.unwrap();
@@ -54,14 +54,94 @@ async fn all_but_bundles(plane: &Plane) -> Vec<Value> {
             metadata.remove(field);
         }
         configuration["webhooks"][0]["clientConfig"].as_object_mut().unwrap().remove("caBundle");
+        configuration["webhooks"][0]["clientConfig"]["service"].as_object_mut().unwrap().remove("path");
         all.push(configuration);
     }
     all
 }
 
-/// Whether someone who trusts the CA alone is served by this replica.
+/// Someone who trusts the CA alone, and calls this replica as the API server does.
+fn client(ca: &str, port: u16) -> support::Client {
+    let host = "fencegate.fencegate-system.svc";
+    support::Client { host, ..support::Client::new(([127, 0, 0, 1], port).into(), ca) }
+}
+
 async fn is_served(ca: &str, port: u16) -> bool {
-    support::Client::new(([127, 0, 0, 1], port).into(), ca).connect().await.is_ok()
+    client(ca, port).connect().await.is_ok()
+}
+
+/// The path in both configurations.
+pub async fn paths(plane: &Plane) -> [String; 2] {
+    let mut paths = [String::new(), String::new()];
+    for (path, configuration) in paths.iter_mut().zip(CONFIGURATIONS) {
+        let read = plane.get(configuration).await.unwrap();
+        read["webhooks"][0]["clientConfig"]["service"]["path"].as_str().unwrap_or_default().clone_into(path);
+    }
+    paths
+}
+
+/// Whether both paths have a secret of 128 bits.
+pub fn are_secret(paths: &[String; 2]) -> bool {
+    paths.iter().zip(["/mutate/", "/validate/"]).all(|(path, plain)| {
+        let secret = path.strip_prefix(plain);
+        secret.is_some_and(|secret| secret.len() == 32 && secret.chars().all(|digit| digit.is_ascii_hexdigit()))
+    })
+}
+
+/// A pod of version 0.1.0 in the namespace of the gate.
+fn older_pod() -> Value {
+    let container = json!({
+        "name": "fencegate",
+        "image": "fencegate:0.1.0",
+        "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}},
+    });
+    json!({
+        "metadata": {"name": "older", "labels": {"app.kubernetes.io/name": "fencegate"}},
+        "spec": {
+            "serviceAccountName": "fencegate",
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_not_answered_and_no_call_is_lost_when_the_path_changes() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::guard_with(&plane, 2).await;
+    plane.until("the paths are secret", async |plane| are_secret(&paths(plane).await)).await;
+    let first = paths(&plane).await;
+    let (ca, reviews) = (signs(&plane).await, gate.reviews().await);
+    for replica in &gate.replicas {
+        for path in ["/validate", "/mutate", "/readyz", "/validate/00000000000000000000000000000000"] {
+            let stranger = support::Client { path, ..client(&ca, replica.port) };
+            assert_eq!(stranger.post(support::bare_taint().to_string()).await.unwrap().status(), 404, "{path}");
+        }
+    }
+    assert_eq!(gate.reviews().await, reviews, "nothing was judged");
+
+    lone_node(&plane, "busy", false).await;
+    let load = Load::start(&plane);
+    load.goes_on(&plane, 50).await;
+    for (configuration, path) in CONFIGURATIONS.into_iter().zip(["/mutate", "/validate"]) {
+        let plain = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/service/path", "value": path}]);
+        plane.patch("admin", "application/json-patch+json", configuration, plain).await.unwrap();
+    }
+    let differ = async |plane: &Plane| {
+        let now = paths(plane).await;
+        are_secret(&now) && now[0] != first[0] && now[1] != first[1]
+    };
+    plane.until("there are other paths", differ).await;
+    load.goes_on(&plane, 50).await;
+    let pods = "/api/v1/namespaces/fencegate-system/pods";
+    plane.api("admin", Method::POST, pods, Some(older_pod())).await.unwrap();
+    plane.until("the paths are plain", async |plane| paths(plane).await == ["/mutate", "/validate"]).await;
+    load.goes_on(&plane, 50).await;
+    plane.api("admin", Method::DELETE, &format!("{pods}/older?gracePeriodSeconds=0"), None).await.unwrap();
+    plane.until("the paths are secret again", async |plane| are_secret(&paths(plane).await)).await;
+    load.goes_on(&plane, 50).await;
+    let calls = load.calls();
+    assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,6 +187,8 @@ async fn a_ca_is_replaced_under_load_without_one_failed_call() {
     gate.until_ready(&plane).await;
     lone_node(&plane, "busy", false).await;
     let first = signs(&plane).await;
+    plane.until("the paths are secret", async |plane| are_secret(&paths(plane).await)).await;
+    let called = paths(&plane).await;
     let load = Load::start(&plane);
     plane.until("another CA signs", async |plane| ![&first, ""].contains(&signs(plane).await.as_str())).await;
     let second = signs(&plane).await;
@@ -116,6 +198,7 @@ async fn a_ca_is_replaced_under_load_without_one_failed_call() {
     load.goes_on(&plane, 200).await;
     let calls = load.calls();
     assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
+    assert!(are_secret(&paths(&plane).await) && paths(&plane).await != called, "replaced like serving certificates");
     for replica in &gate.replicas {
         assert!(is_served(&bundles(&plane).await[0], replica.port).await);
     }
@@ -126,7 +209,7 @@ async fn a_ca_is_replaced_under_load_without_one_failed_call() {
 async fn broken_objects_are_repaired_and_nothing_else_is_changed() {
     let plane = plane_with_alice().await;
     let gate = Gate::guard_with(&plane, 2).await;
-    let (ca, before) = (signs(&plane).await, all_but_bundles(&plane).await);
+    let (ca, before) = (signs(&plane).await, all_but_published(&plane).await);
     let is_whole =
         async |plane: &Plane| signs(plane).await == ca && bundles(plane).await.iter().all(|bundle| *bundle == ca);
     let garbage = |text: &str| json!(base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text));
@@ -144,7 +227,7 @@ async fn broken_objects_are_repaired_and_nothing_else_is_changed() {
             plane.until("caBundle is whole again", is_whole).await;
         }
     }
-    assert_eq!(all_but_bundles(&plane).await, before);
+    assert_eq!(all_but_published(&plane).await, before);
     gate.until_ready(&plane).await;
 
     // Either configuration works alone, and is looked after.

@@ -7,9 +7,15 @@ use std::{
     process::{Command, Output},
 };
 
+use fencegate::{
+    cluster::{Written, registration::Registration},
+    policy::review::Webhook,
+};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    certificates::{are_secret, paths},
     harness::{
         gate::{Gate, Replica, rendered},
         plane::{MERGE, Plane},
@@ -220,6 +226,35 @@ async fn uninstalling_leaves_nothing_that_blocks() {
     .await;
 }
 
+/// Helm would take out what it does not render, and would put back what it rendered before.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chart_keeps_the_path_that_the_replicas_published() {
+    let plane = plane_with_alice().await;
+    let folder = chart();
+    let run = |verb: &str, more: &[&str]| {
+        let arguments = [verb, "fencegate", folder.to_str().unwrap(), "--namespace", NAMESPACE, "--create-namespace"];
+        accepts(helm(&plane, &arguments.iter().chain(more).copied().collect::<Vec<_>>()));
+    };
+    run("install", &[]);
+    assert_eq!(paths(&plane).await, ["", ""]);
+    let registration = Registration::new(plane.client("admin"), NAMESPACE.to_owned());
+    for generation in ["1", "2"] {
+        for webhook in Webhook::ALL {
+            let read = registration.configuration(webhook).await.unwrap().unwrap();
+            let path = format!("/{}/{}", webhook.name(), generation.repeat(32));
+            assert_eq!(registration.set_path(webhook, &path, &read.version).await.unwrap(), Written::Done);
+        }
+        let published = paths(&plane).await;
+        assert!(are_secret(&published));
+        run("upgrade", &["--set-json", &format!("replicas={generation}")]);
+        assert_eq!(paths(&plane).await, published);
+    }
+    // From files, whose secret people set. Helm asks to be told that it may take the path over.
+    let from_files = ["--set-json", r#"certificates="files""#, "--set-json", r#"pathSecret="0123456789abcdef""#];
+    run("upgrade", &[&from_files[..], &["--force-conflicts"]].concat());
+    assert_eq!(paths(&plane).await, ["/mutate/0123456789abcdef", "/validate/0123456789abcdef"]);
+}
+
 /// A node in the middle of an outage, as version 0.1.0 recorded it: it did not know which boot was
 /// fenced, and a break-glass that was used stayed on the Node.
 async fn outage_of_the_previous_version(plane: &Plane, node: &str) {
@@ -261,6 +296,29 @@ async fn ends_well(plane: &Plane, node: &str) {
     assert!(!record.contains_key("overridden"), "{record:?}");
 }
 
+/// Does for the Deployment's pods, which nothing runs, what a kubelet and a rollout would do.
+async fn pods_of_the_previous_version_end(plane: &Plane) {
+    let is_older = |metadata: &Value| metadata["annotations"]["fencegate.dev/paths"].is_null();
+    let list = async |path: &str| plane.get(path).await.unwrap()["items"].as_array().unwrap().clone();
+    let sets = format!("/apis/apps/v1/namespaces/{NAMESPACE}/replicasets");
+    let mut older = 0;
+    for set in list(&sets).await {
+        if is_older(&set["spec"]["template"]["metadata"]) {
+            let path = format!("{sets}/{}?propagationPolicy=Orphan", set["metadata"]["name"].as_str().unwrap());
+            plane.api("admin", Method::DELETE, &path, None).await.unwrap();
+            older += 1;
+        }
+    }
+    assert_eq!(older, 1);
+    let pods = format!("/api/v1/namespaces/{NAMESPACE}/pods");
+    for pod in list(&pods).await {
+        if is_older(&pod["metadata"]) {
+            let path = format!("{pods}/{}?gracePeriodSeconds=0", pod["metadata"]["name"].as_str().unwrap());
+            plane.api("admin", Method::DELETE, &path, None).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_in_the_middle_of_an_outage_loses_no_call_and_ends_well() {
     let plane = plane_with_alice().await;
@@ -273,14 +331,19 @@ async fn an_upgrade_in_the_middle_of_an_outage_loses_no_call_and_ends_well() {
     let mut gate = Gate::without_replicas().await;
     let previous = fs::read_to_string(repository("tests/upgrade/previous.yaml")).unwrap();
     let previous: Vec<Value> = serde_saphyr::from_multiple(&previous).unwrap();
-    apply(previous.into_iter().map(|object| gate.with_url(object)).collect());
+    apply(previous.into_iter().map(|object| gate.within_reach(object)).collect());
     gate.join(&plane, Replica::start(&plane, 0, &[]).await).await;
     gate.until_called(&plane, &["mutate", "validate"]).await;
 
     lone_node(&plane, "busy", false).await;
     let load = Load::start(&plane);
     load.goes_on(&plane, 100).await;
-    apply(rendered(&plane, "default").into_iter().map(|object| gate.with_url(object)).collect());
+    let (registration, others): (Vec<Value>, Vec<Value>) = rendered(&plane, "default")
+        .into_iter()
+        .map(|object| gate.within_reach(object))
+        .partition(|object| object["metadata"]["labels"]["app.kubernetes.io/component"] == "registration");
+    assert_eq!(registration.len(), 2);
+    apply(others);
     for number in 1..=2 {
         gate.join(&plane, Replica::start(&plane, number, &[]).await).await;
         load.goes_on(&plane, 100).await;
@@ -289,7 +352,13 @@ async fn an_upgrade_in_the_middle_of_an_outage_loses_no_call_and_ends_well() {
     plane.until("the old one is not ready", async |_| !gate.replicas[0].is_ready().await).await;
     gate.remove_endpoint(0);
     plane.until("the old one is gone", async |_| !gate.replicas[0].is_alive().await).await;
+    assert_eq!(paths(&plane).await, ["/mutate", "/validate"], "as long as an older one may be called");
+    pods_of_the_previous_version_end(&plane).await;
+    plane.until("the paths are secret", async |plane| are_secret(&paths(plane).await)).await;
+    let secret = paths(&plane).await;
+    apply(registration);
     load.goes_on(&plane, 200).await;
+    assert_eq!(paths(&plane).await, secret, "the manifests say nothing about it");
     let calls = load.calls();
     assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
     gate.until_called(&plane, &["mutate", "validate"]).await;

@@ -73,9 +73,9 @@ impl Gate {
             gate.service.add_endpoint(replica.port);
             gate.replicas.push(replica);
         }
-        let (webhooks, others): (Vec<Value>, Vec<Value>) = objects.into_iter().partition(is_webhook);
+        let objects = objects.into_iter().map(|object| gate.within_reach(object));
+        let (webhooks, others): (Vec<Value>, Vec<Value>) = objects.partition(is_webhook);
         apply_all_but_webhooks(plane, &others).await;
-        let webhooks: Vec<Value> = webhooks.into_iter().map(|webhook| gate.with_url(webhook)).collect();
         apply(plane, &webhooks);
         gate
     }
@@ -105,7 +105,7 @@ impl Gate {
     pub async fn apply_overlay(&self, plane: &Plane, overlay: &str) {
         let mut objects = rendered(plane, overlay);
         self.configure(plane, &configuration(&objects)).await;
-        objects.retain(|object| !is_webhook(object));
+        objects.retain(|object| !is_webhook(object) && object["kind"] != "Service");
         apply(plane, &objects);
     }
 
@@ -138,16 +138,14 @@ impl Gate {
             .await;
     }
 
-    /// The webhook configuration with a URL instead of the Service, as in envtest.
-    pub fn with_url(&self, mut webhook: Value) -> Value {
-        if !is_webhook(&webhook) {
-            return webhook;
+    /// The Service as a name of this machine, and webhook configurations that call its port here.
+    pub fn within_reach(&self, mut object: Value) -> Value {
+        if is_webhook(&object) {
+            object["webhooks"][0]["clientConfig"]["service"]["port"] = json!(self.service.port);
+        } else if object["kind"] == "Service" {
+            object["spec"] = json!({"type": "ExternalName", "externalName": "localhost"});
         }
-        let client = &mut webhook["webhooks"][0]["clientConfig"];
-        let path = client["service"]["path"].as_str().unwrap();
-        let url = format!("https://localhost:{}{path}", self.service.port);
-        *client = json!({"url": url});
-        webhook
+        object
     }
 
     /// Kills all replicas.
@@ -201,7 +199,6 @@ impl Replica {
             format!("--telemetry-listen=127.0.0.1:{telemetry}"),
             format!("--config={}", path("config.yaml").display()),
             "--namespace=fencegate-system".to_owned(),
-            "--tls-host=localhost".to_owned(),
             format!("--identity=replica-{number}"),
             "--certificate-interval=500ms".to_owned(),
             "--drain=3s".to_owned(),

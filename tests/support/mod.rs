@@ -16,7 +16,7 @@ use fencegate::{
     clock::Clock,
     cluster::{Cluster, Snapshot},
     server::{Certificates, Options, Server},
-    tls::{accept::Limits, provider},
+    tls::{accept::Limits, clients::Clients, provider},
 };
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -71,7 +71,8 @@ impl Running {
             certificates: Certificates::Files {
                 certificate: write("tls.crt", &made.certificate),
                 key: write("tls.key", &made.key),
-                client_ca: None,
+                clients: Clients::default(),
+                path_secret: None,
             },
             config: None,
             cluster: Cluster::of(Snapshot::example().unwrap()),
@@ -142,6 +143,9 @@ pub struct Client {
     pub ca: String,
     pub versions: Vec<&'static SupportedProtocolVersion>,
     pub alpn: Vec<&'static str>,
+    /// The server's name.
+    pub host: &'static str,
+    pub path: &'static str,
     /// Certificate and key.
     pub identity: Option<(String, String)>,
     /// The parameter `timeout` of a call, and other headers.
@@ -158,6 +162,8 @@ impl Client {
             ca: ca.to_owned(),
             versions,
             alpn: vec!["http/1.1"],
+            host: "localhost",
+            path: "/validate",
             identity: None,
             timeout: "5s",
             headers: Vec::new(),
@@ -184,15 +190,15 @@ impl Client {
             socket.bind((from, 0).into())?;
         }
         let stream = socket.connect(self.address).await?;
-        let name = ServerName::try_from("localhost").unwrap();
+        let name = ServerName::try_from(self.host).unwrap();
         TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
-    /// POSTs a body to `/validate` on a new connection.
+    /// POSTs a body on a new connection.
     pub async fn post(&self, body: impl Into<Bytes>) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
         let stream = TokioIo::new(self.connect().await?);
-        let uri = format!("https://localhost/validate?timeout={}", self.timeout);
-        let request = Request::post(uri).header("host", "localhost");
+        let uri = format!("https://{}{}?timeout={}", self.host, self.path, self.timeout);
+        let request = Request::post(uri).header("host", self.host);
         let request = self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
         let request = request.body(Full::new(body.into())).unwrap();
         if self.alpn == ["h2"] {

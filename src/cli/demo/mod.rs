@@ -37,7 +37,7 @@ use crate::{
     policy::review::Webhook,
     reload,
     server::{Certificates, IN_FLIGHT, Options, Server},
-    tls::accept::Limits,
+    tls::{accept::Limits, clients::Clients},
 };
 
 mod client;
@@ -189,7 +189,8 @@ impl Stage {
             certificates: Certificates::Files {
                 certificate: file("tls.crt", &certificates.certificate)?,
                 key: file("tls.key", &certificates.key)?,
-                client_ca: None,
+                clients: Clients::default(),
+                path_secret: None,
             },
             config: None,
             cluster: Cluster::File(Arc::clone(&cluster)),

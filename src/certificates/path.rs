@@ -1,0 +1,213 @@
+//! The path by which API servers call each webhook: a secret one, so that nobody else is answered.
+//!
+//! The webhook configurations are the only place where it is kept. Whoever publishes a path makes it
+//! up; every replica answers what it finds published, and for a while what was published before.
+//! [`due`] decides; like `plan`, it does no IO.
+
+use std::time::Duration;
+
+use super::{
+    lifetimes::Lifetimes,
+    plan::{Now, Read, Why},
+};
+use crate::{
+    admission::paths::{Paths, plain, with_secret},
+    cluster::registration::{Configuration, Target},
+    policy::review::Webhook,
+};
+
+/// How long a path is answered after another one replaced it. An API server that is up learns of
+/// the new one within seconds.
+const ANSWERED_AFTERWARDS: Duration = Duration::from_mins(5);
+/// Digits of a secret: 128 bits.
+const DIGITS: usize = 32;
+
+/// The replicas that may be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replicas {
+    /// All of them answer the paths that are published.
+    Current,
+    /// One answers `/mutate` and `/validate` only: it is of an older version.
+    SomeOlder,
+    /// They could not be read; the reason.
+    Unknown(String),
+}
+
+/// The path to publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewPath {
+    /// Without a secret.
+    Plain,
+    /// With a secret that nobody has seen.
+    Secret,
+}
+
+/// The change that is due to the path in one webhook configuration, and why.
+pub(super) fn due(
+    webhook: Webhook,
+    configuration: &Configuration,
+    replicas: &Replicas,
+    now: Now,
+    lifetimes: &Lifetimes,
+) -> Option<(NewPath, Why)> {
+    // The path of a URL is its owner's.
+    let Target::Service { path, since } = &configuration.target else { return None };
+    let is_plain = *path == plain(webhook);
+    match replicas {
+        Replicas::SomeOlder if is_plain => None,
+        Replicas::SomeOlder => Some((NewPath::Plain, Why::OlderReplica)),
+        Replicas::Unknown(_) if is_plain || is_secret(webhook, path) => None,
+        Replicas::Unknown(_) => Some((NewPath::Plain, Why::PathNotSecret(webhook))),
+        Replicas::Current if !is_secret(webhook, path) => Some((NewPath::Secret, Why::PathNotSecret(webhook))),
+        Replicas::Current => {
+            // A time to come is of a clock that differs.
+            let is_old = since.is_none_or(|since| now.wall.duration_since(since) >= lifetimes.leaf);
+            is_old.then_some((NewPath::Secret, Why::PathOld(webhook)))
+        }
+    }
+}
+
+fn is_secret(webhook: Webhook, path: &str) -> bool {
+    path.len() == with_secret(webhook, "").len() + DIGITS
+        && path.starts_with(&with_secret(webhook, ""))
+        && path.chars().rev().take(DIGITS).all(|digit| digit.is_ascii_hexdigit())
+}
+
+/// The path with a secret made of these bytes.
+pub(super) fn secret_path(webhook: Webhook, random: u128) -> String {
+    with_secret(webhook, &format!("{random:0DIGITS$x}"))
+}
+
+/// The paths that were published lately.
+#[derive(Debug, Default)]
+pub(super) struct Recent(Vec<(String, Webhook, Duration)>);
+
+impl Recent {
+    /// Takes note of a reading. What could not be read stays as it was.
+    pub(super) fn observe(&mut self, configurations: &[(Webhook, Read<Configuration>)], now: Duration) {
+        for (webhook, read) in configurations {
+            let Read::Found(configuration) = read else { continue };
+            let path = match &configuration.target {
+                Target::Service { path, .. } => path.clone(),
+                // Whatever is in front of the gate may change the path.
+                Target::Url => plain(*webhook),
+            };
+            let is_of_use = |(old, of, seen): &(String, Webhook, Duration)| {
+                of != webhook || (*old != path && now.saturating_sub(*seen) < ANSWERED_AFTERWARDS)
+            };
+            self.0.retain(is_of_use);
+            self.0.push((path, *webhook, now));
+        }
+    }
+
+    /// The paths to answer.
+    pub(super) fn paths(&self) -> Paths {
+        Paths::of(self.0.iter().map(|(path, webhook, _)| (path.clone(), *webhook)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::{SignedDuration, Timestamp};
+
+    use super::*;
+
+    const SECRET: &str = "/validate/0123456789abcdef0123456789abcdef";
+    const LIFETIMES: Lifetimes = Lifetimes {
+        ca: SignedDuration::from_hours(24 * 365),
+        leaf: SignedDuration::from_hours(24),
+        settle: SignedDuration::from_mins(1),
+    };
+
+    fn at(hours: i64) -> Timestamp {
+        "2026-11-30T10:15:00Z".parse::<Timestamp>().unwrap() + SignedDuration::from_hours(hours)
+    }
+
+    fn configuration(target: Target) -> Configuration {
+        Configuration { ca_bundle: Vec::new(), target, version: "1".to_owned() }
+    }
+
+    fn service(path: &str, since: Option<Timestamp>) -> Configuration {
+        configuration(Target::Service { path: path.to_owned(), since })
+    }
+
+    fn due(found: &Configuration, replicas: &Replicas) -> Option<(NewPath, Why)> {
+        super::due(Webhook::Validate, found, replicas, Now { wall: at(0), monotonic: Duration::ZERO }, &LIFETIMES)
+    }
+
+    #[test]
+    fn a_path_is_replaced_if_it_is_not_secret_or_a_day_old() {
+        let not_secret = Some((NewPath::Secret, Why::PathNotSecret(Webhook::Validate)));
+        for path in [
+            "/",
+            "/validate",
+            "/validate/",
+            "/validate/0123456789abcdef",
+            "/mutate/0123456789abcdef0123456789abcdef",
+            "/validate/0123456789abcdef0123456789abcdeg",
+            "/validate/0123456789abcdef0123456789abcdef0",
+        ] {
+            assert_eq!(due(&service(path, Some(at(0))), &Replicas::Current), not_secret, "{path}");
+        }
+        let old = Some((NewPath::Secret, Why::PathOld(Webhook::Validate)));
+        for (since, expected) in [
+            (None, old.clone()),
+            (Some(at(-25)), old.clone()),
+            (Some(at(-24)), old),
+            (Some(at(-23)), None),
+            (Some(at(9)), None),
+        ] {
+            assert_eq!(due(&service(SECRET, since), &Replicas::Current), expected, "{since:?}");
+        }
+        assert_eq!(due(&configuration(Target::Url), &Replicas::Current), None);
+    }
+
+    #[test]
+    fn while_an_older_replica_may_be_called_the_path_is_plain() {
+        let older = Some((NewPath::Plain, Why::OlderReplica));
+        assert_eq!(due(&service(SECRET, Some(at(0))), &Replicas::SomeOlder), older);
+        assert_eq!(due(&service("/", None), &Replicas::SomeOlder), older);
+        assert_eq!(due(&service("/validate", None), &Replicas::SomeOlder), None);
+        let unknown = Replicas::Unknown("forbidden".to_owned());
+        assert_eq!(due(&service(SECRET, None), &unknown), None);
+        assert_eq!(due(&service("/validate", None), &unknown), None);
+        assert_eq!(due(&service("/", None), &unknown), Some((NewPath::Plain, Why::PathNotSecret(Webhook::Validate))));
+    }
+
+    #[test]
+    fn a_path_that_is_made_is_secret() {
+        assert_eq!(secret_path(Webhook::Validate, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef), SECRET);
+        for random in [0, 1, u128::MAX] {
+            assert!(is_secret(Webhook::Mutate, &secret_path(Webhook::Mutate, random)), "{random}");
+        }
+    }
+
+    #[test]
+    fn what_was_published_before_is_answered_for_five_minutes() {
+        let mut recent = Recent::default();
+        let mut look = |seconds: u64, mutate: Read<Configuration>, validate: Read<Configuration>| {
+            let seen = [(Webhook::Mutate, mutate), (Webhook::Validate, validate)];
+            recent.observe(&seen, Duration::from_secs(seconds));
+            recent.paths()
+        };
+        let paths = |of: &[(&str, Webhook)]| Paths::of(of.iter().map(|(path, webhook)| ((*path).to_owned(), *webhook)));
+        let found = |path: &str| Read::Found(service(path, None));
+        let (mutate, validate) = (Webhook::Mutate, Webhook::Validate);
+        assert_eq!(look(0, found("/"), found("/2")), paths(&[("/", mutate), ("/2", validate)]));
+        assert_eq!(
+            look(10, found("/mutate/1"), found("/2")),
+            paths(&[("/mutate/1", mutate), ("/", mutate), ("/2", validate)])
+        );
+        let both = [("/mutate/1", mutate), ("/validate/1", validate), ("/", mutate), ("/2", validate)];
+        assert_eq!(look(299, found("/mutate/1"), found("/validate/1")), paths(&both));
+        let later = [("/mutate/1", mutate), ("/validate/1", validate), ("/2", validate)];
+        assert_eq!(look(300, found("/mutate/1"), found("/validate/1")), paths(&later));
+        // What cannot be read is answered as before.
+        let failed = || Read::Failed("timed out".to_owned());
+        assert_eq!(look(900, failed(), failed()), paths(&later));
+        assert_eq!(
+            look(901, failed(), Read::Found(configuration(Target::Url))),
+            paths(&[("/mutate/1", mutate), ("/validate", validate),])
+        );
+    }
+}
