@@ -40,7 +40,8 @@ const POLICY_LAYERS: Layers = &[
     &["standing"],
 ];
 
-const CERTIFICATES_LAYERS: Layers = &[&["issue", "lifetimes"], &["leaf"], &["authority"], &["plan"], &["mod"]];
+const CERTIFICATES_LAYERS: Layers =
+    &[&["issue", "lifetimes"], &["leaf"], &["authority"], &["step"], &["reading"], &["path"], &["plan"], &["mod"]];
 
 /// The crates that `policy` may use.
 const POLICY_CRATES: &[&str] = &["std", "core", "serde", "serde_json", "strsim", "jiff", "crate", "super", "self"];

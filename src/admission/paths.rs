@@ -15,8 +15,9 @@ use crate::policy::review::Webhook;
 
 /// The fewest characters of a secret from a file: 96 bits in base64.
 const SHORTEST_SECRET: usize = 16;
-/// How long a call by an unknown path waits for another look at what is published.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How long a call by an unknown path waits for another look at what is published. An API server
+/// waits for 5 s.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 /// Room for 64 calls that wait, a third of it for each address.
 const WAITING: usize = 1024 * 1024;

@@ -18,8 +18,10 @@ use self::{
     issue::IssueError,
     leaf::Leaf,
     lifetimes::Lifetimes,
-    path::{NewPath, Recent, Replicas, secret_path},
-    plan::{Acceptance, Known, Lease, Now, Obstacle, Read, Rejection, Secret, Seen, Step, acceptance, plan},
+    path::secret_path,
+    plan::{Acceptance, Known, Rejection, acceptance, plan},
+    reading::{Lease, Now, Read, Replicas, Secret, Seen},
+    step::{NewPath, Obstacle, Step},
 };
 use crate::{
     admission::paths::{Published, Publisher, plain, published},
@@ -38,6 +40,8 @@ pub mod leaf;
 pub mod lifetimes;
 pub mod path;
 pub mod plan;
+pub mod reading;
+pub mod step;
 
 /// The shortest time between two looks because of calls by an unknown path.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -91,7 +95,6 @@ pub struct SelfManaged {
     started: Instant,
     serving: Arc<ArcSwap<Serving>>,
     acceptance: Arc<ArcSwap<Acceptance>>,
-    recent: Recent,
     publisher: Publisher,
     paths: Published,
     /// The last look's error, so that a lasting one is logged once.
@@ -131,7 +134,6 @@ impl SelfManaged {
             started: Instant::now(),
             serving,
             acceptance: Arc::new(ArcSwap::from_pointee(Acceptance::Rejected(Rejection::NotPublished))),
-            recent: Recent::default(),
             publisher,
             paths,
             last_error: None,
@@ -153,7 +155,8 @@ impl SelfManaged {
         self.paths.clone()
     }
 
-    /// Reconciles at every interval, and when somebody calls by an unknown path, for ever. `on_change` is called with every new certificate.
+    /// Reconciles at every interval, and when somebody calls by an unknown path, for ever.
+    /// `on_change` is called with every new certificate.
     ///
     /// Cancel-safe: the next replica that runs completes the unfinished steps.
     pub async fn run(mut self, on_change: impl Fn(&Serving)) {
@@ -178,7 +181,7 @@ impl SelfManaged {
             }
             self.last_error = error;
             // Whoever waits for a look learns that there was one, even if it failed.
-            self.publisher.tell(self.recent.paths());
+            self.publisher.tell(self.known.recent.paths());
             if let Err(error) = self.reload_client_ca() {
                 tracing::error!(%error, "the client CA could not be reloaded: the last good one stays in use");
             }
@@ -194,15 +197,13 @@ impl SelfManaged {
 
     /// Reads and carries out steps until nothing is due.
     async fn reconcile(&mut self, on_change: &impl Fn(&Serving)) -> Result<(), ReconcileError> {
-        /// From nothing to an accepted certificate and secret paths takes nine readings. Twice as many mean that
-        /// something else writes the same objects: leave the rest to the next look.
-        const READINGS: usize = 14;
+        /// From nothing to an accepted certificate and secret paths takes nine readings. Twice as
+        /// many mean that something else writes the same objects: leave the rest to the next look.
+        const READINGS: usize = 18;
         for _ in 0..READINGS {
             let (seen, stored) = self.read().await?;
             // Read after the objects: see the invariants of `plan`.
             let now = Now { wall: self.options.clock.now(), monotonic: self.started.elapsed() };
-            self.recent.observe(&seen.configurations, now.monotonic);
-            self.publisher.tell(self.recent.paths());
             self.known.observe(&seen, now);
             if let Some(acceptance) = acceptance(&self.known, &seen, now) {
                 self.acceptance.store(Arc::new(acceptance));
@@ -216,12 +217,16 @@ impl SelfManaged {
     }
 
     /// Reads the webhook configurations, and after them the Secret and the Lease.
-    async fn read(&self) -> Result<(Seen, Stored), ReconcileError> {
+    async fn read(&mut self) -> Result<(Seen, Stored), ReconcileError> {
         let began = self.options.clock.now();
         let registration = &self.options.registration;
         let [mutate, validate] = Webhook::ALL;
         let (mutating, validating) =
             tokio::join!(registration.configuration(mutate), registration.configuration(validate));
+        let configurations = [(mutate, found(mutating)), (validate, found(validating))];
+        // At once: calls may wait for it.
+        self.known.recent.observe(&configurations, self.started.elapsed());
+        self.publisher.tell(self.known.recent.paths());
         let (secret, lease, replicas) =
             tokio::join!(registration.secret(), registration.lease(), registration.all_replicas_are_current());
         let secret = secret?;
@@ -238,7 +243,6 @@ impl SelfManaged {
             Ok(None) => (Read::Absent, None),
             Err(error) => (Read::Failed(error.to_string()), None),
         };
-        let configurations = [(mutate, found(mutating)), (validate, found(validating))];
         let replicas = match replicas {
             Ok(true) => Replicas::Current,
             Ok(false) => Replicas::SomeOlder,

@@ -1,14 +1,19 @@
 //! The path by which API servers call each webhook: a secret one, so that nobody else is answered.
 //!
-//! The webhook configurations are the only place where it is kept. Whoever publishes a path makes it
-//! up; every replica answers what it finds published, and for a while what was published before.
+//! The webhook configurations are the only place where it is kept. Whoever publishes a path makes
+//! it up; every replica answers what it finds published, and for a while what was published before.
 //! [`due`] decides; like `plan`, it does no IO.
+//!
+//! A replica sees what is published only when it looks, so a path that may be called stays for
+//! [`Lifetimes::settle`], whoever published it: until then, every replica has looked. Only an older
+//! replica does not wait, because it answers nothing else than the plain path.
 
 use std::time::Duration;
 
 use super::{
     lifetimes::Lifetimes,
-    plan::{Now, Read, Why},
+    reading::{Now, Read, Replicas},
+    step::{NewPath, Why},
 };
 use crate::{
     admission::paths::{Paths, plain, with_secret},
@@ -19,33 +24,16 @@ use crate::{
 /// How long a path is answered after another one replaced it. An API server that is up learns of
 /// the new one within seconds.
 const ANSWERED_AFTERWARDS: Duration = Duration::from_mins(5);
+/// What API servers call where no path is set.
+const NO_PATH: &str = "/";
 /// Digits of a secret: 128 bits.
 const DIGITS: usize = 32;
-
-/// The replicas that may be called.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Replicas {
-    /// All of them answer the paths that are published.
-    Current,
-    /// One answers `/mutate` and `/validate` only: it is of an older version.
-    SomeOlder,
-    /// They could not be read; the reason.
-    Unknown(String),
-}
-
-/// The path to publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewPath {
-    /// Without a secret.
-    Plain,
-    /// With a secret that nobody has seen.
-    Secret,
-}
 
 /// The change that is due to the path in one webhook configuration, and why.
 pub(super) fn due(
     webhook: Webhook,
     configuration: &Configuration,
+    recent: &Recent,
     replicas: &Replicas,
     now: Now,
     lifetimes: &Lifetimes,
@@ -53,10 +41,14 @@ pub(super) fn due(
     // The path of a URL is its owner's.
     let Target::Service { path, since } = &configuration.target else { return None };
     let is_plain = *path == plain(webhook);
+    // No replica answers where no path is set, so there is nothing to wait for.
+    let has_settled =
+        path == NO_PATH || recent.published_for(webhook, path, now.monotonic) >= lifetimes.settle.unsigned_abs();
     match replicas {
         Replicas::SomeOlder if is_plain => None,
         Replicas::SomeOlder => Some((NewPath::Plain, Why::OlderReplica)),
         Replicas::Unknown(_) if is_plain || is_secret(webhook, path) => None,
+        _ if !has_settled => None,
         Replicas::Unknown(_) => Some((NewPath::Plain, Why::PathNotSecret(webhook))),
         Replicas::Current if !is_secret(webhook, path) => Some((NewPath::Secret, Why::PathNotSecret(webhook))),
         Replicas::Current => {
@@ -80,29 +72,46 @@ pub(super) fn secret_path(webhook: Webhook, random: u128) -> String {
 
 /// The paths that were published lately.
 #[derive(Debug, Default)]
-pub(super) struct Recent(Vec<(String, Webhook, Duration)>);
+pub(super) struct Recent(Vec<Published>);
+
+/// A path that was published, as far as this replica has seen.
+#[derive(Debug)]
+struct Published {
+    webhook: Webhook,
+    path: String,
+    /// Since when without a break.
+    since: Duration,
+    until: Duration,
+}
 
 impl Recent {
     /// Takes note of a reading. What could not be read stays as it was.
     pub(super) fn observe(&mut self, configurations: &[(Webhook, Read<Configuration>)], now: Duration) {
-        for (webhook, read) in configurations {
+        for &(webhook, ref read) in configurations {
             let Read::Found(configuration) = read else { continue };
             let path = match &configuration.target {
                 Target::Service { path, .. } => path.clone(),
                 // Whatever is in front of the gate may change the path.
-                Target::Url => plain(*webhook),
+                Target::Url => plain(webhook),
             };
-            let is_of_use = |(old, of, seen): &(String, Webhook, Duration)| {
-                of != webhook || (*old != path && now.saturating_sub(*seen) < ANSWERED_AFTERWARDS)
-            };
-            self.0.retain(is_of_use);
-            self.0.push((path, *webhook, now));
+            let last = self.0.iter_mut().rfind(|old| old.webhook == webhook);
+            match last {
+                Some(last) if last.path == path => last.until = now,
+                _ => self.0.push(Published { webhook, path, since: now, until: now }),
+            }
+            self.0.retain(|old| old.webhook != webhook || now.saturating_sub(old.until) < ANSWERED_AFTERWARDS);
         }
+    }
+
+    /// For how long this path has been published, if it still is.
+    fn published_for(&self, webhook: Webhook, path: &str, now: Duration) -> Duration {
+        let last = self.0.iter().rfind(|published| published.webhook == webhook);
+        last.filter(|last| last.path == path).map_or(Duration::ZERO, |last| now.saturating_sub(last.since))
     }
 
     /// The paths to answer.
     pub(super) fn paths(&self) -> Paths {
-        Paths::of(self.0.iter().map(|(path, webhook, _)| (path.clone(), *webhook)))
+        Paths::of(self.0.iter().map(|published| (published.path.clone(), published.webhook)))
     }
 }
 
@@ -131,8 +140,16 @@ mod tests {
         configuration(Target::Service { path: path.to_owned(), since })
     }
 
+    /// What is due to a configuration that this replica has seen for `seconds`.
+    fn due_after(seconds: u64, found: &Configuration, replicas: &Replicas) -> Option<(NewPath, Why)> {
+        let mut recent = Recent::default();
+        recent.observe(&[(Webhook::Validate, Read::Found(found.clone()))], Duration::from_secs(10));
+        let now = Now { wall: at(0), monotonic: Duration::from_secs(10 + seconds) };
+        super::due(Webhook::Validate, found, &recent, replicas, now, &LIFETIMES)
+    }
+
     fn due(found: &Configuration, replicas: &Replicas) -> Option<(NewPath, Why)> {
-        super::due(Webhook::Validate, found, replicas, Now { wall: at(0), monotonic: Duration::ZERO }, &LIFETIMES)
+        due_after(60, found, replicas)
     }
 
     #[test]
@@ -160,6 +177,25 @@ mod tests {
             assert_eq!(due(&service(SECRET, since), &Replicas::Current), expected, "{since:?}");
         }
         assert_eq!(due(&configuration(Target::Url), &Replicas::Current), None);
+    }
+
+    #[test]
+    fn a_path_that_may_be_called_stays_until_every_replica_has_looked() {
+        let not_secret = Some((NewPath::Secret, Why::PathNotSecret(Webhook::Validate)));
+        let plain = service("/validate", None);
+        assert_eq!(due_after(59, &plain, &Replicas::Current), None);
+        assert_eq!(due_after(60, &plain, &Replicas::Current), not_secret);
+        assert_eq!(due_after(0, &service("/", None), &Replicas::Current), not_secret);
+        assert_eq!(due_after(59, &service(SECRET, None), &Replicas::Current), None);
+        let older = Some((NewPath::Plain, Why::OlderReplica));
+        assert_eq!(due_after(0, &service(SECRET, None), &Replicas::SomeOlder), older);
+        // What is published again has not been there since.
+        let mut recent = Recent::default();
+        for (seconds, path) in [(0, "/validate"), (50, SECRET), (51, "/validate")] {
+            recent.observe(&[(Webhook::Validate, Read::Found(service(path, None)))], Duration::from_secs(seconds));
+        }
+        let published_for = |path: &str| recent.published_for(Webhook::Validate, path, Duration::from_secs(61));
+        assert_eq!((published_for("/validate"), published_for(SECRET)), (Duration::from_secs(10), Duration::ZERO));
     }
 
     #[test]

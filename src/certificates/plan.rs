@@ -38,21 +38,19 @@
 //!   lost.
 //! - **The Lease keeps replicas from doing the same work; safety does not depend on it.**
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use jiff::Timestamp;
 use thiserror::Error;
 
 use super::{
     authority::{Authority, Change, Next, Previous},
     leaf::{Leaf, VerifyError},
     lifetimes::Lifetimes,
-    path::{self, NewPath, Replicas},
+    path::{self, Recent},
+    reading::{Lease, Now, Read, Secret, Seen},
+    step::{Obstacle, Step, Why},
 };
-use crate::{
-    cluster::registration::{Configuration, kind},
-    policy::review::Webhook,
-};
+use crate::{cluster::registration::kind, policy::review::Webhook};
 
 /// A replica that has not renewed the Lease for this many intervals no longer holds it.
 const LEASE_INTERVALS: u32 = 3;
@@ -74,111 +72,8 @@ pub struct Known {
     lease: Option<(String, Duration)>,
     /// The CAs (PEM) that every configuration has had in each reading since this time.
     published: BTreeMap<String, Duration>,
-}
-
-/// The clocks of one replica.
-#[derive(Clone, Copy, Debug)]
-pub struct Now {
-    /// Its wall clock.
-    pub wall: Timestamp,
-    /// Its monotonic clock: time since any fixed moment.
-    pub monotonic: Duration,
-}
-
-/// The result of reading one object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Read<T> {
-    Absent,
-    /// It could not be read; the reason names the object.
-    Failed(String),
-    Found(T),
-}
-
-/// The result of reading the Secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Secret {
-    Absent,
-    /// It holds no CA that can sign now; the reason.
-    Unusable(String),
-    Usable(Authority),
-}
-
-/// The Lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Empty if nobody holds it.
-    pub holder: String,
-    /// Changes with every renewal.
-    pub version: String,
-}
-
-/// One reading: the configurations first, the Secret and the Lease after them.
-#[derive(Clone, Debug)]
-pub struct Seen {
-    /// The wall clock before the reading began.
-    pub began: Timestamp,
-    /// Both webhook configurations.
-    pub configurations: [(Webhook, Read<Configuration>); 2],
-    pub secret: Secret,
-    pub lease: Read<Lease>,
-    pub replicas: Replicas,
-}
-
-/// The one thing to do next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing, until the next look.
-    Rest(Why),
-    /// Nothing can be done before someone else removes the obstacle.
-    Blocked(Obstacle),
-    /// Take or renew the Lease, then read again.
-    TakeLease(Why),
-    /// Make a CA, trusting the certificates that are published (PEM), and create or replace the
-    /// Secret.
-    Create { published: Vec<u8>, why: Why },
-    /// Create or replace the Secret with the CA that this replica remembers.
-    Restore { authority: Authority, why: Why },
-    /// Replace the CA in the Secret by its changed form.
-    Change { authority: Authority, change: Change, why: Why },
-    /// Write `caBundle` of one webhook configuration, if it still has this version.
-    Publish { webhook: Webhook, bundle: String, version: String, why: Why },
-    /// Write the path of one webhook configuration, if it still has this version.
-    SetPath { webhook: Webhook, path: NewPath, version: String, why: Why },
-    /// Sign a serving certificate whose life begins at `from`, and serve with it.
-    Sign { authority: Authority, from: Timestamp, why: Why },
-}
-
-/// The reason for a step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    UpToDate,
-    LeaseHeldBy(String),
-    LeaseFree,
-    LeaseExpired(String),
-    LeaseRenewal,
-    SecretAbsent,
-    SecretUnusable(String),
-    UnknownCa,
-    BundleDiffers(Webhook),
-    CaNearItsEnd,
-    NextPublished,
-    NextSettled,
-    PreviousUnused,
-    LeafNotAccepted,
-    LeafNearItsEnd,
-    CaReplaced,
-    OlderReplica,
-    PathNotSecret(Webhook),
-    PathOld(Webhook),
-}
-
-/// What keeps a replica from doing anything.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Obstacle {
-    #[error("{0}")]
-    Unreadable(String),
-    #[error("there is no webhook configuration named fencegate: no API server calls")]
-    NoConfiguration,
+    /// The paths that were published lately.
+    pub(super) recent: Recent,
 }
 
 /// Whether API servers accept the serving certificate: whether it verifies under every `caBundle`.
@@ -199,45 +94,24 @@ pub enum Rejection {
     Unknown(String),
 }
 
-impl fmt::Display for Why {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self {
-            Self::UpToDate => "everything is up to date",
-            Self::LeaseHeldBy(holder) => return write!(formatter, "{holder:?} holds the Lease and writes"),
-            Self::LeaseFree => "nobody holds the Lease",
-            Self::LeaseExpired(holder) => return write!(formatter, "{holder:?} did not renew the Lease in time"),
-            Self::LeaseRenewal => "the Lease must be renewed before writing",
-            Self::SecretAbsent => "the Secret does not exist",
-            Self::SecretUnusable(why) => return write!(formatter, "the Secret is not usable: {why}"),
-            Self::UnknownCa => "an earlier CA is published and the Secret does not list it",
-            Self::BundleDiffers(webhook) => {
-                return write!(formatter, "caBundle of the {} is not what the Secret requires", kind(*webhook));
-            }
-            Self::CaNearItsEnd => "less than a third of the CA's life is left",
-            Self::NextPublished => "every webhook configuration has the next CA",
-            Self::NextSettled => "every API server trusts the next CA",
-            Self::PreviousUnused => "everything that the previous CA signed has expired",
-            Self::LeafNotAccepted => "the serving certificate is not accepted and not of the current CA",
-            Self::LeafNearItsEnd => "less than a third of the serving certificate's life is left",
-            Self::CaReplaced => "the CA was replaced",
-            Self::OlderReplica => "a replica of an older version answers no other path",
-            Self::PathNotSecret(webhook) => {
-                return write!(formatter, "the path of the {} is not secret", kind(*webhook));
-            }
-            Self::PathOld(webhook) => return write!(formatter, "the path of the {} is old", kind(*webhook)),
-        };
-        formatter.write_str(text)
-    }
-}
-
 impl Known {
     /// What a replica knows before its first reading.
     pub fn new(identity: String, host: String, interval: Duration, leaf: Leaf) -> Self {
-        Self { identity, host, interval, leaf, remembered: None, lease: None, published: BTreeMap::new() }
+        Self {
+            identity,
+            host,
+            interval,
+            leaf,
+            remembered: None,
+            lease: None,
+            published: BTreeMap::new(),
+            recent: Recent::default(),
+        }
     }
 
     /// Remembers what later steps need of a reading. `now` was read after it.
     pub fn observe(&mut self, seen: &Seen, now: Now) {
+        self.recent.observe(&seen.configurations, now.monotonic);
         if let Read::Found(Lease { version, .. }) = &seen.lease
             && self.lease.as_ref().is_none_or(|(known, _)| known != version)
         {
@@ -254,30 +128,6 @@ impl Known {
     fn has_settled(&self, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> bool {
         let since = self.published.get(authority.current());
         since.is_some_and(|since| now.monotonic.saturating_sub(*since) >= lifetimes.settle.unsigned_abs())
-    }
-}
-
-impl Seen {
-    /// The configurations that exist.
-    fn found(&self) -> impl Iterator<Item = (Webhook, &Configuration)> {
-        self.configurations.iter().filter_map(|(webhook, read)| match read {
-            Read::Found(configuration) => Some((*webhook, configuration)),
-            Read::Absent | Read::Failed(_) => None,
-        })
-    }
-
-    fn unreadable(&self) -> Option<Obstacle> {
-        self.configurations.iter().find_map(|(_, read)| match read {
-            Read::Failed(why) => Some(Obstacle::Unreadable(why.clone())),
-            Read::Absent | Read::Found(_) => None,
-        })
-    }
-
-    /// Everything that is published, PEM.
-    fn published(&self) -> Vec<u8> {
-        let mut bundles: Vec<&[u8]> = self.found().map(|(_, found)| found.ca_bundle.as_slice()).collect();
-        bundles.dedup();
-        bundles.join(&b'\n')
     }
 }
 
@@ -311,7 +161,7 @@ pub fn plan(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Step
     if let Some(why) = sign(known, seen, authority, now, lifetimes) {
         return Step::Sign { authority: authority.clone(), from: seen.began, why };
     }
-    match write(seen, authority, now, lifetimes).or_else(|| set_path(seen, now, lifetimes)) {
+    match write(seen, authority, now, lifetimes).or_else(|| set_path(known, seen, now, lifetimes)) {
         Some(step) => with_lease(known, &seen.lease, now, step),
         None => Step::Rest(Why::UpToDate),
     }
@@ -384,9 +234,9 @@ fn change_of_published(authority: &Authority, now: Now, lifetimes: &Lifetimes) -
 }
 
 /// Whether a configuration needs another path, and why.
-fn set_path(seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
+fn set_path(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
     seen.found().find_map(|(webhook, found)| {
-        let (path, why) = path::due(webhook, found, &seen.replicas, now, lifetimes)?;
+        let (path, why) = path::due(webhook, found, &known.recent, &seen.replicas, now, lifetimes)?;
         Some(Step::SetPath { webhook, path, version: found.version.clone(), why })
     })
 }

@@ -154,6 +154,10 @@ impl Args {
         if self.effect == Effect::NoSchedule {
             return "new pods are kept away; nothing is evicted".to_owned();
         }
+        if row.standing.state == State::InService {
+            let name = row.name();
+            return format!("{name} is in service: every pod on it that does not tolerate the taint will be evicted");
+        }
         if pods.is_empty() && volumes.is_empty() {
             return "nothing is on it that holds the taint".to_owned();
         }

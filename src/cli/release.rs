@@ -79,8 +79,8 @@ impl Goal {
     fn name(self) -> &'static str {
         match self {
             Self::Empty => "empty",
-            Self::Recovered => "empty and Ready",
-            Self::Rebooted => "empty and Ready in another boot than the one that was fenced",
+            Self::Recovered => "back (empty, and Ready)",
+            Self::Rebooted => "back (empty, and Ready in another boot than the one that was fenced)",
         }
     }
 }
@@ -90,6 +90,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     write::live(&desk, "release")?;
     let row = desk.node(&args.node).await?;
     if !row.listed.node.is_out_of_service() {
+        args.write.tell(&format!("{} is {}: it is not out of service", args.node, row.standing.state));
         return args.write.done(&args.node, "unchanged", None);
     }
     // A break-glass is for what the cluster cannot know: nothing is waited for.
@@ -139,7 +140,8 @@ impl Args {
                 }
                 if !is_reached {
                     let goal = self.goal();
-                    eprintln!("{} is {}, not {goal}: --wait waits for it", self.node, row.standing.state);
+                    let state = row.standing.state;
+                    eprintln!("{} is {state}: not yet {goal}. --wait waits until it is", self.node);
                 }
                 return Ok(Err(ExitCode::from(1)));
             }
@@ -148,6 +150,10 @@ impl Args {
             let denied = if decision.allowed { String::new() } else { format!(" ({})", names.join(", ")) };
             let now = Some((row.standing.state, codes));
             if told != now {
+                if told.is_none() {
+                    let timeout = Span(self.timeout.try_into().unwrap_or_default());
+                    self.write.tell(&format!("waiting for up to {timeout} until {} is {}", self.node, self.goal()));
+                }
                 self.write.tell(&format!("{}  {} is {}{denied}", row.time(), self.node, row.standing.state));
                 told = now;
             }
@@ -175,7 +181,11 @@ impl Args {
 
     /// What it waits for, in words.
     fn goal(&self) -> &'static str {
-        if self.delete { "empty and not Ready" } else { self.goal.unwrap_or(Goal::Recovered).name() }
+        if self.delete {
+            "ready to be deleted (empty, and not Ready)"
+        } else {
+            self.goal.unwrap_or(Goal::Recovered).name()
+        }
     }
 
     fn request(&self, row: &Row, desk: &Desk) -> Request {
@@ -192,12 +202,12 @@ impl Args {
     }
 }
 
-/// The outage that ended, in a line: `: out for 23m55s, fenced by alice (power-off), …`.
+/// The outage that ended, in a line: `: out of service for 23m55s, fenced by alice (power-off), …`.
 fn told(stored: &Value) -> String {
     let text = stored.pointer("/metadata/annotations/fencegate.dev~1last-outage").and_then(Value::as_str);
     let Some(outage) = text.and_then(|text| serde_json::from_str::<Outage>(text).ok()) else { return String::new() };
     let placed_at: Option<Timestamp> = outage.placed_at.as_deref().and_then(parse_time);
-    let out_for = placed_at.map(|at| format!("out for {}", Span(outage.released_at.duration_since(at))));
+    let out_for = placed_at.map(|at| format!("out of service for {}", Span(outage.released_at.duration_since(at))));
     let by = |what: &str, who: &Option<String>| who.as_deref().map(|who| format!("{what} by {}", Foreign::from(who)));
     let method = outage.method.as_deref().map_or(String::new(), |method| format!(" ({})", Foreign::from(method)));
     let fenced = by("fenced", &outage.fenced_by).map(|fenced| format!("{fenced}{method}"));

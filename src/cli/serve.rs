@@ -51,8 +51,8 @@ pub struct Args {
     /// Accept only clients whose certificate has one of these as its common name or DNS name
     #[arg(long, value_name = "NAME", env = "FENCEGATE_CLIENT_NAME", value_delimiter = ',', requires = "client_ca")]
     client_name: Vec<String>,
-    /// Answer only the paths /mutate/SECRET and /validate/SECRET, for each line of this file; reloaded
-    /// when its content changes. Without --tls-cert, the replicas make up secret paths
+    /// Answer only the paths /mutate/SECRET and /validate/SECRET, for each line of this file;
+    /// reloaded when its content changes. Without --tls-cert, the replicas make up secret paths
     #[arg(long, value_name = "FILE", env = "FENCEGATE_PATH_SECRET", requires = "tls_cert")]
     path_secret: Option<PathBuf>,
     /// Source of cluster facts: `live` for the API server, or a file with the output of

@@ -111,13 +111,14 @@ pub fn patch_of_annotations(row: &Row, annotations: &Changes) -> Value {
 /// Says in the gate's words why a write is denied, and which command of this program helps.
 pub fn refuse(decision: &Decision, request: &Request) {
     eprintln!("{}", denial(decision, Some(request)));
-    if let Some(command) = helping(&decision.codes(), &request.node) {
+    let is_deletion = matches!(request.write, Write::Delete { .. });
+    if let Some(command) = helping(&decision.codes(), &request.node, is_deletion) {
         eprintln!("the command for this: {command}");
     }
 }
 
 /// The command that helps against these reasons.
-fn helping(codes: &[Code], node: &str) -> Option<String> {
+fn helping(codes: &[Code], node: &str, is_deletion: bool) -> Option<String> {
     const OF_THE_RECORD: [Code; 4] =
         [Code::EvidenceMissing, Code::EvidenceMalformed, Code::EvidenceExpired, Code::EvidenceForOtherBoot];
     const OF_THE_MACHINE: [Code; 3] = [Code::NodeStillReady, Code::LeaseStillRenewed, Code::FactsUnavailable];
@@ -129,6 +130,8 @@ fn helping(codes: &[Code], node: &str) -> Option<String> {
         typed(attest.get(..if is_recorded { 6 } else { 5 })?)
     } else if has(&OF_THE_MACHINE) {
         typed(&["status", node])
+    } else if has(&OF_WHAT_IS_LEFT) && is_deletion {
+        typed(&["release", node, "--delete", "--wait"])
     } else if has(&OF_WHAT_IS_LEFT) {
         typed(&["release", node, "--wait"])
     } else {
@@ -240,8 +243,10 @@ mod tests {
             (&[Code::PodsRemain, Code::NodeNotRecovered], "release worker-2 --wait"),
             (&[Code::NotAuthorized], "explain NotAuthorized"),
         ] {
-            assert_eq!(helping(codes, "worker-2"), Some(format!("fencegate {command}")), "{codes:?}");
+            assert_eq!(helping(codes, "worker-2", false), Some(format!("fencegate {command}")), "{codes:?}");
         }
-        assert_eq!(helping(&[], "worker-2"), None);
+        assert_eq!(helping(&[], "worker-2", false), None);
+        let of_deletion = helping(&[Code::PodsRemain], "worker-2", true);
+        assert_eq!(of_deletion.as_deref(), Some("fencegate release worker-2 --delete --wait"));
     }
 }

@@ -282,8 +282,8 @@ impl Registration {
         version: &str,
     ) -> Result<Written, RegistrationError> {
         let applied = applied(webhook, &client_config, version);
-        // A field that someone else owns is replaced. Force overrides their ownership of it; it does
-        // not override the resourceVersion.
+        // A field that someone else owns is replaced. Force overrides their ownership of it; it
+        // does not override the resourceVersion.
         let params = PatchParams::apply(manager).force();
         let patch = Patch::Apply(&applied);
         let written = match webhook {

@@ -64,7 +64,8 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 impl Serving {
     /// Parses PEM files in this order: certificate chain, key and, optionally, the CA that client
-    /// certificates must be issued by. They must be for one of `client_names`, unless that is empty.
+    /// certificates must be issued by. They must be for one of `client_names`, unless that is
+    /// empty.
     ///
     /// # Errors
     /// If one cannot be parsed, or the key does not match the certificate, as happens while the

@@ -9,7 +9,7 @@ mod world;
 
 use std::time::Duration;
 
-use fencegate::{certificates::path::Replicas, cluster::registration::Target};
+use fencegate::{certificates::reading::Replicas, cluster::registration::Target};
 use proptest::{collection::vec, prelude::*, sample::select};
 use world::{Fault, INTERVAL, LIFETIMES, Replica, Store};
 
@@ -213,6 +213,8 @@ fn the_paths_are_replaced_by_the_holder_of_the_lease_and_are_plain_while_a_repli
     assert_eq!(paths(&world), ["/mutate", "/validate"]);
     world.store.replicas = Replicas::Current;
     world.rounds(1, INTERVAL);
+    assert_eq!(paths(&world), ["/mutate", "/validate"], "until every replica has looked");
+    world.rounds(6, INTERVAL);
     assert!(is_secret(&paths(&world)));
     let written = |replica: usize| world.reasons(replica).iter().filter(|why| why.starts_with("SetPath")).count();
     assert_eq!((written(0), written(1)), (8, 0), "one replica writes");

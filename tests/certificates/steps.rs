@@ -5,8 +5,9 @@ use std::time::Duration;
 use fencegate::{
     certificates::{
         authority::Authority,
-        path::Replicas,
-        plan::{Known, Lease, Now, Obstacle, Read, Secret, Seen, Step, Why, acceptance, lease_duration, plan},
+        plan::{Known, acceptance, lease_duration, plan},
+        reading::{Lease, Now, Read, Replicas, Secret, Seen},
+        step::{Obstacle, Step, Why},
     },
     cluster::registration::{Configuration, Target},
     policy::review::Webhook,

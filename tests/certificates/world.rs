@@ -12,8 +12,9 @@ use fencegate::{
         authority::Authority,
         leaf::Leaf,
         lifetimes::Lifetimes,
-        path::{NewPath, Replicas},
-        plan::{Acceptance, Known, Lease, Now, Read, Secret, Seen, Step, Why, acceptance, plan},
+        plan::{Acceptance, Known, acceptance, plan},
+        reading::{Lease, Now, Read, Replicas, Secret, Seen},
+        step::{NewPath, Step, Why},
     },
     cluster::registration::{Configuration, Target},
     policy::review::Webhook,
@@ -230,7 +231,7 @@ impl Replica {
     /// Looks until nothing is due or something fails, like the program.
     pub fn look(&mut self, store: &mut Store) {
         self.phase = Phase::Idle;
-        for _ in 0..14 {
+        for _ in 0..18 {
             for _ in 0..3 {
                 self.act(store, Fault::None);
             }

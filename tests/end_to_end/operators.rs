@@ -130,7 +130,10 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     assert!(why.contains("\n  EvidenceFrozen: "), "{why}");
 
     let (_, why) = ended(plane, "release", &[node], 1);
-    assert!(why.ends_with(&format!("{node} is Empty, not empty and Ready: --wait waits for it\n")), "{why}");
+    assert!(
+        why.ends_with(&format!("{node} is Empty: not yet back (empty, and Ready). --wait waits until it is\n")),
+        "{why}"
+    );
     // Whoever waits already is told what changes.
     let mut release = Command::new(program())
         .args(["release", "--kubeconfig", &plane.kubeconfig("alice"), node, "--for", "rebooted", "--wait"])
@@ -144,7 +147,10 @@ async fn the_commands_alone_lead_from_the_dead_machine_to_its_return() {
     told.for_each(drop);
     let done = String::from_utf8(release.wait_with_output().unwrap().stdout).unwrap();
     let end = "fenced by \"alice, OPS-123\" (power-off), placed by alice, released by alice\n";
-    assert!(done.starts_with(&format!("node/{node} back in service: out for ")) && done.ends_with(end), "{done}");
+    assert!(
+        done.starts_with(&format!("node/{node} back in service: out of service for ")) && done.ends_with(end),
+        "{done}"
+    );
     stands(plane, node, "InService");
     let taints = of_node(plane, node).await["spec"]["taints"].clone();
     assert_eq!(taints, json!([{"key": "example.com/mine", "effect": "PreferNoSchedule"}]));

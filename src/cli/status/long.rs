@@ -10,7 +10,7 @@ use crate::{
     policy::{
         annotation::{
             BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, OVERRIDDEN_BY, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT,
-            RECORDED_BY, SOURCE,
+            RECORDED_BY, REQUIRED_EVIDENCE, SOURCE,
         },
         blocker::BlockingPod,
         object::{node::Node, pod::Pod},
@@ -70,7 +70,11 @@ pub fn page(row: &Row, desk: &Desk) -> String {
     }
     line("Next", next(standing.next, standing.state).to_owned());
     let typed = match standing.next {
-        Next::Fence => super::super::typed(&["attest", row.name(), "--method", "power-off", "--wait"]),
+        Next::Fence => {
+            let attest = ["attest", row.name(), "--method", "power-off", "--wait", "--overwrite"];
+            let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| node.annotation(key).is_some());
+            attest.get(..if is_recorded { 6 } else { 5 }).and_then(super::super::typed)
+        }
         Next::Place => super::super::typed(&["place", row.name(), "--wait"]),
         Next::Release => super::super::typed(&["release", row.name(), "--wait"]),
         _ => None,

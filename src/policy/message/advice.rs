@@ -247,11 +247,20 @@ impl Step {
                 (text, vec![situation.release()])
             }
             Self::Await(awaited) => return awaited.words(situation),
+            // It is back in the boot that was fenced, with whatever it had mounted.
+            Self::PowerCycle if situation.is_alive() => (
+                "power-cycle the machine and wait until its node is Ready again: it must not keep what it has mounted",
+                vec![],
+            ),
             Self::PowerCycle => (
                 "power-cycle the machine and wait until its node is Ready; if it never returns, delete its Node instead",
                 vec![situation.delete()],
             ),
-            Self::DoubtFence => ("find out whether the machine was off; if it was not, power-cycle it", vec![]),
+            Self::DoubtFence => (
+                "find out whether the machine was off; if it was not, two machines may have written to its volumes: \
+                 power-cycle it, and check the data",
+                vec![],
+            ),
             Self::Repair => ("repair the machine until the node is Ready", vec![situation.show()]),
             Self::RenewBreakGlass => (
                 "your break-glass is older than 15 minutes; if it must still be used, remove it and write it again",
@@ -283,7 +292,13 @@ fn switch_off(situation: &Situation<'_>) -> String {
             method.name()
         ),
         Some(_) => "switch the machine off again, and make sure that it stays off".to_owned(),
-        None => "switch the machine off, and make sure that it stays off: a machine that reboots is not off".to_owned(),
+        None if situation.is_alive() => {
+            "if this is the right node, switch its machine off, and make sure that it stays off: a machine that reboots is not off"
+                .to_owned()
+        }
+        None => "switch the machine off, and make sure that it stays off: a machine that reboots is not off, nor is one \
+                 that lost its network"
+            .to_owned(),
     }
 }
 

@@ -1,0 +1,91 @@
+//! What one reading found.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{authority::Authority, step::Obstacle};
+use crate::{cluster::registration::Configuration, policy::review::Webhook};
+
+/// The clocks of one replica.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Its wall clock.
+    pub wall: Timestamp,
+    /// Its monotonic clock: time since any fixed moment.
+    pub monotonic: Duration,
+}
+
+/// The result of reading one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read<T> {
+    Absent,
+    /// It could not be read; the reason names the object.
+    Failed(String),
+    Found(T),
+}
+
+/// The result of reading the Secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Secret {
+    Absent,
+    /// It holds no CA that can sign now; the reason.
+    Unusable(String),
+    Usable(Authority),
+}
+
+/// The Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Empty if nobody holds it.
+    pub holder: String,
+    /// Changes with every renewal.
+    pub version: String,
+}
+
+/// One reading: the configurations first, the Secret and the Lease after them.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The wall clock before the reading began.
+    pub began: Timestamp,
+    /// Both webhook configurations.
+    pub configurations: [(Webhook, Read<Configuration>); 2],
+    pub secret: Secret,
+    pub lease: Read<Lease>,
+    pub replicas: Replicas,
+}
+
+/// The replicas that may be called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replicas {
+    /// All of them answer the paths that are published.
+    Current,
+    /// One answers `/mutate` and `/validate` only: it is of an older version.
+    SomeOlder,
+    /// They could not be read; the reason.
+    Unknown(String),
+}
+
+impl Seen {
+    /// The configurations that exist.
+    pub(super) fn found(&self) -> impl Iterator<Item = (Webhook, &Configuration)> {
+        self.configurations.iter().filter_map(|(webhook, read)| match read {
+            Read::Found(configuration) => Some((*webhook, configuration)),
+            Read::Absent | Read::Failed(_) => None,
+        })
+    }
+
+    pub(super) fn unreadable(&self) -> Option<Obstacle> {
+        self.configurations.iter().find_map(|(_, read)| match read {
+            Read::Failed(why) => Some(Obstacle::Unreadable(why.clone())),
+            Read::Absent | Read::Found(_) => None,
+        })
+    }
+
+    /// Everything that is published, PEM.
+    pub(super) fn published(&self) -> Vec<u8> {
+        let mut bundles: Vec<&[u8]> = self.found().map(|(_, found)| found.ca_bundle.as_slice()).collect();
+        bundles.dedup();
+        bundles.join(&b'\n')
+    }
+}
