@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeMap, future::Future};
 
-use futures_util::future::join_all;
+use futures_util::{
+    future::join_all,
+    stream::{self, StreamExt as _},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     authentication::v1::SelfSubjectReview,
@@ -94,14 +97,16 @@ impl Live {
         }
         let volumes: Vec<String> = facts.volumes_to_read(&request.write).into_iter().map(str::to_owned).collect();
         let builder = clustered::<core::PersistentVolume>();
-        let reads = volumes.iter().map(|name| limit.read("persistent_volumes", self.api.get(&builder, name)));
-        for (name, Read { at, result, timing }) in volumes.iter().zip(join_all(reads).await) {
+        let reads: Vec<_> =
+            volumes.iter().map(|name| limit.read("persistent_volumes", self.api.get(&builder, name))).collect();
+        for (name, Read { at, result, timing }) in volumes.iter().zip(some_at_once(reads).await) {
             facts.persistent_volumes.insert(name.clone(), Observed::new(at, result));
             timings.push(timing);
         }
         let claims = facts.claims_to_read();
-        let reads = claims.iter().map(|claim| limit.read("persistent_volume_claims", self.claimed_volume(claim)));
-        for (claim, Read { at, result, timing }) in claims.iter().zip(join_all(reads).await) {
+        let reads: Vec<_> =
+            claims.iter().map(|claim| limit.read("persistent_volume_claims", self.claimed_volume(claim))).collect();
+        for (claim, Read { at, result, timing }) in claims.iter().zip(some_at_once(reads).await) {
             facts.claimed_volumes.insert(claim.to_string(), Observed::new(at, result));
             timings.push(timing);
         }
@@ -332,6 +337,12 @@ impl Reads<'_> {
         let timing = Timing { fact, known: result.is_ok(), took: start.elapsed() };
         Read { at: self.clock.now(), result, timing }
     }
+}
+
+/// Reads one object each, a few at a time: a node may have hundreds of volumes.
+async fn some_at_once<R: Future>(reads: Vec<R>) -> Vec<R::Output> {
+    const AT_ONCE: usize = 16;
+    stream::iter(reads).buffered(AT_ONCE).collect().await
 }
 
 pub(super) fn one_line(text: &str) -> String {

@@ -24,6 +24,7 @@ use crate::{
 mod api;
 pub mod file;
 pub mod inspection;
+mod items;
 pub mod listing;
 pub mod live;
 pub mod registration;

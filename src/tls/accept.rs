@@ -45,7 +45,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections: 512,
+            connections: 256,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(10),
             idle: Duration::from_mins(2),

@@ -228,6 +228,15 @@ impl Replica {
         signal(self.child.as_mut().unwrap(), name);
     }
 
+    /// The most memory that the program has had in RAM so far, in bytes.
+    pub fn most_memory(&self) -> u64 {
+        let keeper = self.child.as_ref().unwrap().id();
+        let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+        let status = fs::read_to_string(format!("/proc/{}/status", children.split(' ').next().unwrap())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Sends SIGKILL, which has the effect of a power failure.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -271,8 +280,12 @@ fn clock_library(plane: &Plane) -> String {
     library.display().to_string()
 }
 
-/// The program under test. Cargo tells tests its path; an example is built next to it.
+/// The program under test. Cargo tells tests its path; an example is built next to it, or is told
+/// by `FENCEGATE`.
 pub fn program() -> PathBuf {
+    if let Some(given) = std::env::var_os("FENCEGATE") {
+        return given.into();
+    }
     let beside = || std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("fencegate");
     option_env!("CARGO_BIN_EXE_fencegate").map_or_else(beside, PathBuf::from)
 }

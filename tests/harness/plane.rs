@@ -105,18 +105,36 @@ impl Plane {
         Self::with_api_server(Data::Volatile, &["--disable-admission-plugins=TaintNodesByCondition"]).await
     }
 
+    /// The same, with an etcd that is filled before the API server starts. `fill` gets its port.
+    pub async fn filled(fill: impl AsyncFnOnce(u16)) -> Self {
+        let mut plane = Self::with_etcd(Data::Volatile);
+        fill(plane.etcd).await;
+        plane.begin(Data::Volatile, &["--disable-admission-plugins=TaintNodesByCondition"]).await;
+        plane
+    }
+
     /// Starts etcd and the API server, which gets these arguments, too, and waits until it is
     /// ready.
     async fn with_api_server(data: Data, arguments: &[&str]) -> Self {
+        let mut plane = Self::with_etcd(data);
+        plane.begin(data, arguments).await;
+        plane
+    }
+
+    fn with_etcd(data: Data) -> Self {
         let folder = tempfile::Builder::new().prefix("fencegate-plane-").tempdir().unwrap();
         let mut plane = Self { folder, binaries: binaries(), url: String::new(), etcd: free_port(), parts: Vec::new() };
         plane.write_files();
-        let (peer, api) = (free_port(), free_port());
-        plane.url = format!("https://127.0.0.1:{api}");
-        plane.start_etcd(data, peer);
-        plane.start_api_server(data, api, arguments);
-        plane.until("the API server is ready", async |plane| plane.text("admin", "/readyz").await.is_ok()).await;
+        plane.start_etcd(data, free_port());
         plane
+    }
+
+    /// Starts the API server.
+    async fn begin(&mut self, data: Data, arguments: &[&str]) {
+        let port = free_port();
+        self.url = format!("https://127.0.0.1:{port}");
+        self.start_api_server(data, port, arguments);
+        self.until("the API server is ready", async |plane| plane.text("admin", "/readyz").await.is_ok()).await;
     }
 
     fn path(&self, name: &str) -> String {
