@@ -205,8 +205,8 @@ async fn lists_are_read_page_by_page_and_only_objects_of_the_node_are_kept() {
     assert_eq!(
         *requests.lock().unwrap(),
         [
-            "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=5000",
-            "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=5000&continue=two"
+            "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=20000",
+            "GET /apis/storage.k8s.io/v1/volumeattachments?&limit=20000&continue=two"
         ]
     );
 }
@@ -243,7 +243,7 @@ async fn a_list_with_a_repeated_continue_token_is_an_error() {
 async fn pods_are_listed_by_their_node() {
     let (cluster, requests) = scripted(|_| list(json!([{"metadata": {"name": "p"}, "spec": {"nodeName": "n1"}}])));
     assert_eq!(read(&cluster, &[Fact::Pods]).await.pods.value().unwrap().len(), 1);
-    assert_eq!(*requests.lock().unwrap(), ["GET /api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&limit=5000"]);
+    assert_eq!(*requests.lock().unwrap(), ["GET /api/v1/pods?&fieldSelector=spec.nodeName%3Dn1&limit=20000"]);
 }
 
 #[tokio::test]
@@ -408,12 +408,12 @@ async fn a_kind_that_is_not_installed_is_a_known_fact() {
     assert_eq!(
         requests,
         [
-            "GET /apis/csiaddons.openshift.io/v1alpha1/csiaddonsnodes?&limit=5000",
-            "GET /apis/csiaddons.openshift.io/v1alpha1/networkfenceclasses?&limit=5000",
-            "GET /apis/csiaddons.openshift.io/v1alpha1/networkfences?&limit=5000",
-            "GET /apis/fence-agents-remediation.medik8s.io/v1alpha1/fenceagentsremediations?&limit=5000",
-            "GET /apis/metal3.io/v1alpha1/namespaces/infra/baremetalhosts?&fieldSelector=metadata.name%3Dhost-1&limit=5000",
-            "GET /apis/self-node-remediation.medik8s.io/v1alpha1/selfnoderemediations?&limit=5000",
+            "GET /apis/csiaddons.openshift.io/v1alpha1/csiaddonsnodes?&limit=20000",
+            "GET /apis/csiaddons.openshift.io/v1alpha1/networkfenceclasses?&limit=20000",
+            "GET /apis/csiaddons.openshift.io/v1alpha1/networkfences?&limit=20000",
+            "GET /apis/fence-agents-remediation.medik8s.io/v1alpha1/fenceagentsremediations?&limit=20000",
+            "GET /apis/metal3.io/v1alpha1/namespaces/infra/baremetalhosts?&fieldSelector=metadata.name%3Dhost-1&limit=20000",
+            "GET /apis/self-node-remediation.medik8s.io/v1alpha1/selfnoderemediations?&limit=20000",
         ]
     );
 }

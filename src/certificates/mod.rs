@@ -44,7 +44,7 @@ pub mod reading;
 pub mod step;
 
 /// The shortest time between two looks because of calls by an unknown path.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a certificate cannot be made or used.
 #[derive(Debug, Error)]

@@ -3,6 +3,7 @@
 //! A list of the API server is one JSON object whose key `items` has an array of objects. Its items
 //! are handed out one by one; everything else, the envelope, is kept and parsed at the end.
 
+use memchr::{memchr, memchr2, memmem};
 use thiserror::Error;
 
 /// The most bytes of one item. etcd's limit for a request is 1.5 MiB, and JSON takes a small
@@ -78,13 +79,19 @@ impl Splitter {
         mut each: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         // The first byte of this part of the item, or of the first one that begins here.
-        let mut start = 0;
-        for (index, &byte) in bytes.iter().enumerate() {
+        let (mut start, mut index) = (0, 0);
+        while let Some(&byte) = bytes.get(index) {
             match self.place {
                 Place::Envelope => self.envelope(byte)?,
                 Place::Between(expected) => {
                     self.between(byte, expected)?;
                     start = index;
+                }
+                Place::Item if self.in_string && !self.is_escaped && !matches!(byte, b'"' | b'\\') => {
+                    // Most of a list is in strings.
+                    let rest = bytes.get(index..).unwrap_or_default();
+                    index += memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                    continue;
                 }
                 Place::Item => {
                     self.scan(byte);
@@ -101,6 +108,7 @@ impl Splitter {
                     }
                 }
             }
+            index += 1;
         }
         if self.place == Place::Item {
             self.extend(bytes.get(start..).unwrap_or_default())?;
@@ -160,9 +168,8 @@ impl Splitter {
                 self.depth = 1;
                 Place::Envelope
             }
-            (_, Between::FirstOrEnd) => return Err(SplitError::NotAnObject),
             (b',' | b']', Between::Next) | (_, Between::CommaOrEnd) => return Err(SplitError::Comma),
-            (_, Between::Next) => return Err(SplitError::NotAnObject),
+            (_, Between::FirstOrEnd | Between::Next) => return Err(SplitError::NotAnObject),
         };
         Ok(())
     }
@@ -187,9 +194,27 @@ impl Splitter {
     }
 }
 
+/// Whether an item may have this text in a string. It is plain ASCII, so an item that has no escape
+/// has it as it is, or not at all.
+pub(super) fn may_have(item: &[u8], text: &str) -> bool {
+    memmem::find(item, text.as_bytes()).is_some() || memchr(b'\\', item).is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_item_that_has_neither_the_text_nor_an_escape_does_not_have_it() {
+        for (item, expected) in [
+            (r#"{"nodeName":"n1"}"#, true),
+            (r#"{"nodeName":"\u006e1"}"#, true),
+            (r#"{"nodeName":"n2"}"#, false),
+            ("{}", false),
+        ] {
+            assert_eq!(may_have(item.as_bytes(), "n1"), expected, "{item}");
+        }
+    }
 
     /// The items and the envelope of a list that arrives in these parts.
     fn split<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<String>, String), SplitError> {

@@ -224,8 +224,9 @@ impl Live {
     /// VolumeAttachments have no field selector for the node, so all are listed, and those of the
     /// node are kept.
     async fn volume_attachments(&self, node: &str) -> Result<Vec<VolumeAttachment>, ReadError> {
+        check_name(node)?;
         let of_node = |attachment: VolumeAttachment| (attachment.spec.node_name == node).then_some(attachment);
-        self.api.list(&clustered::<storage::VolumeAttachment>(), Selection::All, of_node).await
+        self.api.list(&clustered::<storage::VolumeAttachment>(), Selection::Having(node), of_node).await
     }
 
     /// The PersistentVolume that is bound to a claim. `None` if there is none.
