@@ -225,6 +225,20 @@ fn the_long_form_says_what_holds_a_node_and_what_the_gate_would_say() {
 }
 
 #[test]
+fn a_machine_that_was_said_to_be_off_and_was_not_is_an_alarm() {
+    let folder = tempfile::tempdir().unwrap();
+    let was_not_off = "two machines may have written to the same volumes";
+    let told = stdout(&status(folder.path(), &["same-boot"]));
+    assert!(told.contains("Next:      reboot: ") && told.contains(was_not_off), "{told}");
+    let told = stdout(&status(folder.path(), &["recovered", "contradicted"]));
+    assert!(!told.contains(was_not_off), "{told}");
+    // A machine that was cut off from its disks is expected to run on.
+    let isolated = dump().to_string().replace("power-off", "storage-isolation");
+    let told = stdout(&run(folder.path(), &["status", "-f", "-", "--now", NOW, "same-boot"], &isolated));
+    assert!(told.contains("Next:      reboot: ") && !told.contains(was_not_off), "{told}");
+}
+
+#[test]
 fn json_and_yaml_have_the_same_content_and_the_shape_of_the_schema() {
     let folder = tempfile::tempdir().unwrap();
     let schema = published("status");

@@ -129,7 +129,7 @@ impl Args {
             let name = &self.node;
             format!(
                 "{name} has a record already, and nothing was changed:\n  {record}\n\
-                 if it is about an earlier fence, --overwrite replaces it; if it is about this one, go on\n{}",
+                 if it is about an earlier fence, or is wrong, --overwrite replaces it; if it is about this one, go on\n{}",
                 super::next("place", name)
             )
         })

@@ -212,6 +212,10 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
                 for runs in replacements(desk, &row, &gone, &mut patience).await {
                     args.write.tell(&format!("          {runs}"));
                 }
+                if let Some(alarm) = super::status::alarm(&row) {
+                    eprintln!("{} runs the boot that was fenced: {alarm}", args.node);
+                    return Ok(ExitCode::from(1));
+                }
                 args.write.tell("now repair the machine, and when it is back:");
                 args.write.tell(&super::next("release", &args.node));
                 return Ok(ExitCode::SUCCESS);

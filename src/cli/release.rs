@@ -90,7 +90,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     write::live(&desk, "release")?;
     let row = desk.node(&args.node).await?;
     if !row.listed.node.is_out_of_service() {
-        args.write.tell(&format!("{} is {}: it is not out of service", args.node, row.standing.state));
+        let told = format!("{} is {}: it is not out of service", args.node, row.standing.state);
+        if args.delete {
+            eprintln!("{told}, and is not deleted");
+            return Ok(ExitCode::from(1));
+        }
+        args.write.tell(&told);
         return args.write.done(&args.node, "unchanged", None);
     }
     // A break-glass is for what the cluster cannot know: nothing is waited for.
@@ -101,6 +106,9 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(code) => return Ok(code),
         },
     };
+    if let Some(alarm) = super::status::alarm(&row) {
+        eprintln!("{} runs the boot that was fenced: {alarm}", args.node);
+    }
     let propose = |row: &Row| {
         if args.break_glass.is_some() || args.is_reached(row) {
             Ok((args.request(row, &desk), args.change(row)))

@@ -13,6 +13,7 @@ use crate::{
             RECORDED_BY, REQUIRED_EVIDENCE, SOURCE,
         },
         blocker::BlockingPod,
+        evidence::Method,
         object::{node::Node, pod::Pod},
         reason::Code,
         standing::{Next, Note, State},
@@ -69,6 +70,9 @@ pub fn page(row: &Row, desk: &Desk) -> String {
         line(if index == 0 { holds } else { "" }, held);
     }
     line("Next", next(standing.next, standing.state).to_owned());
+    if let Some(alarm) = alarm(row) {
+        line("", alarm.to_owned());
+    }
     let typed = match standing.next {
         Next::Fence => {
             let attest = ["attest", row.name(), "--method", "power-off", "--wait", "--overwrite"];
@@ -91,6 +95,16 @@ pub fn page(row: &Row, desk: &Desk) -> String {
         line(if index == 0 { "The gate" } else { "" }, said.to_owned());
     }
     page
+}
+
+/// What it means that a machine that was said to be off runs on in the boot that was fenced.
+pub fn alarm(row: &Row) -> Option<&'static str> {
+    let was_said_to_be_off =
+        row.listed.node.annotation(METHOD).and_then(Method::parse).is_some_and(Method::stops_the_machine);
+    (row.standing.state == State::SameBoot && was_said_to_be_off).then_some(
+        "it was not off: two machines may have written to the same volumes. Stop what was started in its place, and wake \
+         whoever owns the data. Only where nodes are containers does it mean nothing: they have their host's boot",
+    )
 }
 
 /// Which controller made a pod: it makes the replacement.
