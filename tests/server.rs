@@ -158,6 +158,20 @@ impl ClientCa {
     }
 }
 
+/// An HTTP/2 client that says nothing after the handshake cannot be told to go: its connection is
+/// dropped.
+#[tokio::test]
+async fn a_silent_http2_connection_is_evicted_like_any_other() {
+    let limits = Limits { connections: 2, ..Limits::default() };
+    let running = Running::start(|options| options.limits = limits).await;
+    let silent = Client { alpn: vec!["h2"], ..running.client() };
+    let mut first = silent.connect().await.unwrap();
+    let _others = (silent.connect().await.unwrap(), silent.connect().await.unwrap());
+    // The server's own preface comes first.
+    let closed = async { while matches!(first.read(&mut [0; 1024]).await, Ok(read) if read > 0) {} };
+    timeout(PATIENCE, closed).await.unwrap();
+}
+
 #[tokio::test]
 async fn with_client_names_only_clients_with_one_of_them_are_served() {
     let (issuer, ca) = ClientCa::make();
@@ -208,7 +222,7 @@ async fn with_a_client_ca_only_clients_that_it_issued_are_served() {
 async fn with_a_path_secret_every_other_path_is_a_strangers_and_the_file_may_change() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("path");
-    let (old, new) = ("0123456789abcdef", "fedcba9876543210");
+    let (old, new) = ("0123456789abcdefghij", "zyxwvutsrq9876543210");
     fs::write(&file, old).unwrap();
     let running = Running::start(|options| {
         let Certificates::Files { path_secret, .. } = &mut options.certificates else { panic!("no files") };
@@ -219,8 +233,10 @@ async fn with_a_path_secret_every_other_path_is_a_strangers_and_the_file_may_cha
         let client = Client { path, ..running.client() };
         client.post(bare_taint().to_string()).await.unwrap().status().as_u16()
     };
-    assert_eq!(status("/validate/0123456789abcdef").await, 200);
-    for path in ["/validate", "/", "/validate/fedcba9876543210", "/validate/0123456789abcde", "/0123456789abcdef"] {
+    assert_eq!(status("/validate/0123456789abcdefghij").await, 200);
+    for path in
+        ["/validate", "/", "/validate/zyxwvutsrq9876543210", "/validate/0123456789abcdefghi", "/0123456789abcdefghij"]
+    {
         assert_eq!(status(path).await, 404, "{path}");
     }
     // It is answered before its body is there.
@@ -231,13 +247,13 @@ async fn with_a_path_secret_every_other_path_is_a_strangers_and_the_file_may_cha
     assert_eq!(&answer, b"HTTP/1.1 404");
 
     fs::write(&file, format!("{old}\n{new}\n")).unwrap();
-    let learnt = async { while status("/validate/fedcba9876543210").await != 200 {} };
+    let learnt = async { while status("/validate/zyxwvutsrq9876543210").await != 200 {} };
     timeout(PATIENCE, learnt).await.unwrap();
-    assert_eq!(status("/validate/0123456789abcdef").await, 200);
+    assert_eq!(status("/validate/0123456789abcdefghij").await, 200);
     // What cannot be used changes nothing.
     fs::write(&file, "short").unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(status("/validate/fedcba9876543210").await, 200);
+    assert_eq!(status("/validate/zyxwvutsrq9876543210").await, 200);
 }
 
 /// Replaces a pair the way the kubelet does: in a new folder, to which `..data` then points.

@@ -155,7 +155,7 @@ impl<J: Judge> Endpoint<J> {
         let mut taken = self.memory.take(address).ok_or(Refusal::Full("memory"))?;
         let trace_id = TraceId::of(&head.headers);
         let call = Call { trace_id, ..Call::new(webhook, now, Allowance::of(head.uri.query())) };
-        let review = timeout_at(call.facts_by.min(now + BODY_TIMEOUT), self.read(body, &mut taken));
+        let review = timeout_at(call.facts_by.min(Instant::now() + BODY_TIMEOUT), self.read(body, &mut taken));
         let review = review.await.map_err(|_| Refusal::Late)??;
         let _permit = self.capacity.try_acquire().map_err(|_| Refusal::Full("places"))?;
         let decision = self.judge.judge(&call, &review).await;

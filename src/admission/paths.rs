@@ -13,8 +13,10 @@ use tokio::{
 use super::memory::Memory;
 use crate::policy::review::Webhook;
 
-/// The fewest characters of a secret from a file: 96 bits in base64.
-const SHORTEST_SECRET: usize = 16;
+/// The fewest characters of a secret from a file: 80 bits in hexadecimal digits.
+const SHORTEST_SECRET: usize = 20;
+/// The most: an API server takes no more in a part of a path.
+const LONGEST_SECRET: usize = 200;
 /// How long a call by an unknown path waits for another look at what is published. An API server
 /// waits for 5 s.
 const LONGEST_WAIT: Duration = Duration::from_secs(3);
@@ -34,9 +36,9 @@ pub struct Paths(HashMap<String, Webhook>);
 pub enum SecretError {
     #[error("it has no secret: one a line is expected")]
     None,
-    #[error("line {0} is shorter than {SHORTEST_SECRET} characters")]
-    Short(usize),
-    #[error("line {0} has another character than letters, digits, '-' and '_'")]
+    #[error("line {0} has less than {SHORTEST_SECRET} characters, or more than {LONGEST_SECRET}")]
+    Length(usize),
+    #[error("line {0} has another character than lower-case letters and digits: no API server takes it in a path")]
     Character(usize),
 }
 
@@ -68,11 +70,11 @@ impl Paths {
         if secrets.is_empty() {
             return Err(SecretError::None);
         }
-        let is_allowed = |character: char| character.is_ascii_alphanumeric() || matches!(character, '-' | '_');
+        let is_allowed = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
         let mut paths = Vec::new();
         for (secret, line) in secrets {
-            if secret.len() < SHORTEST_SECRET {
-                return Err(SecretError::Short(line));
+            if !(SHORTEST_SECRET..=LONGEST_SECRET).contains(&secret.len()) {
+                return Err(SecretError::Length(line));
             }
             if !secret.chars().all(is_allowed) {
                 return Err(SecretError::Character(line));
@@ -194,25 +196,29 @@ mod tests {
     #[test]
     fn a_file_has_one_secret_a_line() {
         let parse = |file: &str| Paths::parse(file.as_bytes());
-        let paths = parse("0123456789abcdef\n\n  ABCDEFGH-_abcdefgh \r\n").unwrap();
+        let paths = parse("0123456789abcdefghij\n\n  zyxwvutsrq9876543210 \r\n").unwrap();
         assert_eq!(paths.0.len(), 4);
         for (path, webhook) in [
-            ("/mutate/0123456789abcdef", Some(Webhook::Mutate)),
-            ("/validate/0123456789abcdef", Some(Webhook::Validate)),
-            ("/validate/ABCDEFGH-_abcdefgh", Some(Webhook::Validate)),
-            ("/validate/0123456789abcde", None),
-            ("/validate/0123456789abcdef/", None),
+            ("/mutate/0123456789abcdefghij", Some(Webhook::Mutate)),
+            ("/validate/0123456789abcdefghij", Some(Webhook::Validate)),
+            ("/validate/zyxwvutsrq9876543210", Some(Webhook::Validate)),
+            ("/validate/0123456789abcdefghi", None),
+            ("/validate/0123456789abcdefghij/", None),
             ("/validate", None),
             ("/", None),
         ] {
             assert_eq!(paths.webhook(path), webhook, "{path}");
         }
+        assert!(parse(&"a".repeat(200)).is_ok());
         for (file, error) in [
             ("", SecretError::None),
             (" \n\n", SecretError::None),
-            ("\n0123456789abcde", SecretError::Short(2)),
-            ("0123456789abcdef\n0123456789abcdef/x", SecretError::Character(2)),
-            ("0123456789abcdé", SecretError::Character(1)),
+            ("\n0123456789abcdefghi", SecretError::Length(2)),
+            (&*"a".repeat(201), SecretError::Length(1)),
+            ("0123456789abcdefghij\n0123456789abcdefghij/x", SecretError::Character(2)),
+            ("0123456789ABCDEFGHIJ", SecretError::Character(1)),
+            ("0123456789-bcdefghij", SecretError::Character(1)),
+            ("0123456789abcdefghié", SecretError::Character(1)),
         ] {
             assert_eq!(parse(file), Err(error), "{file:?}");
         }

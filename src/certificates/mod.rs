@@ -180,8 +180,6 @@ impl SelfManaged {
                 }
             }
             self.last_error = error;
-            // Whoever waits for a look learns that there was one, even if it failed.
-            self.publisher.tell(self.known.recent.paths());
             if let Err(error) = self.reload_client_ca() {
                 tracing::error!(%error, "the client CA could not be reloaded: the last good one stays in use");
             }
@@ -224,7 +222,7 @@ impl SelfManaged {
         let (mutating, validating) =
             tokio::join!(registration.configuration(mutate), registration.configuration(validate));
         let configurations = [(mutate, found(mutating)), (validate, found(validating))];
-        // At once: calls may wait for it.
+        // Once for each look, even if it failed: calls wait for one that began after them.
         self.known.recent.observe(&configurations, self.started.elapsed());
         self.publisher.tell(self.known.recent.paths());
         let (secret, lease, replicas) =

@@ -45,6 +45,8 @@ pub(super) fn due(
     let has_settled =
         path == NO_PATH || recent.published_for(webhook, path, now.monotonic) >= lifetimes.settle.unsigned_abs();
     match replicas {
+        // Whoever applied it before takes it away with manifests that have none.
+        _ if is_plain && since.is_none() => Some((NewPath::Plain, Why::PathNotOurs(webhook))),
         Replicas::SomeOlder if is_plain => None,
         Replicas::SomeOlder => Some((NewPath::Plain, Why::OlderReplica)),
         Replicas::Unknown(_) if is_plain || is_secret(webhook, path) => None,
@@ -111,7 +113,8 @@ impl Recent {
 
     /// The paths to answer.
     pub(super) fn paths(&self) -> Paths {
-        Paths::of(self.0.iter().map(|published| (published.path.clone(), published.webhook)))
+        let set = self.0.iter().filter(|published| published.path != NO_PATH);
+        Paths::of(set.map(|published| (published.path.clone(), published.webhook)))
     }
 }
 
@@ -158,7 +161,7 @@ mod tests {
         for path in [
             "/",
             "/validate",
-            "/validate/",
+            "/validate/x",
             "/validate/0123456789abcdef",
             "/mutate/0123456789abcdef0123456789abcdef",
             "/validate/0123456789abcdef0123456789abcdeg",
@@ -182,7 +185,11 @@ mod tests {
     #[test]
     fn a_path_that_may_be_called_stays_until_every_replica_has_looked() {
         let not_secret = Some((NewPath::Secret, Why::PathNotSecret(Webhook::Validate)));
-        let plain = service("/validate", None);
+        let ours = Some((NewPath::Plain, Why::PathNotOurs(Webhook::Validate)));
+        for replicas in [Replicas::Current, Replicas::SomeOlder, Replicas::Unknown("forbidden".to_owned())] {
+            assert_eq!(due_after(0, &service("/validate", None), &replicas), ours);
+        }
+        let plain = service("/validate", Some(at(0)));
         assert_eq!(due_after(59, &plain, &Replicas::Current), None);
         assert_eq!(due_after(60, &plain, &Replicas::Current), not_secret);
         assert_eq!(due_after(0, &service("/", None), &Replicas::Current), not_secret);
@@ -203,10 +210,10 @@ mod tests {
         let older = Some((NewPath::Plain, Why::OlderReplica));
         assert_eq!(due(&service(SECRET, Some(at(0))), &Replicas::SomeOlder), older);
         assert_eq!(due(&service("/", None), &Replicas::SomeOlder), older);
-        assert_eq!(due(&service("/validate", None), &Replicas::SomeOlder), None);
+        assert_eq!(due(&service("/validate", Some(at(0))), &Replicas::SomeOlder), None);
         let unknown = Replicas::Unknown("forbidden".to_owned());
         assert_eq!(due(&service(SECRET, None), &unknown), None);
-        assert_eq!(due(&service("/validate", None), &unknown), None);
+        assert_eq!(due(&service("/validate", Some(at(0))), &unknown), None);
         assert_eq!(due(&service("/", None), &unknown), Some((NewPath::Plain, Why::PathNotSecret(Webhook::Validate))));
     }
 
@@ -229,12 +236,16 @@ mod tests {
         let paths = |of: &[(&str, Webhook)]| Paths::of(of.iter().map(|(path, webhook)| ((*path).to_owned(), *webhook)));
         let found = |path: &str| Read::Found(service(path, None));
         let (mutate, validate) = (Webhook::Mutate, Webhook::Validate);
-        assert_eq!(look(0, found("/"), found("/2")), paths(&[("/", mutate), ("/2", validate)]));
+        assert_eq!(
+            look(0, found("/1"), found("/")),
+            paths(&[("/1", mutate)]),
+            "where no path is set, none is answered"
+        );
         assert_eq!(
             look(10, found("/mutate/1"), found("/2")),
-            paths(&[("/mutate/1", mutate), ("/", mutate), ("/2", validate)])
+            paths(&[("/mutate/1", mutate), ("/1", mutate), ("/2", validate)])
         );
-        let both = [("/mutate/1", mutate), ("/validate/1", validate), ("/", mutate), ("/2", validate)];
+        let both = [("/mutate/1", mutate), ("/validate/1", validate), ("/1", mutate), ("/2", validate)];
         assert_eq!(look(299, found("/mutate/1"), found("/validate/1")), paths(&both));
         let later = [("/mutate/1", mutate), ("/validate/1", validate), ("/2", validate)];
         assert_eq!(look(300, found("/mutate/1"), found("/validate/1")), paths(&later));

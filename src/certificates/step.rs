@@ -52,6 +52,7 @@ pub enum Why {
     LeafNearItsEnd,
     CaReplaced,
     OlderReplica,
+    PathNotOurs(Webhook),
     PathNotSecret(Webhook),
     PathOld(Webhook),
 }
@@ -96,6 +97,9 @@ impl fmt::Display for Why {
             Self::LeafNearItsEnd => "less than a third of the serving certificate's life is left",
             Self::CaReplaced => "the CA was replaced",
             Self::OlderReplica => "a replica of an older version answers no other path",
+            Self::PathNotOurs(webhook) => {
+                return write!(formatter, "somebody else who owns the path of the {} may remove it", kind(*webhook));
+            }
             Self::PathNotSecret(webhook) => {
                 return write!(formatter, "the path of the {} is not secret", kind(*webhook));
             }

@@ -226,8 +226,8 @@ impl Registration {
         let ours = clients.into_iter().find(|(name, _)| name == WEBHOOK);
         let (_, client) = ours.ok_or_else(|| RegistrationError::NoWebhook { object: object() })?;
         let target = client.service.map_or(Target::Url, |service| Target::Service {
-            path: service.path.unwrap_or_else(|| "/".to_owned()),
-            since: written_at(&metadata, PATH_MANAGER),
+            path: as_called(&service.path.unwrap_or_default()),
+            since: path_written_at(&metadata),
         });
         Ok(Some(Configuration {
             ca_bundle: client.ca_bundle.map(|bytes| bytes.0).unwrap_or_default(),
@@ -343,11 +343,19 @@ fn applied(webhook: Webhook, client_config: &Value, version: &str) -> Value {
     })
 }
 
-/// When this field manager wrote last.
-fn written_at(metadata: &ObjectMeta, manager: &str) -> Option<Timestamp> {
+/// The path that API servers call if this one is set.
+fn as_called(path: &str) -> String {
+    format!("/{}", path.trim_matches('/'))
+}
+
+/// When a replica wrote the path that is there. Whoever writes another one takes the field over.
+fn path_written_at(metadata: &ObjectMeta) -> Option<Timestamp> {
     let entries = metadata.managed_fields.iter().flatten();
-    let times = entries.filter(|entry| entry.manager.as_deref() == Some(manager));
-    times.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max()
+    let of_path = entries.filter(|entry| {
+        let fields = entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).unwrap_or_default();
+        entry.manager.as_deref() == Some(PATH_MANAGER) && fields.contains("\"f:path\"")
+    });
+    of_path.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max()
 }
 
 /// Cancel-safe: a request that takes too long is dropped.
@@ -369,6 +377,24 @@ fn outcome<T>(written: Result<T, kube::Error>, object: impl FnOnce() -> String) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_path_was_written_when_its_owner_wrote_it() {
+        let entry = |manager: &str, field: &str| {
+            json!({"manager": manager, "operation": "Apply", "time": "2026-11-30T10:15:00Z",
+                "fieldsV1": {"f:webhooks": {"k:{\"name\":\"w\"}": {"f:clientConfig": {"f:service": {field: {}}}}}}})
+        };
+        let written_at = |entries: Value| {
+            path_written_at(&serde_json::from_value(json!({"managedFields": entries})).unwrap())
+                .map(|at| at.to_string())
+        };
+        let ours = entry(PATH_MANAGER, "f:path");
+        assert_eq!(written_at(json!([entry("kubectl", "f:path"), ours])).as_deref(), Some("2026-11-30T10:15:00Z"));
+        assert_eq!(written_at(json!([entry("kubectl", "f:path"), entry(PATH_MANAGER, "f:name")])), None);
+        for (path, called) in [("", "/"), ("/", "/"), ("/validate", "/validate"), ("/validate/", "/validate")] {
+            assert_eq!(as_called(path), called);
+        }
+    }
 
     #[test]
     fn what_is_applied_names_the_version_it_replaces_and_no_other_field() {

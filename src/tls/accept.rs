@@ -66,6 +66,11 @@ pub struct Shutdown {
 const READ_BUFFER: usize = 64 * 1024;
 /// Concurrent streams on one HTTP/2 connection.
 const STREAMS: u32 = 64;
+/// Bytes that an HTTP/2 client may send before they are read: of one stream, and of a connection.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// How long a connection may take to end: the longest timeout of a webhook.
+const FAREWELL: Duration = Duration::from_secs(30);
 /// How often a silent HTTP/2 peer is pinged.
 const PING: Duration = Duration::from_secs(30);
 /// Pause after `accept` failed, doubled after each further failure: if the process has run out of
@@ -211,6 +216,8 @@ async fn http2(
         .timer(TokioTimer::new())
         .keep_alive_interval(PING)
         .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(16 * 1024)
         .serve_connection(
             TokioIo::new(stream),
@@ -234,11 +241,13 @@ async fn until_closed(
     tokio::select! {
         result = connection.as_mut() => return result,
         () = slot.activity.idle_for(idle) => {}
-        () = slot.evicted() => {}
+        // It has no request in flight, and its slot counts for another one already.
+        () = slot.evicted() => return Ok(()),
         () = shutdown.stopping.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
-    connection.await
+    // An HTTP/2 client that does not answer would hold it for ever.
+    timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
 }
 
 async fn answer(

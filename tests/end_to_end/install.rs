@@ -250,9 +250,9 @@ async fn the_chart_keeps_the_path_that_the_replicas_published() {
         assert_eq!(paths(&plane).await, published);
     }
     // From files, whose secret people set. Helm asks to be told that it may take the path over.
-    let from_files = ["--set-json", r#"certificates="files""#, "--set-json", r#"pathSecret="0123456789abcdef""#];
+    let from_files = ["--set-json", r#"certificates="files""#, "--set-json", r#"pathSecret="0123456789abcdefghij""#];
     run("upgrade", &[&from_files[..], &["--force-conflicts"]].concat());
-    assert_eq!(paths(&plane).await, ["/mutate/0123456789abcdef", "/validate/0123456789abcdef"]);
+    assert_eq!(paths(&plane).await, ["/mutate/0123456789abcdefghij", "/validate/0123456789abcdefghij"]);
 }
 
 /// A node in the middle of an outage, as version 0.1.0 recorded it: it did not know which boot was
