@@ -39,14 +39,14 @@ pub(super) fn due(
     lifetimes: &Lifetimes,
 ) -> Option<(NewPath, Why)> {
     // The path of a URL is its owner's.
-    let Target::Service { path, since } = &configuration.target else { return None };
+    let Target::Service { path, is_ours, since } = &configuration.target else { return None };
     let is_plain = *path == plain(webhook);
     // No replica answers where no path is set, so there is nothing to wait for.
     let has_settled =
         path == NO_PATH || recent.published_for(webhook, path, now.monotonic) >= lifetimes.settle.unsigned_abs();
     match replicas {
         // Whoever applied it before takes it away with manifests that have none.
-        _ if is_plain && since.is_none() => Some((NewPath::Plain, Why::PathNotOurs(webhook))),
+        _ if is_plain && !is_ours => Some((NewPath::Plain, Why::PathNotOurs(webhook))),
         Replicas::SomeOlder if is_plain => None,
         Replicas::SomeOlder => Some((NewPath::Plain, Why::OlderReplica)),
         Replicas::Unknown(_) if is_plain || is_secret(webhook, path) => None,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn service(path: &str, since: Option<Timestamp>) -> Configuration {
-        configuration(Target::Service { path: path.to_owned(), since })
+        configuration(Target::Service { path: path.to_owned(), is_ours: since.is_some(), since })
     }
 
     /// What is due to a configuration that this replica has seen for `seconds`.
@@ -189,6 +189,8 @@ mod tests {
         for replicas in [Replicas::Current, Replicas::SomeOlder, Replicas::Unknown("forbidden".to_owned())] {
             assert_eq!(due_after(0, &service("/validate", None), &replicas), ours);
         }
+        let taken_over = Target::Service { path: "/validate".to_owned(), is_ours: true, since: None };
+        assert_eq!(due_after(0, &configuration(taken_over), &Replicas::SomeOlder), None);
         let plain = service("/validate", Some(at(0)));
         assert_eq!(due_after(59, &plain, &Replicas::Current), None);
         assert_eq!(due_after(60, &plain, &Replicas::Current), not_secret);

@@ -95,7 +95,10 @@ pub enum Target {
     Service {
         /// As API servers call it: `/` if it is not set.
         path: String,
-        /// When a replica wrote it, by the API server's clock. `None` if somebody else did.
+        /// Whether it is the replicas' own, so that nobody else's manifests take it away.
+        is_ours: bool,
+        /// When a replica changed it, by the API server's clock. Whoever only takes a value over
+        /// has no time in the managed fields.
         since: Option<Timestamp>,
     },
 }
@@ -203,9 +206,8 @@ impl Registration {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
                 within(api.get_opt(NAME)).await.map(|found| {
                     found.map(|found| {
-                        let webhooks = found.webhooks.unwrap_or_default();
-                        let clients = webhooks.into_iter().map(|one| (one.name, one.client_config)).collect();
-                        (found.metadata, clients)
+                        let webhooks = found.webhooks.into_iter().flatten();
+                        (found.metadata, webhooks.map(|one| (one.name, one.client_config)).collect())
                     })
                 })
             }
@@ -213,9 +215,8 @@ impl Registration {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
                 within(api.get_opt(NAME)).await.map(|found| {
                     found.map(|found| {
-                        let webhooks = found.webhooks.unwrap_or_default();
-                        let clients = webhooks.into_iter().map(|one| (one.name, one.client_config)).collect();
-                        (found.metadata, clients)
+                        let webhooks = found.webhooks.into_iter().flatten();
+                        (found.metadata, webhooks.map(|one| (one.name, one.client_config)).collect())
                     })
                 })
             }
@@ -225,9 +226,9 @@ impl Registration {
         let Some((metadata, clients)) = found else { return Ok(None) };
         let ours = clients.into_iter().find(|(name, _)| name == WEBHOOK);
         let (_, client) = ours.ok_or_else(|| RegistrationError::NoWebhook { object: object() })?;
-        let target = client.service.map_or(Target::Url, |service| Target::Service {
-            path: as_called(&service.path.unwrap_or_default()),
-            since: path_written_at(&metadata),
+        let target = client.service.map_or(Target::Url, |service| {
+            let (is_ours, since) = written_by_us(&metadata);
+            Target::Service { path: as_called(&service.path.unwrap_or_default()), is_ours, since }
         });
         Ok(Some(Configuration {
             ca_bundle: client.ca_bundle.map(|bytes| bytes.0).unwrap_or_default(),
@@ -348,14 +349,16 @@ fn as_called(path: &str) -> String {
     format!("/{}", path.trim_matches('/'))
 }
 
-/// When a replica wrote the path that is there. Whoever writes another one takes the field over.
-fn path_written_at(metadata: &ObjectMeta) -> Option<Timestamp> {
+/// Whether the path that is there is the replicas' own, and when one of them changed it. Whoever
+/// writes another one takes the field over.
+fn written_by_us(metadata: &ObjectMeta) -> (bool, Option<Timestamp>) {
     let entries = metadata.managed_fields.iter().flatten();
     let of_path = entries.filter(|entry| {
         let fields = entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).unwrap_or_default();
         entry.manager.as_deref() == Some(PATH_MANAGER) && fields.contains("\"f:path\"")
     });
-    of_path.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max()
+    let times: Vec<Option<Timestamp>> = of_path.map(|entry| entry.time.as_ref().map(|time| time.0)).collect();
+    (!times.is_empty(), times.into_iter().flatten().max())
 }
 
 /// Cancel-safe: a request that takes too long is dropped.
@@ -385,12 +388,16 @@ mod tests {
                 "fieldsV1": {"f:webhooks": {"k:{\"name\":\"w\"}": {"f:clientConfig": {"f:service": {field: {}}}}}}})
         };
         let written_at = |entries: Value| {
-            path_written_at(&serde_json::from_value(json!({"managedFields": entries})).unwrap())
-                .map(|at| at.to_string())
+            let (is_ours, at) = written_by_us(&serde_json::from_value(json!({"managedFields": entries})).unwrap());
+            (is_ours, at.map(|at| at.to_string()))
         };
         let ours = entry(PATH_MANAGER, "f:path");
-        assert_eq!(written_at(json!([entry("kubectl", "f:path"), ours])).as_deref(), Some("2026-11-30T10:15:00Z"));
-        assert_eq!(written_at(json!([entry("kubectl", "f:path"), entry(PATH_MANAGER, "f:name")])), None);
+        let at = Some("2026-11-30T10:15:00Z".to_owned());
+        assert_eq!(written_at(json!([entry("kubectl", "f:path"), ours.clone()])), (true, at));
+        assert_eq!(written_at(json!([entry("kubectl", "f:path"), entry(PATH_MANAGER, "f:name")])), (false, None));
+        let mut taken_over = ours;
+        taken_over.as_object_mut().unwrap().remove("time");
+        assert_eq!(written_at(json!([taken_over])), (true, None));
         for (path, called) in [("", "/"), ("/", "/"), ("/validate", "/validate"), ("/validate/", "/validate")] {
             assert_eq!(as_called(path), called);
         }

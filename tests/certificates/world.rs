@@ -87,7 +87,7 @@ pub struct Replica {
 impl Store {
     pub fn new(configurations: [bool; 2]) -> Self {
         let empty = |exists: bool| {
-            let target = Target::Service { path: "/".to_owned(), since: None };
+            let target = Target::Service { path: "/".to_owned(), is_ours: false, since: None };
             let configuration = Configuration { ca_bundle: Vec::new(), target, version: "0".to_owned() };
             exists.then_some(Stored { configuration, replaced: Vec::new() })
         };
@@ -149,7 +149,7 @@ impl Store {
     fn put_path(&mut self, index: usize, path: String) {
         let (version, now) = (self.version().to_string(), wall(self.time, 0));
         let stored = self.configurations[index].as_mut().unwrap();
-        stored.configuration.target = Target::Service { path, since: Some(now) };
+        stored.configuration.target = Target::Service { path, is_ours: true, since: Some(now) };
         stored.configuration.version = version;
     }
 
