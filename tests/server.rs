@@ -19,6 +19,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 use support::{Client, Running, bare_taint, certificates, text};
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -172,17 +173,23 @@ async fn a_silent_http2_connection_is_evicted_like_any_other() {
     timeout(PATIENCE, closed).await.unwrap();
 }
 
+/// A server that serves only clients of this CA, with one of these names if there are any. With the
+/// folder that has the CA.
+async fn for_clients_of(ca: &str, names: &[&str]) -> (Running, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("clients.crt");
+    fs::write(&path, ca).unwrap();
+    let running = Running::start(|options| {
+        let Certificates::Files { clients, .. } = &mut options.certificates else { panic!("no files") };
+        *clients = Clients { ca: Some(path), names: names.iter().map(|name| (*name).to_owned()).collect() };
+    });
+    (running.await, folder)
+}
+
 #[tokio::test]
 async fn with_client_names_only_clients_with_one_of_them_are_served() {
     let (issuer, ca) = ClientCa::make();
-    let folder = tempfile::tempdir().unwrap();
-    let running = Running::start(|options| {
-        let Certificates::Files { clients, .. } = &mut options.certificates else { panic!("no files") };
-        let path = folder.path().join("clients.crt");
-        fs::write(&path, &ca).unwrap();
-        *clients = Clients { ca: Some(path), names: vec!["kube-apiserver".to_owned(), "api.example.com".to_owned()] };
-    })
-    .await;
+    let (running, _folder) = for_clients_of(&ca, &["kube-apiserver", "api.example.com"]).await;
     let post = async |common: &str, names: &[&str], version| {
         let identity = Some(issuer.issue(common, names));
         let client = Client { identity, versions: vec![version], ..running.client() };
@@ -202,14 +209,7 @@ async fn with_client_names_only_clients_with_one_of_them_are_served() {
 #[tokio::test]
 async fn with_a_client_ca_only_clients_that_it_issued_are_served() {
     let (issuer, ca) = ClientCa::make();
-    let folder = tempfile::tempdir().unwrap();
-    let running = Running::start(|options| {
-        let Certificates::Files { clients, .. } = &mut options.certificates else { panic!("no files") };
-        let path = folder.path().join("clients.crt");
-        fs::write(&path, ca).unwrap();
-        clients.ca = Some(path);
-    })
-    .await;
+    let (running, _folder) = for_clients_of(&ca, &[]).await;
     assert!(running.client().post(bare_taint().to_string()).await.is_err(), "without a certificate");
     let known = Client { identity: Some(issuer.issue("anybody", &[])), ..running.client() };
     known.ask(&bare_taint()).await;

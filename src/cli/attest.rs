@@ -17,7 +17,7 @@ use super::{
 };
 use crate::policy::{
     Decision,
-    annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, NOW, PROOF, REQUIRED_EVIDENCE},
+    annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, NOW, PROOF},
     evidence::{Method, parse_time},
     reason::{Code, Reason},
     request::{Request, Write},
@@ -123,8 +123,7 @@ impl Args {
     /// it about the record of a node that is out of service.
     fn recorded(&self, row: &Row) -> Option<String> {
         let node = &row.listed.node;
-        let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| node.annotation(key).is_some());
-        (is_recorded && !self.overwrite && !node.is_out_of_service()).then(|| {
+        (node.has_record() && !self.overwrite && !node.is_out_of_service()).then(|| {
             let record = super::status::record(node).join("\n  ");
             let name = &self.node;
             format!(

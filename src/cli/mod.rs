@@ -232,6 +232,12 @@ fn typed(words: &[&str]) -> Option<String> {
     program.args(words.iter().map(|word| (*word).to_owned())).typed()
 }
 
+/// The command that records that a machine was switched off.
+fn to_attest(node: &str, is_recorded: bool) -> Option<String> {
+    let attest = ["attest", node, "--method", "power-off", "--wait"];
+    typed(&[&attest[..], if is_recorded { &["--overwrite"] } else { &[] }].concat())
+}
+
 /// What to type next.
 fn next(command: &str, node: &str) -> String {
     typed(&[command, node, "--wait"]).map(|typed| format!("next: {typed}")).unwrap_or_default()

@@ -212,8 +212,7 @@ async fn watch(desk: &Desk, args: &Args) -> anyhow::Result<ExitCode> {
                 for runs in replacements(desk, &row, &gone, &mut patience).await {
                     args.write.tell(&format!("          {runs}"));
                 }
-                if let Some(alarm) = super::status::alarm(&row) {
-                    eprintln!("{} runs the boot that was fenced: {alarm}", args.node);
+                if super::status::raise_alarm(&row) {
                     return Ok(ExitCode::from(1));
                 }
                 args.write.tell("now repair the machine, and when it is back:");

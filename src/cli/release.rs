@@ -106,9 +106,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(code) => return Ok(code),
         },
     };
-    if let Some(alarm) = super::status::alarm(&row) {
-        eprintln!("{} runs the boot that was fenced: {alarm}", args.node);
-    }
+    super::status::raise_alarm(&row);
     let propose = |row: &Row| {
         if args.break_glass.is_some() || args.is_reached(row) {
             Ok((args.request(row, &desk), args.change(row)))

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     Output,
     desk::{Desk, Row},
-    print, typed,
+    print, to_attest, typed,
 };
 use crate::{
     cluster::{Live, Manner, WriteError},
@@ -126,8 +126,7 @@ fn helping(codes: &[Code], node: &str, is_deletion: bool) -> Option<String> {
     let has = |some: &[Code]| codes.iter().any(|code| some.contains(code));
     let is_recorded = codes.contains(&Code::EvidenceExpired) || codes.contains(&Code::EvidenceForOtherBoot);
     if has(&OF_THE_RECORD) {
-        let attest = ["attest", node, "--method", "power-off", "--wait", "--overwrite"];
-        typed(attest.get(..if is_recorded { 6 } else { 5 })?)
+        to_attest(node, is_recorded)
     } else if has(&OF_THE_MACHINE) {
         typed(&["status", node])
     } else if has(&OF_WHAT_IS_LEFT) && is_deletion {

@@ -10,7 +10,7 @@ use crate::{
     policy::{
         annotation::{
             BOOT_ID, FENCED_AT, FENCED_BY, METHOD, OVERRIDDEN, OVERRIDDEN_BY, PLACED_AT, PLACED_BY, PROOF, RECORDED_AT,
-            RECORDED_BY, REQUIRED_EVIDENCE, SOURCE,
+            RECORDED_BY, SOURCE,
         },
         blocker::BlockingPod,
         evidence::Method,
@@ -74,11 +74,7 @@ pub fn page(row: &Row, desk: &Desk) -> String {
         line("", alarm.to_owned());
     }
     let typed = match standing.next {
-        Next::Fence => {
-            let attest = ["attest", row.name(), "--method", "power-off", "--wait", "--overwrite"];
-            let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| node.annotation(key).is_some());
-            attest.get(..if is_recorded { 6 } else { 5 }).and_then(super::super::typed)
-        }
+        Next::Fence => super::super::to_attest(row.name(), node.has_record()),
         Next::Place => super::super::typed(&["place", row.name(), "--wait"]),
         Next::Release => super::super::typed(&["release", row.name(), "--wait"]),
         _ => None,
@@ -98,13 +94,22 @@ pub fn page(row: &Row, desk: &Desk) -> String {
 }
 
 /// What it means that a machine that was said to be off runs on in the boot that was fenced.
-pub fn alarm(row: &Row) -> Option<&'static str> {
+fn alarm(row: &Row) -> Option<&'static str> {
     let was_said_to_be_off =
         row.listed.node.annotation(METHOD).and_then(Method::parse).is_some_and(Method::stops_the_machine);
     (row.standing.state == State::SameBoot && was_said_to_be_off).then_some(
         "it was not off: two machines may have written to the same volumes. Stop what was started in its place, and wake \
          whoever owns the data. Only where nodes are containers does it mean nothing: they have their host's boot",
     )
+}
+
+/// Says so to whoever acts on the node, on standard error. `false`: there is nothing to say.
+pub fn raise_alarm(row: &Row) -> bool {
+    let alarm = alarm(row);
+    if let Some(alarm) = alarm {
+        eprintln!("{} runs the boot that was fenced: {alarm}", row.name());
+    }
+    alarm.is_some()
 }
 
 /// Which controller made a pod: it makes the replacement.

@@ -29,7 +29,7 @@ mod json;
 mod long;
 mod table;
 
-pub use long::{alarm, machine, page, record};
+pub use long::{machine, page, raise_alarm, record};
 pub use table::table;
 
 /// How many nodes are read at the same time.

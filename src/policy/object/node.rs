@@ -250,6 +250,11 @@ impl Node {
         self.metadata.annotations.as_ref()?.get(key).map(String::as_str)
     }
 
+    /// Whether the record of a fence is complete. What it says is another matter.
+    pub fn has_record(&self) -> bool {
+        annotation::REQUIRED_EVIDENCE.iter().all(|key| self.annotation(key).is_some())
+    }
+
     /// Sets these annotations, by key; `None` removes one.
     pub fn annotate(&mut self, changes: &BTreeMap<&'static str, Option<String>>) {
         let annotations = self.metadata.annotations.get_or_insert_default();

@@ -306,7 +306,7 @@ impl View<'_> {
     /// Whether somebody said that the machine was fenced, and the denial is not for want of that: a
     /// word does not count any more, or something else speaks against the placement.
     fn is_contradicted(&self) -> bool {
-        let is_recorded = REQUIRED_EVIDENCE.iter().all(|key| self.node.annotation(key).is_some());
+        let is_recorded = self.node.has_record();
         let mut denying = self.fence.findings.iter().filter(|finding| finding.is_enforced());
         denying.any(|finding| match &finding.reason {
             Reason::EvidenceMissing { unvouched } => {
