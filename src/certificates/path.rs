@@ -2,7 +2,7 @@
 //!
 //! The webhook configurations are the only place where it is kept. Whoever publishes a path makes
 //! it up; every replica answers what it finds published, and for a while what was published before.
-//! [`due`] decides; like `plan`, it does no IO.
+//! The function `due` decides; like `plan`, it does no IO.
 //!
 //! A replica sees what is published only when it looks, so a path that may be called stays for
 //! [`Lifetimes::settle`], whoever published it: until then, every replica has looked. Only an older
