@@ -1,9 +1,9 @@
 //! The AdmissionReview of `admission.k8s.io/v1`: parses a body into a [`Request`], and turns a
 //! [`Decision`] into the answer.
 //!
-//! The envelope is parsed before the objects. Every review with a readable `uid` gets an answer
-//! with that `uid`, even if its objects are malformed, because the API server accepts no other
-//! answer. Until the objects are parsed, they are slices of the body.
+//! Every review with a readable `uid` gets an answer with that `uid`, even if its objects are
+//! malformed, because the API server accepts no other answer. So a body whose objects are not Nodes
+//! is read a second time: the envelope, with the objects as slices of the body.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
@@ -35,19 +35,20 @@ const LONGEST_USER: usize = 256 * 1024;
 pub struct NoEnvelope(#[from] serde_json::Error);
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Envelope<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+struct Envelope<'a, O> {
     #[serde(default, deserialize_with = "null_is_default")]
     api_version: String,
     #[serde(default, deserialize_with = "null_is_default")]
     kind: String,
     #[serde(borrow)]
-    request: Object<RawRequest<'a>>,
+    request: Object<RawRequest<'a, O>>,
 }
 
+/// `O` is what an object is parsed as.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawRequest<'a> {
+#[serde(rename_all = "camelCase", bound(deserialize = "O: Deserialize<'de>"))]
+struct RawRequest<'a, O> {
     uid: String,
     #[serde(default, deserialize_with = "null_is_default")]
     operation: String,
@@ -61,10 +62,27 @@ struct RawRequest<'a> {
     user_info: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "null_is_default")]
     dry_run: bool,
-    #[serde(borrow, default)]
-    object: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    old_object: Option<&'a RawValue>,
+    #[serde(default)]
+    object: Option<O>,
+    #[serde(default)]
+    old_object: Option<O>,
+}
+
+/// An object of a request: as a Node, or as a slice of the body that may be one.
+trait NodeObject {
+    fn node(self) -> serde_json::Result<Node>;
+}
+
+impl NodeObject for Object<Node> {
+    fn node(self) -> serde_json::Result<Node> {
+        Ok(self.0)
+    }
+}
+
+impl NodeObject for &RawValue {
+    fn node(self) -> serde_json::Result<Node> {
+        serde_json::from_str(self.get()).map(|Object(node)| node)
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,37 +131,45 @@ enum Malformed {
 /// If the body is not a JSON object with a string at `request.uid`. Any other error becomes
 /// [`Content::Malformed`].
 pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
-    let Object(envelope): Object<Envelope<'_>> = match serde_json::from_slice(body) {
-        Ok(envelope) => envelope,
+    if let Ok(Object(envelope)) = serde_json::from_slice::<Object<Envelope<'_, Object<Node>>>>(body) {
+        return Ok(envelope.review());
+    }
+    match serde_json::from_slice::<Object<Envelope<'_, &RawValue>>>(body) {
+        Ok(Object(envelope)) => Ok(envelope.review()),
         Err(error) => {
             let Object(UidAlone { request: Object(Uid { uid }) }) = serde_json::from_slice(body)?;
-            return Ok(Review::malformed(uid, Malformed::Request(error).to_string()));
+            Ok(Review::malformed(uid, Malformed::Request(error).to_string()))
         }
-    };
-    let Envelope { api_version, kind, request: Object(request) } = envelope;
-    if api_version != API_VERSION || kind != KIND {
-        return Ok(Review::malformed(request.uid, Malformed::Kind { kind, api_version }.to_string()));
     }
-    let user = match request.user() {
-        Ok(user) => user,
-        Err(error) => return Ok(Review::malformed(request.uid, error.to_string())),
-    };
-    let content = match request.node_write(&user) {
-        Ok(None) => Content::Unrelated,
-        Ok(Some(write)) => Content::Node(Box::new(write)),
-        Err(error) => Content::Malformed { node: request.name, why: error.to_string() },
-    };
-    Ok(Review {
-        uid: request.uid,
-        dry_run: request.dry_run,
-        operation: request.operation,
-        subresource: request.sub_resource,
-        user,
-        content,
-    })
 }
 
-impl RawRequest<'_> {
+impl<O: NodeObject> Envelope<'_, O> {
+    fn review(self) -> Review {
+        let Envelope { api_version, kind, request: Object(mut request) } = self;
+        if api_version != API_VERSION || kind != KIND {
+            return Review::malformed(request.uid, Malformed::Kind { kind, api_version }.to_string());
+        }
+        let user = match request.user() {
+            Ok(user) => user,
+            Err(error) => return Review::malformed(request.uid, error.to_string()),
+        };
+        let content = match request.node_write(&user) {
+            Ok(None) => Content::Unrelated,
+            Ok(Some(write)) => Content::Node(Box::new(write)),
+            Err(error) => Content::Malformed { node: request.name, why: error.to_string() },
+        };
+        Review {
+            uid: request.uid,
+            dry_run: request.dry_run,
+            operation: request.operation,
+            subresource: request.sub_resource,
+            user,
+            content,
+        }
+    }
+}
+
+impl<O: NodeObject> RawRequest<'_, O> {
     fn user(&self) -> Result<User, Malformed> {
         let Some(user) = self.user_info else { return Ok(User::default()) };
         if user.get().len() > LONGEST_USER {
@@ -153,12 +179,15 @@ impl RawRequest<'_> {
     }
 
     /// The write to a Node. `None` if the request is not a write to a Node.
-    fn node_write(&self, user: &User) -> Result<Option<Request>, Malformed> {
+    fn node_write(&mut self, user: &User) -> Result<Option<Request>, Malformed> {
         if self.operation == "CONNECT" || self.resource.as_ref().is_some_and(|Object(resource)| !resource.is_nodes()) {
             return Ok(None);
         }
-        let old = parse("oldObject", self.old_object)?;
-        let new = parse("object", self.object)?;
+        let node = |side, object: &mut Option<O>| {
+            object.take().map(O::node).transpose().map_err(|source| Malformed::Node { side, source })
+        };
+        let old = node("oldObject", &mut self.old_object)?;
+        let new = node("object", &mut self.object)?;
         let mut write = match (self.operation.as_str(), old, new) {
             ("CREATE", _, Some(new)) => Write::Create { new },
             ("UPDATE", Some(old), Some(new)) => Write::Update { new: self.as_stored(&old, new), old },
@@ -199,14 +228,6 @@ impl RawRequest<'_> {
 impl Resource {
     fn is_nodes(&self) -> bool {
         self.group.is_empty() && (self.resource == "nodes" || self.resource.is_empty())
-    }
-}
-
-fn parse(side: &'static str, object: Option<&RawValue>) -> Result<Option<Node>, Malformed> {
-    let Some(object) = object else { return Ok(None) };
-    match serde_json::from_str(object.get()) {
-        Ok(Object(node)) => Ok(Some(node)),
-        Err(source) => Err(Malformed::Node { side, source }),
     }
 }
 
