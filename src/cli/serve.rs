@@ -68,7 +68,7 @@ pub struct Args {
     /// Limit on reviews in flight; above it, HTTP 503
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_IN_FLIGHT", default_value_t = IN_FLIGHT)]
     max_in_flight: usize,
-    /// Limit on open connections; above it, the one that has been idle for longest is closed
+    /// Limit on open connections; above it, the idlest is closed
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     max_connections: usize,
     // Last, because its heading would also cover every option after it.

@@ -24,14 +24,14 @@ use tower::ServiceExt;
 
 use super::{
     Serving,
-    activity::{Activity, HeaderTimeout},
+    activity::{Activity, HeaderTimeout, Incomplete},
     slots::{Slot, Slots},
 };
 
 /// Limits on the time a client may take and on the number of connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Open connections; above it, a new connection evicts the one that has been idle for longest.
+    /// Open connections; above it, a new connection evicts the idlest one.
     pub connections: usize,
     /// Time for the TLS handshake.
     pub handshake: Duration,
@@ -241,7 +241,7 @@ async fn until_closed(
     tokio::select! {
         result = connection.as_mut() => return result,
         () = slot.activity.idle_for(idle) => {}
-        // It has no request in flight, and its slot counts for another one already.
+        // No client waits for an answer on it, and its slot counts for another one already.
         () = slot.evicted() => return Ok(()),
         () = shutdown.stopping.cancelled() => {}
     }
@@ -256,9 +256,9 @@ async fn answer(
     activity: Arc<Activity>,
     draining: CancellationToken,
 ) -> Result<Response<Body>, Infallible> {
-    let _in_flight = activity.begin();
+    let in_flight = Arc::new(activity.begin());
     let version = request.version();
-    let mut request = request.map(Body::new);
+    let mut request = request.map(|body| Body::new(Incomplete { body, request: Arc::clone(&in_flight) }));
     request.extensions_mut().insert(ConnectInfo(client.address));
     let mut response = client.router.oneshot(request).await?;
     if version == Version::HTTP_2 {

@@ -1,65 +1,94 @@
-//! When a connection was last used, and the limit on the time a client takes to send a header.
+//! What a connection does: whether it waits for its client, or its client waits for it. And the
+//! limit on the time a client takes to send a header.
 
 use std::{
     future::Future,
     io,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep, sleep_until},
 };
 
-/// The requests of one connection: how many began, how many are in flight, when the last one ended.
+/// An API server needs milliseconds to send a request. A client that takes longer may be told to
+/// come back.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// The requests of one connection.
 #[derive(Debug)]
-pub struct Activity {
-    begun: AtomicUsize,
-    in_flight: AtomicUsize,
-    last: Mutex<Instant>,
+pub struct Activity(Mutex<Requests>);
+
+#[derive(Debug)]
+struct Requests {
+    begun: usize,
+    in_flight: usize,
+    /// Those in flight that the client has sent completely.
+    received: usize,
+    /// Since when some are in flight, or none.
+    since: Instant,
+}
+
+/// How far a connection is from being of use to anyone, the farthest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Idleness {
+    /// Its client has not sent a whole request, and has had the time to.
+    Slow,
+    /// Its client has had answers, and may send another request.
+    Kept,
+    /// Its client is sending a request.
+    Prompt,
 }
 
 impl Activity {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { begun: AtomicUsize::new(0), in_flight: AtomicUsize::new(0), last: Mutex::new(Instant::now()) })
+        Arc::new(Self(Mutex::new(Requests { begun: 0, in_flight: 0, received: 0, since: Instant::now() })))
     }
 
     /// Counts a request as in flight until the guard is dropped.
     pub fn begin(self: &Arc<Self>) -> InFlight {
-        self.begun.fetch_add(1, Ordering::AcqRel);
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight(Arc::clone(self))
+        let mut requests = self.requests();
+        if requests.in_flight == 0 {
+            requests.since = Instant::now();
+        }
+        requests.begun += 1;
+        requests.in_flight += 1;
+        InFlight { activity: Arc::clone(self), is_received: AtomicBool::new(false) }
     }
 
-    fn is_busy(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) > 0
+    /// No code that holds the lock can panic.
+    fn requests(&self) -> MutexGuard<'_, Requests> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begun(&self) -> usize {
-        self.begun.load(Ordering::Acquire)
-    }
-
-    fn last(&self) -> Instant {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the connection ever had a request, and when the last one ended (or the connection
-    /// began); `None` while one is in flight. Sorts the idlest connection first.
-    pub fn idle_since(&self) -> Option<(bool, Instant)> {
-        (!self.is_busy()).then(|| (self.begun() > 0, self.last()))
+    /// How idle the connection is, and since when: the idlest sorts first. `None` while a client
+    /// waits for an answer.
+    pub fn idleness(&self) -> Option<(Idleness, Instant)> {
+        let requests = self.requests();
+        let idleness = match *requests {
+            Requests { received: 1.., .. } => return None,
+            Requests { begun: 0, .. } => Idleness::Slow,
+            Requests { in_flight: 0, .. } => Idleness::Kept,
+            Requests { since, .. } if since.elapsed() < PROMPT => Idleness::Prompt,
+            Requests { .. } => Idleness::Slow,
+        };
+        Some((idleness, requests.since))
     }
 
     /// Returns once no request has been in flight for `idle`. Cancel-safe.
     pub async fn idle_for(&self, idle: Duration) {
         loop {
-            let until = if self.is_busy() { Instant::now() + idle } else { self.last() + idle };
-            if !self.is_busy() && until <= Instant::now() {
+            let Requests { in_flight, since, .. } = *self.requests();
+            let until = if in_flight > 0 { Instant::now() + idle } else { since + idle };
+            if in_flight == 0 && until <= Instant::now() {
                 return;
             }
             sleep_until(until).await;
@@ -69,12 +98,58 @@ impl Activity {
 
 /// A request in flight.
 #[derive(Debug)]
-pub struct InFlight(Arc<Activity>);
+pub struct InFlight {
+    activity: Arc<Activity>,
+    is_received: AtomicBool,
+}
+
+impl InFlight {
+    /// The client has sent the whole request.
+    pub fn received(&self) {
+        if !self.is_received.swap(true, Ordering::AcqRel) {
+            self.activity.requests().received += 1;
+        }
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+        let mut requests = self.activity.requests();
+        requests.received -= usize::from(*self.is_received.get_mut());
+        requests.in_flight -= 1;
+        if requests.in_flight == 0 {
+            requests.since = Instant::now();
+        }
+    }
+}
+
+/// The body of a request, which tells when all of it has come.
+pub struct Incomplete {
+    pub body: Incoming,
+    pub request: Arc<InFlight>,
+}
+
+impl Body for Incomplete {
+    type Data = <Incoming as Body>::Data;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() {
+            self.request.received();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -105,14 +180,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for HeaderTimeout<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.begun != this.activity.begun() {
-            this.begun = this.activity.begun();
+        let Requests { begun, in_flight, .. } = *this.activity.requests();
+        if this.begun != begun {
+            this.begun = begun;
             this.running = None;
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         let came = read.is_ready() && buffer.filled().len() > before;
-        if came && !this.activity.is_busy() && this.running.is_none() {
+        if came && in_flight == 0 && this.running.is_none() {
             this.running = Some(Box::pin(sleep(this.limit)));
         }
         let is_late = this.running.as_mut().is_some_and(|running| running.as_mut().poll(context).is_ready());
