@@ -80,9 +80,6 @@ pub const IN_FLIGHT: usize = 512;
 /// Default time to keep serving after SIGTERM: the removal of an endpoint reaches every API server
 /// within seconds.
 pub const DRAIN: Duration = Duration::from_secs(15);
-/// How long to wait for requests in flight after that: the longest timeout that Kubernetes allows a
-/// webhook.
-const IN_FLIGHT_GRACE: Duration = Duration::from_secs(30);
 /// Connections to the telemetry port: the kubelet's probes and a few Prometheus servers.
 const TELEMETRY_CONNECTIONS: usize = 64;
 /// Pause between attempts to reach the cluster for the first time.
@@ -260,7 +257,7 @@ impl Server {
         }
         let router = admission::handler::router(gate, paths, self.in_flight);
         let reviews = accept::serve(listener, Some(serving), router, limits, shutdown.clone());
-        tokio::join!(shut_down(shutdown_requested, shutdown.clone(), self.drain), bounded(reviews, shutdown.stopping));
+        tokio::join!(shut_down(shutdown_requested, shutdown, self.drain), reviews);
         done.cancel();
         background.close();
         background.wait().await;
@@ -312,19 +309,6 @@ async fn shut_down(requested: impl Future<Output = ()>, shutdown: Shutdown, drai
     shutdown.draining.cancel();
     sleep(drain).await;
     shutdown.stopping.cancel();
-}
-
-/// Waits for open connections to end, for a limited time once the server stops.
-async fn bounded(reviews: impl Future<Output = ()>, stopping: CancellationToken) {
-    let overdue = async {
-        stopping.cancelled().await;
-        sleep(IN_FLIGHT_GRACE).await;
-    };
-    // Cancel-safe: dropping `reviews` abandons only connections that did not end in time.
-    tokio::select! {
-        () = reviews => {}
-        () = overdue => tracing::warn!(after = ?IN_FLIGHT_GRACE, "connections did not end in time and were abandoned"),
-    }
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
