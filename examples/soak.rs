@@ -37,7 +37,7 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-/// Clients that keep a connection idle: twenty times the program's limit of connections.
+/// Clients that keep a connection idle: forty times the program's limit of connections.
 const IDLE: usize = 10_000;
 /// Clients that never finish the TLS handshake.
 const SLOW_HANDSHAKES: usize = 200;
@@ -57,7 +57,7 @@ const HONEST: usize = 5;
 /// Calls in a second on each of them: many more than a cluster has guarded writes.
 const EACH: u64 = 100;
 /// KiB.
-const MOST_MEMORY: usize = 64 * 1024;
+const MOST_MEMORY: usize = 48 * 1024;
 /// Of 1,000 honest calls, 990 take at most this long.
 const MOST_TIME: Duration = Duration::from_millis(100);
 /// Where the attackers call from. The honest client calls from 127.0.0.1.
@@ -198,16 +198,24 @@ async fn main() -> ExitCode {
     ExitCode::from(u8::from(!is_fine))
 }
 
-/// Completes the TLS handshake and sends nothing. Connects again some time after the server closed
-/// the connection.
+/// What a client of HTTP/2 sends first: the preface and empty settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// Completes the TLS handshake and sends no request; every second client speaks HTTP/2, and answers
+/// nothing. Connects again some time after the server closed the connection.
 async fn idle(client: Client, done: Arc<Done>, number: usize) {
+    let is_http2 = number.is_multiple_of(2);
+    let client = Client { alpn: vec![if is_http2 { "h2" } else { "http/1.1" }], ..client };
     // The connections are spread over time, because this machine does its half of every handshake,
     // too.
     sleep(Duration::from_millis(number as u64)).await;
     loop {
         if let Ok(mut stream) = client.connect().await {
             done.idle.fetch_add(1, Ordering::Relaxed);
-            let _ = stream.read(&mut [0]).await;
+            if is_http2 {
+                let _ = stream.write_all(PREFACE).await;
+            }
+            while stream.read(&mut [0; 64]).await.is_ok_and(|read| read > 0) {}
         }
         sleep(Duration::from_secs(15)).await;
     }
