@@ -114,7 +114,8 @@ fn a_text_that_is_not_the_gates_own_breaks_a_law() {
 fn the_memory_of_a_piece_of_work_is_measured() {
     let _alone = alone();
     let (length, peak) = fuzz::memory::peak(|| vec![1_u8; 50_000_000].len());
-    assert!(peak >= length, "{peak}");
+    // The threads of the test's harness may free some bytes meanwhile.
+    assert!(peak + 1_000_000 >= length, "{peak}");
 }
 
 /// Lists that become as large as possible in memory for their length as text: they have one item
