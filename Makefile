@@ -188,6 +188,43 @@ scale: release control-plane ## measure guarded writes in a large cluster: NODES
 	@$(CARGO) build --quiet --locked --features control-plane --example scale
 	@FENCEGATE=$(abspath target/release/fencegate) target/debug/examples/scale
 
+# Not tools of the tests: built the first time that speeds are compared, in ten minutes.
+OHA := target/tools/bin/oha
+OHA_BUILT := target/tools/oha-1.16.0.built
+GATEKEEPER := github.com/open-policy-agent/gatekeeper/v3@v3.23.1
+KYVERNO := github.com/kyverno/kyverno@v1.19.1
+
+$(OHA_BUILT):
+	@echo "building oha: some minutes, once"
+	@$(CARGO) install --quiet --locked --force --root target/tools --version "=$(lastword $(subst -, ,$(basename $(@F))))" oha
+	@touch $@
+
+# Builds program $(2) of the Go module $(3) as target/peers/$(1), in the module's own folder, where its
+# own versions are pinned, and keeps its CRDs from folder $(4).
+define build-peer
+	@echo "building $(3): minutes the first time"
+	@mkdir -p target/peers && rm -rf target/peers/$(1)-crds
+	@module=$$(go mod download -json $(3) | sed -n 's/^\t"Dir": "\(.*\)",$$/\1/p') && \
+	  cp -r --no-preserve=mode $$module/$(4) target/peers/$(1)-crds && \
+	  cd $$module && go build -o $(abspath target/peers)/$(1) -ldflags "-s -w" $(2)
+endef
+
+.PHONY: peers
+peers:
+	$(call build-peer,gatekeeper,.,$(GATEKEEPER),charts/gatekeeper/crds)
+	$(call build-peer,kyverno,./cmd/kyverno,$(KYVERNO),config/crds)
+
+# The servers run on core 0; everything else, the API server included, on core 1.
+.PHONY: speed
+speed: release control-plane peers $(OHA_BUILT) ## compare the speed with a bare server, Gatekeeper and Kyverno: SECONDS=8 for each measurement
+	@$(CARGO) build --quiet --locked --release --features control-plane --example speed
+	@taskset -c 1 target/release/examples/speed
+
+.PHONY: bench-cluster
+bench-cluster: release control-plane ## measure what the API server and its users feel of the gate: ROUNDS=8 WRITES=200
+	@$(CARGO) build --quiet --locked --features control-plane --example api_server
+	@FENCEGATE=$(abspath target/release/fencegate) target/debug/examples/api_server
+
 # The client and the server are on this machine: ten thousand connections are twenty thousand open
 # files.
 .PHONY: soak
