@@ -55,7 +55,7 @@ const GARBAGE: usize = 20;
 /// Connections of the honest client.
 const HONEST: usize = 5;
 /// Calls in a second on each of them: many more than a cluster has guarded writes.
-const EACH: u64 = 100;
+const EACH: u64 = 50;
 /// KiB.
 const MOST_MEMORY: usize = 48 * 1024;
 /// Of 1,000 honest calls, 990 take at most this long.

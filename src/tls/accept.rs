@@ -101,7 +101,7 @@ pub async fn serve(
         match accepted {
             Ok((stream, address)) => {
                 back_off = BACK_OFF;
-                let Some(slot) = slots.take() else {
+                let Some(slot) = slots.take(address.ip().to_canonical()) else {
                     tracing::warn!(
                         limit = limits.connections,
                         "connection limit reached and every connection is busy: closed a new connection"
