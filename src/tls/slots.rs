@@ -64,8 +64,8 @@ impl Slots {
         Self { limit, occupied: Mutex::default() }
     }
 
-    /// Takes a slot for a client at this address. If all are occupied, evicts the idlest connection; `None` if all clients wait
-    /// for an answer.
+    /// Takes a slot for a client at this address. If all are occupied, evicts the idlest
+    /// connection; `None` if all clients wait for an answer.
     pub fn take(self: &Arc<Self>, address: IpAddr) -> Option<Slot> {
         let mut occupied = self.occupied();
         if occupied.by.len() >= self.limit {
