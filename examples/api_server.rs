@@ -110,14 +110,14 @@ async fn main() {
         ("label", &mut label),
         ("heartbeat", &mut heartbeat),
     ] {
-        let [without, with] = times.medians();
-        println!("{name:<44}{without:>11.2} ms{with:>11.2} ms{:>8.3}", with / without);
+        let [bare, guarded] = times.medians();
+        println!("{name:<44}{bare:>11.2} ms{guarded:>11.2} ms{:>8.3}", guarded / bare);
     }
-    let [without, with] = rates.each_mut().map(|rates| {
+    let [bare, guarded] = rates.each_mut().map(|rates| {
         rates.sort_by(f64::total_cmp);
         rates[rates.len() / 2]
     });
-    println!("{:<44}{without:>10.0} / s {with:>10.0} / s {:>8.3}", "updates of Nodes by 8 writers", with / without);
+    println!("{:<44}{bare:>10.0} / s {guarded:>10.0} / s {:>8.3}", "updates of Nodes by 8 writers", guarded / bare);
     let ([_, taint], [_, other]) = (taint.medians(), other.medians());
     println!("kubectl taint, guarded ÷ another key, both with the gate: {:.2}", taint / other);
 }
@@ -149,25 +149,25 @@ fn kubectl_taint(plane: &Plane, taint: &str) -> Duration {
     took
 }
 
-async fn write(client: &kube::Client, path: &str, patch: Value) -> Duration {
+async fn write(client: &kube::Client, path: &str, change: Value) -> Duration {
     let start = Instant::now();
-    call(client, Method::PATCH, path, Some(patch)).await.unwrap();
+    call(client, Method::PATCH, path, Some(change)).await.unwrap();
     start.elapsed()
 }
 
 /// Updates of Nodes a second.
 async fn rate(plane: &Plane, writes: usize) -> f64 {
     let start = Instant::now();
-    let mut writers = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for writer in 0..WRITERS {
         let client = plane.client("admin");
-        writers.spawn(async move {
+        tasks.spawn(async move {
             for number in 0..writes {
                 let patch = json!({"metadata": {"labels": {"rate": number.to_string()}}});
                 write(&client, &format!("/api/v1/nodes/n{writer}"), patch).await;
             }
         });
     }
-    writers.join_all().await;
+    tasks.join_all().await;
     f64::from(u32::try_from(WRITERS * writes).unwrap()) / start.elapsed().as_secs_f64()
 }

@@ -138,7 +138,7 @@ fn measured(name: &str, server: &Server, load: &Load, protocol: Protocol) -> Row
     eprintln!("measuring {name}");
     let before = server.cpu();
     let most = load.send(protocol, CONNECTIONS, None);
-    let cpu = (server.cpu() - before).as_secs_f64() * 1e6 / most.calls;
+    let cpu = server.cpu().saturating_sub(before).as_secs_f64() * 1e6 / most.calls;
     let half = load.send(protocol, CONNECTIONS, Some(most.rate / 2.0));
     let one = load.send(protocol, 1, None);
     Row { name: name.to_owned(), rate: most.rate, cpu, half: (half.median, half.p99), one: one.p99 }

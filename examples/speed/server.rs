@@ -18,7 +18,7 @@ use super::{harness::plane::call, load::Load};
 /// The core that servers run on. The load has another one.
 const CORE: &str = "0";
 /// A server that does not answer rightly by then is not set up rightly.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What a server needs beside CPU.
 pub struct Memory {
