@@ -8,6 +8,7 @@ use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
 use fencegate::{
     certificates::issue::Development,
+    cluster::{Cluster, Live},
     server::Certificates,
     tls::{accept::Limits, clients::Clients},
 };
@@ -22,7 +23,7 @@ use support::{Client, Running, bare_taint, certificates, text};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::timeout,
 };
 use tokio_rustls::client::TlsStream;
@@ -129,6 +130,37 @@ async fn above_the_limit_on_connections_one_that_sends_nothing_or_slowly_is_evic
     let answer = running.client().post(bare_taint().to_string()).await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(is_closed(&mut slow).await);
+}
+
+#[tokio::test]
+async fn above_the_limit_on_connections_one_that_waits_for_its_answer_is_not_evicted() {
+    // An API server that never answers: a review waits for its facts.
+    let silent = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let config = kube::Config::new(format!("http://{}", silent.local_addr().unwrap()).parse().unwrap());
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let running = Running::start(|options| {
+        options.limits = limits;
+        options.cluster = Cluster::Live(Live::new(kube::Client::try_from(config).unwrap()));
+    });
+    let running = running.await;
+    let client = Client { timeout: "2s", ..running.client() };
+    let waiting = tokio::spawn(async move { client.post(bare_taint().to_string()).await.unwrap().status() });
+    // The gate asks it whether it is there, too.
+    let mut asking = Vec::new();
+    let is_asked_for_facts = async {
+        loop {
+            let (mut stream, _) = silent.accept().await.unwrap();
+            let mut asked = [0; 256];
+            let read = stream.read(&mut asked).await.unwrap();
+            asking.push(stream);
+            if !String::from_utf8_lossy(&asked[..read]).contains("/version") {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, is_asked_for_facts).await.unwrap();
+    assert!(running.client().connect().await.is_err());
+    assert_eq!(waiting.await.unwrap(), 200);
 }
 
 /// A CA that issues client certificates.
