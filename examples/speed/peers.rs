@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
@@ -18,38 +18,17 @@ use super::{
 };
 
 const REGO: &str = r#"
-apiVersion: templates.gatekeeper.sh/v1
-kind: ConstraintTemplate
-metadata: {name: evidence}
-spec:
-  crd: {spec: {names: {kind: Evidence}}}
-  targets:
-  - target: admission.k8s.gatekeeper.sh
-    rego: |
-      package evidence
-      violation[{"msg": "the node is not known to be fenced"}] {
-        input.review.object.spec.taints[_].key == "node.kubernetes.io/out-of-service"
-        not input.review.object.metadata.annotations["fencegate.dev/fenced-at"]
-      }
+package evidence
+violation[{"msg": "the node is not known to be fenced"}] {
+  input.review.object.spec.taints[_].key == "node.kubernetes.io/out-of-service"
+  not input.review.object.metadata.annotations["fencegate.dev/fenced-at"]
+}
 "#;
 
 const CEL: &str = r#"
-apiVersion: templates.gatekeeper.sh/v1
-kind: ConstraintTemplate
-metadata: {name: evidence}
-spec:
-  crd: {spec: {names: {kind: Evidence}}}
-  targets:
-  - target: admission.k8s.gatekeeper.sh
-    code:
-    - engine: K8sNativeValidation
-      source:
-        validations:
-        - message: the node is not known to be fenced
-          expression: >-
-            !has(object.spec.taints)
-            || !object.spec.taints.exists(taint, taint.key == "node.kubernetes.io/out-of-service")
-            || (has(object.metadata.annotations) && "fencegate.dev/fenced-at" in object.metadata.annotations)
+!has(object.spec.taints)
+|| !object.spec.taints.exists(taint, taint.key == "node.kubernetes.io/out-of-service")
+|| (has(object.metadata.annotations) && "fencegate.dev/fenced-at" in object.metadata.annotations)
 "#;
 
 const CONSTRAINT: &str = r#"
@@ -75,22 +54,45 @@ kind: ConfigMap
 metadata: {name: kyverno-metrics, namespace: kyverno}
 "#;
 
-const VALIDATING_POLICY: &str = r#"
-apiVersion: policies.kyverno.io/v1
-kind: ValidatingPolicy
-metadata: {name: evidence}
-spec:
-  validationActions: [Deny]
-  matchConstraints:
-    resourceRules:
-    - {apiGroups: [""], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [nodes]}
-  validations:
-  - message: the node is not known to be fenced
-    expression: >-
-      !has(object.spec.taints)
-      || !object.spec.taints.exists(taint, taint.key == "node.kubernetes.io/out-of-service")
-      || (has(object.metadata.annotations) && "fencegate.dev/fenced-at" in object.metadata.annotations)
-"#;
+/// The policy in CEL, as Gatekeeper and Kyverno both read it.
+fn validations() -> Value {
+    json!([{"message": "the node is not known to be fenced", "expression": CEL.trim()}])
+}
+
+/// Gatekeeper's, in this language.
+fn constraint_template(language: &str) -> String {
+    let mut target = json!({"target": "admission.k8s.gatekeeper.sh"});
+    match language {
+        "Rego" => target["rego"] = json!(REGO),
+        _ => {
+            target["code"] = json!([{"engine": "K8sNativeValidation", "source": {"validations": validations()}}]);
+        }
+    }
+    let template = json!({
+        "apiVersion": "templates.gatekeeper.sh/v1",
+        "kind": "ConstraintTemplate",
+        "metadata": {"name": "evidence"},
+        "spec": {"crd": {"spec": {"names": {"kind": "Evidence"}}}, "targets": [target]},
+    });
+    template.to_string()
+}
+
+/// Kyverno's.
+fn validating_policy() -> String {
+    let nodes =
+        json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE", "UPDATE"], "resources": ["nodes"]});
+    let policy = json!({
+        "apiVersion": "policies.kyverno.io/v1",
+        "kind": "ValidatingPolicy",
+        "metadata": {"name": "evidence"},
+        "spec": {
+            "validationActions": ["Deny"],
+            "matchConstraints": {"resourceRules": [nodes]},
+            "validations": validations(),
+        },
+    });
+    policy.to_string()
+}
 
 /// A policy engine, which is set up once and then started again to be measured.
 struct Peer<'a> {
@@ -113,14 +115,13 @@ pub async fn measure(
     let folder = std::env::var_os("PEERS").map_or_else(|| PathBuf::from("target/peers"), PathBuf::from);
     apply(plane, &["-R", "-f", folder.join("gatekeeper-crds").to_str().unwrap()], "");
     apply(plane, &["-R", "-f", folder.join("kyverno-crds").to_str().unwrap()], "");
-    let established = plane.kubectl("admin", &["wait", "--for=condition=Established", "crd", "--all"], "");
-    assert!(established.status.success(), "{}", String::from_utf8_lossy(&established.stderr));
-    for (language, template) in [("Rego", REGO), ("CEL", CEL)] {
-        gatekeeper(plane, certificate, &folder, language, denial).measure(&[template, CONSTRAINT], rows, memory).await;
-        let deleted = plane.kubectl("admin", &["delete", "--wait=false", "constrainttemplate/evidence"], "");
-        assert!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    kubectl(plane, &["wait", "--for=condition=Established", "crd", "--all"], "");
+    for language in ["Rego", "CEL"] {
+        let peer = gatekeeper(plane, certificate, &folder, language, denial);
+        peer.measure(&[&constraint_template(language), CONSTRAINT], rows, memory).await;
+        kubectl(plane, &["delete", "--wait=false", "constrainttemplate/evidence"], "");
     }
-    kyverno(plane, &folder, denial).measure(&[VALIDATING_POLICY], rows, memory).await;
+    kyverno(plane, &folder, denial).measure(&[&validating_policy()], rows, memory).await;
 }
 
 impl Peer<'_> {
@@ -221,7 +222,10 @@ fn kyverno<'a>(plane: &'a Plane, folder: &Path, denial: &Value) -> Peer<'a> {
 }
 
 fn apply(plane: &Plane, what: &[&str], input: &str) {
-    let arguments = [&["apply", "--server-side"], what].concat();
-    let applied = plane.kubectl("admin", &arguments, input);
-    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    kubectl(plane, &[&["apply", "--server-side"], what].concat(), input);
+}
+
+fn kubectl(plane: &Plane, arguments: &[&str], input: &str) {
+    let done = plane.kubectl("admin", arguments, input);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }

@@ -13,7 +13,10 @@ use kube::{Client, Config};
 use serde_json::Value;
 use tokio::time::sleep;
 
-use super::{harness::plane::call, load::Load};
+use super::{
+    harness::{plane::call, process::memory},
+    load::Load,
+};
 
 /// The core that servers run on. The load has another one.
 const CORE: &str = "0";
@@ -96,9 +99,7 @@ impl Server {
     }
 
     /// A line of `/proc/PID/status`, in MiB.
-    fn status(&self, name: &str) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    fn status(&self, line: &str) -> u64 {
+        memory(self.child.id(), line) >> 20
     }
 }

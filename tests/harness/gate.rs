@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     plane::Plane,
-    process::{free_port, keep, signal},
+    process::{free_port, keep, memory, signal},
     proxy::Proxy,
 };
 
@@ -232,9 +232,7 @@ impl Replica {
     pub fn most_memory(&self) -> u64 {
         let keeper = self.child.as_ref().unwrap().id();
         let children = fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
-        let status = fs::read_to_string(format!("/proc/{}/status", children.split(' ').next().unwrap())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+        memory(children.split(' ').next().unwrap().parse().unwrap(), "VmHWM:")
     }
 
     /// Sends SIGKILL, which has the effect of a power failure.

@@ -2,7 +2,7 @@
 //! of its own.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Write as _,
     net::TcpListener,
     path::{Path, PathBuf},
@@ -60,6 +60,13 @@ const KEEPER: &str = r#""$@" </dev/null & child=$!
 trap '' HUP INT TERM
 while read -r signal; do kill -"$signal" "$child"; done
 kill -9 "$child" 2>/dev/null; wait "$child""#;
+
+/// What this line of `/proc/PID/status` says of a process, in bytes.
+pub fn memory(process: u32, line: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|text| text.strip_prefix(line)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
 
 /// The binaries that the tests start.
 const PARTS: [&str; 8] =
