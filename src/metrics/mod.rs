@@ -186,9 +186,7 @@ impl Metrics {
         let found = |reason, mode| {
             let _ = self.findings.get_or_create(&FindingLabels { webhook, transition, reason, mode });
         };
-        if leading.is_some() {
-            decided("allow", "");
-        }
+        decided("allow", "");
         for code in codes_of(leading) {
             let (reason, mode) = (code.name(), settings.mode(code));
             match mode {
