@@ -121,6 +121,25 @@ pub fn parse(bytes: &[u8]) -> Result<Settings, ConfigError> {
     file.unwrap_or_default().settings()
 }
 
+/// What the command line adds to the configuration, whatever the file says: kustomize components
+/// can add arguments, and cannot change a part of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Additions {
+    /// As `watch.enabled: true`.
+    pub watch: bool,
+    /// As `release.auto`.
+    pub auto_release: Option<AutoReleaseWhen>,
+}
+
+impl Additions {
+    /// The settings with these.
+    pub fn to(self, mut settings: Settings) -> Settings {
+        settings.watch.enabled |= self.watch;
+        settings.auto_release.when = self.auto_release.unwrap_or(settings.auto_release.when);
+        settings
+    }
+}
+
 impl File {
     fn settings(self) -> Result<Settings, ConfigError> {
         expect("apiVersion", self.api_version, API_VERSION)?;
