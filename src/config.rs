@@ -167,6 +167,15 @@ fn duration(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
     if duration.is_negative() { Err(field(name, format!("{text:?} is negative"))) } else { Ok(duration) }
 }
 
+/// Parses the name of a source.
+///
+/// # Errors
+/// If there is no such source. The error names those that there are.
+pub fn source(text: &str) -> Result<Source, String> {
+    let known = || Source::ALL.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
+    Source::parse(text).ok_or_else(|| format!("{text:?} is not one of {}", known()))
+}
+
 fn sources(names: &[String]) -> Result<Vec<Source>, ConfigError> {
     let name = "evidence.sources";
     if names.is_empty() {
@@ -174,8 +183,7 @@ fn sources(names: &[String]) -> Result<Vec<Source>, ConfigError> {
     }
     let mut sources = Vec::new();
     for text in names {
-        let known = Source::ALL.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
-        let source = Source::parse(text).ok_or_else(|| field(name, format!("{text:?} is not one of {known}")))?;
+        let source = source(text).map_err(|why| field(name, why))?;
         if sources.contains(&source) {
             return Err(field(name, format!("{text:?} is there twice")));
         }

@@ -31,7 +31,7 @@ use crate::{
     config::{self, ConfigError},
     gate::Gate,
     metrics::Metrics,
-    policy::settings::Settings,
+    policy::{settings::Settings, source::Source},
     reload::{Change, ReloadError, Reloading},
     tls::{
         Serving, TlsError,
@@ -47,6 +47,8 @@ pub struct Options {
     pub telemetry_listen: Option<SocketAddr>,
     pub certificates: Certificates,
     pub config: Option<PathBuf>,
+    /// Sources beside those of the configuration, whatever it becomes.
+    pub sources: Vec<Source>,
     pub cluster: Cluster,
     pub clock: Clock,
     pub audit: Audit,
@@ -169,14 +171,18 @@ impl Server {
     /// If a file cannot be used, or a port cannot be bound.
     pub async fn bind(options: Options) -> Result<Self, StartError> {
         let certificates = CertificateSource::new(options.certificates)?;
+        let defaults = Settings::default().with_sources(&options.sources);
         let rules = match options.config {
             Some(path) => {
-                let parse = |files: &[Vec<u8>]| config::parse(files.first().map_or(&[], Vec::as_slice));
+                let parse = move |files: &[Vec<u8>]| {
+                    let settings = config::parse(files.first().map_or(&[], Vec::as_slice))?;
+                    Ok(settings.with_sources(&options.sources))
+                };
                 Some(Reloading::load(vec![path], parse).map_err(Box::new)?)
             }
             None => None,
         };
-        let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::default()), Reloading::current);
+        let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::from_pointee(defaults)), Reloading::current);
         let metrics = Arc::new(Metrics::default());
         metrics.certificate_ends(certificates.serving().load().not_after);
         let gate = Gate { cluster: options.cluster, settings, clock: options.clock, audit: options.audit, metrics };

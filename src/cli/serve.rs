@@ -12,6 +12,8 @@ use crate::{
     certificates::{self, lifetimes::Lifetimes},
     clock::Clock,
     cluster::registration::Registration,
+    config,
+    policy::source::Source,
     reload,
     server::{Certificates, DRAIN, IN_FLIGHT, Options, Server},
     telemetry::{Log, LogFormat},
@@ -31,6 +33,10 @@ pub struct Args {
     /// Configuration, a YAML file; reloaded when its content changes [default: built-in defaults]
     #[arg(long, value_name = "FILE", env = "FENCEGATE_CONFIG")]
     config: Option<PathBuf>,
+    /// Accept this evidence source, too, after those of the configuration; may be given several
+    /// times
+    #[arg(long = "source", value_name = "NAME", env = "FENCEGATE_SOURCES", value_delimiter = ',', value_parser = config::source)]
+    sources: Vec<Source>,
     /// Address for reviews, HTTPS
     #[arg(long, value_name = "ADDRESS", env = "FENCEGATE_LISTEN", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
@@ -165,6 +171,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         telemetry_listen: Some(args.telemetry_listen),
         certificates,
         config: args.config,
+        sources: args.sources,
         cluster: args.cluster.open(namespace).await?,
         clock: Clock::System,
         audit: Audit::stdout(Clock::System).context("standard output cannot be used")?,

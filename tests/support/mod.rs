@@ -75,6 +75,7 @@ impl Running {
                 path_secret: None,
             },
             config: None,
+            sources: Vec::new(),
             cluster: Cluster::of(Snapshot::example().unwrap()),
             clock: Clock::System,
             audit: Audit::Channel(sender),

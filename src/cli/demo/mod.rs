@@ -193,6 +193,7 @@ impl Stage {
                 path_secret: None,
             },
             config: None,
+            sources: Vec::new(),
             cluster: Cluster::File(Arc::clone(&cluster)),
             clock: Clock::Set(Arc::clone(&clock)),
             audit: Audit::Channel(sender),
