@@ -12,8 +12,8 @@ use crate::{
     certificates::{self, lifetimes::Lifetimes},
     clock::Clock,
     cluster::{Cluster, registration::Registration},
-    config::Additions,
-    policy::settings::AutoReleaseWhen,
+    config::{self, Additions},
+    policy::{settings::AutoReleaseWhen, source::Source},
     reload,
     server::{Certificates, DRAIN, IN_FLIGHT, Options, Server, Upkeep},
     telemetry::{Log, LogFormat},
@@ -33,6 +33,10 @@ pub struct Args {
     /// Configuration, a YAML file; reloaded when its content changes [default: built-in defaults]
     #[arg(long, value_name = "FILE", env = "FENCEGATE_CONFIG")]
     config: Option<PathBuf>,
+    /// Accept this evidence source, too, after those of the configuration; may be given several
+    /// times
+    #[arg(long = "source", value_name = "NAME", env = "FENCEGATE_SOURCES", value_delimiter = ',', value_parser = config::source)]
+    sources: Vec<Source>,
     /// Address for reviews, HTTPS
     #[arg(long, value_name = "ADDRESS", env = "FENCEGATE_LISTEN", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
@@ -212,7 +216,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         in_flight: args.max_in_flight,
         drain: args.drain,
         reload_interval: reload::INTERVAL,
-        additions: Additions { watch: args.watch, auto_release: args.auto_release },
+        additions: Additions { sources: args.sources, watch: args.watch, auto_release: args.auto_release },
         upkeep,
     })
     .await?;

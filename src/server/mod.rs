@@ -18,8 +18,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use readiness::Readiness;
+
 use crate::{
-    admin::{self, Condition, Format},
+    admin::{self, Format},
     admission::{
         self,
         paths::{self, Paths, SecretError},
@@ -41,6 +43,8 @@ use crate::{
     },
     watcher::{self, Watcher},
 };
+
+mod readiness;
 
 /// What a server is made of.
 pub struct Options {
@@ -190,9 +194,10 @@ impl Server {
     /// If a file cannot be used, or a port cannot be bound.
     pub async fn bind(options: Options) -> Result<Self, StartError> {
         let certificates = CertificateSource::new(options.certificates)?;
+        let additions = options.additions;
+        let defaults = additions.to(Settings::default());
         let rules = match options.config {
             Some(path) => {
-                let additions = options.additions;
                 let parse = move |files: &[Vec<u8>]| {
                     let settings = config::parse(files.first().map_or(&[], Vec::as_slice))?;
                     Ok(additions.to(settings))
@@ -201,8 +206,7 @@ impl Server {
             }
             None => None,
         };
-        let defaults = || Arc::new(ArcSwap::from_pointee(options.additions.to(Settings::default())));
-        let settings = rules.as_ref().map_or_else(defaults, Reloading::current);
+        let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::from_pointee(defaults)), Reloading::current);
         let metrics = Arc::new(Metrics::default());
         metrics.certificate_ends(certificates.serving().load().not_after);
         metrics.config_reloaded(Some(&settings.load()), options.clock.now());
@@ -317,43 +321,6 @@ impl Server {
         background.close();
         background.wait().await;
         tracing::info!("shutdown complete");
-    }
-}
-
-/// What makes the server ready. Each part is owned by the task that makes it true.
-struct Readiness {
-    /// The certificate in use.
-    serving: Arc<ArcSwap<Serving>>,
-    /// Whether API servers accept it; `None` if that cannot be known.
-    acceptance: Option<Arc<ArcSwap<Acceptance>>>,
-    clock: Clock,
-    /// Set when the cluster answered for the first time. If it does not answer later, no other
-    /// replica would fare better.
-    reached: Arc<OnceLock<()>>,
-    audit: Audit,
-    /// Cancelled when a shutdown was requested.
-    draining: CancellationToken,
-}
-
-impl Readiness {
-    /// Why API servers do not accept the serving certificate, as far as that is known.
-    fn certificate_failure(&self) -> Option<String> {
-        let rejection = || match &**self.acceptance.as_ref()?.load() {
-            Acceptance::Accepted => None,
-            Acceptance::Rejected(why) => Some(why.to_string()),
-        };
-        let invalid = self.serving.load().check(self.clock.now()).err();
-        invalid.map(|why| why.to_string()).or_else(rejection)
-    }
-
-    fn conditions(&self) -> Vec<Condition> {
-        let certificate = self.certificate_failure();
-        let cluster = self.reached.get().is_none().then(|| "not reached yet".to_owned());
-        let shutdown = self.draining.is_cancelled().then(|| "draining".to_owned());
-        let audit_log = self.audit.failure();
-        [("certificate", certificate), ("cluster", cluster), ("audit-log", audit_log), ("shutdown", shutdown)]
-            .map(|(name, failure)| Condition { name, failure })
-            .into()
     }
 }
 
