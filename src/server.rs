@@ -19,7 +19,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    admin::{self, Condition},
+    admin::{self, Condition, Format},
     admission::{
         self,
         paths::{self, Paths, SecretError},
@@ -179,6 +179,7 @@ impl Server {
         let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::default()), Reloading::current);
         let metrics = Arc::new(Metrics::default());
         metrics.certificate_ends(certificates.serving().load().not_after);
+        metrics.config_reloaded(Some(&settings.load()), options.clock.now());
         let gate = Gate { cluster: options.cluster, settings, clock: options.clock, audit: options.audit, metrics };
         let telemetry = match options.telemetry_listen {
             Some(address) => Some(listen(address).await?),
@@ -230,8 +231,8 @@ impl Server {
         let (serving, paths) = (certificates.serving(), certificates.paths());
         let metrics = Arc::clone(&gate.metrics);
         let on_certificate = move |serving: &Serving| metrics.certificate_ends(serving.not_after);
-        let metrics = Arc::clone(&gate.metrics);
-        let on_rules = move |reloaded: Option<&Settings>| metrics.config_reloaded(reloaded.is_some());
+        let (metrics, clock) = (Arc::clone(&gate.metrics), gate.clock.clone());
+        let on_rules = move |reloaded: Option<&Settings>| metrics.config_reloaded(reloaded, clock.now());
         spawn(&background, &done, reach(gate.cluster.clone(), Arc::clone(&readiness.reached)));
         let audit = gate.audit.clone();
         spawn(&background, &done, async move { audit.recover().await });
@@ -250,7 +251,16 @@ impl Server {
         }
         if let Some(telemetry) = telemetry {
             let metrics = Arc::clone(&gate.metrics);
-            let router = admin::router(move || readiness.conditions(), move || metrics.encode());
+            let readiness = Arc::new(readiness);
+            let scraped = Arc::clone(&readiness);
+            let scrape = move |format| {
+                metrics.certificate_accepted(scraped.certificate_failure().is_none());
+                match format {
+                    Format::Classic => metrics.encode(),
+                    Format::OpenMetrics => metrics.open_metrics(),
+                }
+            };
+            let router = admin::router(move || readiness.conditions(), scrape);
             // It answers until the end: a probe must see that the server drains.
             let limits = Limits { connections: TELEMETRY_CONNECTIONS, ..limits };
             spawn(&background, &done, accept::serve(telemetry, None, router, limits, Shutdown::default()));
@@ -281,13 +291,18 @@ struct Readiness {
 }
 
 impl Readiness {
-    fn conditions(&self) -> Vec<Condition> {
+    /// Why API servers do not accept the serving certificate, as far as that is known.
+    fn certificate_failure(&self) -> Option<String> {
         let rejection = || match &**self.acceptance.as_ref()?.load() {
             Acceptance::Accepted => None,
             Acceptance::Rejected(why) => Some(why.to_string()),
         };
         let invalid = self.serving.load().check(self.clock.now()).err();
-        let certificate = invalid.map(|why| why.to_string()).or_else(rejection);
+        invalid.map(|why| why.to_string()).or_else(rejection)
+    }
+
+    fn conditions(&self) -> Vec<Condition> {
+        let certificate = self.certificate_failure();
         let cluster = self.reached.get().is_none().then(|| "not reached yet".to_owned());
         let shutdown = self.draining.is_cancelled().then(|| "draining".to_owned());
         let audit_log = self.audit.failure();

@@ -28,7 +28,7 @@ const POLICY_LAYERS: Layers = &[
     &["blocker", "facts", "review", "transition"],
     &["source"],
     &["reason"],
-    &["settings"],
+    &["reach", "settings"],
     &["proposal"],
     &["break_glass"],
     &["assessment"],
