@@ -34,6 +34,7 @@ mod held;
 mod install;
 mod interoperation;
 mod layers;
+mod monitoring;
 mod operators;
 mod plugin;
 mod policy;
