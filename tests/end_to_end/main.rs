@@ -35,6 +35,7 @@ mod install;
 mod interoperation;
 mod kustomize;
 mod layers;
+mod monitoring;
 mod operators;
 mod plugin;
 mod policy;
