@@ -13,9 +13,11 @@ use std::{
 type Layers = &'static [&'static [&'static str]];
 
 const LAYERS: Layers = &[
-    &["policy", "clock", "reload"],
+    &["policy", "clock", "election", "reload"],
     &["admin", "admission", "audit", "cluster", "config", "metrics", "telemetry", "tls"],
+    &["events"],
     &["certificates", "gate"],
+    &["watcher"],
     &["server"],
     &["cli"],
     &["main"],
@@ -28,8 +30,8 @@ const POLICY_LAYERS: Layers = &[
     &["blocker", "facts", "review", "transition"],
     &["source"],
     &["reason"],
-    &["reach", "settings"],
-    &["proposal"],
+    &["settings"],
+    &["proposal", "reach"],
     &["break_glass"],
     &["assessment"],
     &["record"],

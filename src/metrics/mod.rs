@@ -21,7 +21,7 @@ use prometheus_client::{
 use crate::policy::{
     Decision, Finding,
     facts::Timing,
-    reach::codes_of,
+    reach::{codes_of, modes_of},
     reason::{Code, Mode},
     review::Webhook,
     settings::Settings,
@@ -186,19 +186,19 @@ impl Metrics {
         let found = |reason, mode| {
             let _ = self.findings.get_or_create(&FindingLabels { webhook, transition, reason, mode });
         };
-        if leading.is_some() {
-            decided("allow", "");
-        }
+        decided("allow", "");
         for code in codes_of(leading) {
-            let (reason, mode) = (code.name(), settings.mode(code));
-            match mode {
-                Mode::Off => continue,
-                Mode::Warn => decided("allow", reason),
-                Mode::Enforce => decided("deny", reason),
-            }
-            found(reason, mode.name());
-            if mode == Mode::Enforce && code.can_be_waived() {
-                found(reason, WAIVED);
+            for mode in modes_of(code, settings) {
+                let reason = code.name();
+                match mode {
+                    Mode::Off => continue,
+                    Mode::Warn => decided("allow", reason),
+                    Mode::Enforce => decided("deny", reason),
+                }
+                found(reason, mode.name());
+                if mode == Mode::Enforce && code.can_be_waived() {
+                    found(reason, WAIVED);
+                }
             }
         }
     }

@@ -2,7 +2,8 @@
 //! first event, so that the first event is an increase.
 
 use super::{
-    reason::Code,
+    reason::{Code, Mode},
+    settings::Settings,
     transition::Transition::{self, Amend, Attest, Delete, Place, Release},
 };
 
@@ -13,6 +14,18 @@ pub fn codes_of(leading: Option<Transition>) -> impl Iterator<Item = Code> {
         Some(transition) => can_fail(*code, transition),
         None => matches!(code, Code::ReviewMalformed | Code::RecordUnavailable),
     })
+}
+
+/// The modes that a check can have under these settings: usually one.
+pub fn modes_of(code: Code, settings: &Settings) -> Vec<Mode> {
+    let mode = settings.mode(code);
+    match code {
+        // The right to a break-glass is checked under all settings.
+        Code::NotAuthorized => vec![settings.strictest(code)],
+        // Without a `boot-id` in the record, the default is a warning.
+        Code::NodeNotRebooted if mode == Mode::Enforce => vec![mode, Mode::Warn],
+        _ => vec![mode],
+    }
 }
 
 fn can_fail(code: Code, leading: Transition) -> bool {

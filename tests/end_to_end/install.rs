@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     certificates::{are_secret, paths},
     harness::{
-        gate::{Gate, Replica, rendered},
+        gate::{Gate, Replica, rendered, source_arguments},
         plane::{MERGE, Plane},
     },
     replicas::Load,
@@ -77,8 +77,10 @@ const OVERLAYS: [(&str, &[&str]); 9] = [
 ];
 
 /// Objects by kind and name, without what may differ between the two ways of installing: labels,
-/// and the namespace, which Helm creates itself.
+/// and the namespace, which Helm creates itself. A component names its source in an argument, the
+/// chart in the configuration: here all are in the configuration.
 fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
+    let arguments: Vec<String> = source_arguments(&objects).into_iter().map(str::to_owned).collect();
     let objects = objects.into_iter().filter(|object| !object.is_null() && object["kind"] != "Namespace");
     objects
         .map(|mut object| {
@@ -86,7 +88,14 @@ fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
             metadata.remove("labels");
             metadata.remove("namespace");
             if let Some(text) = object["data"]["config.yaml"].as_str() {
-                object["data"] = serde_saphyr::from_str(text).unwrap();
+                let mut config: Value = serde_saphyr::from_str(text).unwrap();
+                let sources = arguments.iter().map(|argument| json!(argument.trim_start_matches("--source=")));
+                config["evidence"]["sources"].as_array_mut().unwrap().extend(sources);
+                object["data"] = config;
+            }
+            if object["kind"] == "Deployment" {
+                let given = object["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut().unwrap();
+                given.retain(|argument| !arguments.iter().any(|source| source == argument));
             }
             fold(&mut object);
             (format!("{} {}", object["kind"], object["metadata"]["name"]), object)

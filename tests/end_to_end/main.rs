@@ -33,6 +33,7 @@ mod fullest;
 mod held;
 mod install;
 mod interoperation;
+mod kustomize;
 mod layers;
 mod monitoring;
 mod operators;
