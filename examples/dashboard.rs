@@ -20,13 +20,13 @@ use serde_json::Value;
 /// One unit of the dashboard's grid, in pixels.
 const COLUMN: f64 = 60.0;
 const ROW: f64 = 33.0;
+const MIB: f64 = 1_048_576.0;
 const BACKGROUND: &str = "#111217";
 const PANEL: &str = "#181b1f";
 const EDGE: &str = "#2a2d33";
 const TEXT: &str = "#d5d6de";
 const FAINT: &str = "#8e9099";
-const COLOURS: [&str; 8] =
-    ["#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d"];
+const COLOURS: [&str; 8] = ["#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#96d98d"];
 
 fn main() -> anyhow::Result<()> {
     let mut text = String::new();
@@ -102,7 +102,12 @@ impl<'a> Field<'a> {
 
     fn text(&self, value: f64) -> String {
         let mapped = self.mapped(value)["text"].as_str().map(str::to_owned);
-        mapped.unwrap_or_else(|| with_unit(value, self.setting("unit").as_str().unwrap_or_default()))
+        let value = if self.setting("decimals") == 0 { value.round() } else { value };
+        mapped.unwrap_or_else(|| with_unit(value, self.unit()))
+    }
+
+    fn unit(&self) -> &'a str {
+        self.setting("unit").as_str().unwrap_or_default()
     }
 
     fn mapped(&self, value: f64) -> &'a Value {
@@ -125,15 +130,14 @@ impl<'a> Field<'a> {
 
 fn with_unit(value: f64, unit: &str) -> String {
     match unit {
-        "bytes" => format!("{:.1} MiB", value / f64::from(1 << 20)),
+        "bytes" => format!("{:.0} MiB", value / MIB),
         "s" => seconds(value),
         "dateTimeFromNow" => {
             let ago = jiff::Timestamp::now().as_millisecond() as f64 - value;
             format!("{} ago", seconds(ago / 1000.0))
         }
-        "reqps" => format!("{value:.1}/s"),
-        _ if value.fract() == 0.0 => format!("{value}"),
-        _ => format!("{value:.2}"),
+        "reqps" => format!("{value}/s"),
+        _ => format!("{value}"),
     }
 }
 
@@ -244,17 +248,18 @@ impl Canvas {
         }
     }
 
-    /// Joins the targets by the label that each has, as the panel's transformations say.
+    /// Merges the rows of all targets that are about one node or one check, and names the columns as
+    /// the panel's last transformation says.
     fn table(&mut self, panel: &Value, targets: &[Value]) {
         let steps = panel["transformations"].as_array().unwrap();
-        let key = steps.iter().find_map(|step| step["options"]["byField"].as_str()).unwrap_or("reason");
         let organize = &steps.last().unwrap()["options"];
         let mut rows: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for target in targets {
             let value = format!("Value #{}", target["refId"].as_str().unwrap());
             let title = organize["renameByName"][&value].as_str().unwrap_or_default();
             for series in found(target) {
-                let row = rows.entry(series.labels[key].clone()).or_default();
+                let subject = series.labels.get("node").or(series.labels.get("reason")).unwrap();
+                let row = rows.entry(subject.clone()).or_default();
                 row.insert(value.clone(), Field::of(panel, title).text(series.last()));
                 row.extend(series.labels);
             }
@@ -265,7 +270,7 @@ impl Canvas {
             .iter()
             .map(|(name, place)| {
                 let title = organize["renameByName"][name].as_str().unwrap();
-                (place.as_u64().unwrap(), name.trim_end_matches(" 1"), title)
+                (place.as_u64().unwrap(), name.as_str(), title)
             })
             .filter(|(_, name, _)| rows.values().any(|row| row.contains_key(*name)))
             .collect();
@@ -294,8 +299,9 @@ impl Canvas {
             let sum = stack.entry(at(*time)).or_default();
             *sum = if stacked { *sum + value } else { sum.max(*value) };
         }
-        let most = nice(stack.values().copied().fold(0.0, f64::max));
         let field = Field::of(panel, "");
+        let unit = if field.unit() == "bytes" { MIB } else { 1.0 };
+        let most = unit * nice(stack.values().copied().fold(0.0, f64::max) / unit);
         let place = |(time, value): (f64, f64)| {
             (left + (right - left) * (time - begin) / (end - begin), bottom - (bottom - top) * value / most)
         };
@@ -322,15 +328,19 @@ impl Canvas {
                     *base += value;
                 }
             } else {
-                let (x, y) = (self.x, self.y);
-                let points: Vec<String> = series
-                    .points
-                    .iter()
-                    .map(|point| place(*point))
-                    .map(|(across, down)| format!("{:.1},{:.1}", x + across, y + down))
-                    .collect();
-                let points = points.join(" ");
-                let _ = writeln!(self.svg, r#"<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>"#);
+                // A line ends where a value is missing.
+                for part in series.points.chunk_by(|before, after| after.0 - before.0 < 1.5) {
+                    let (x, y) = (self.x, self.y);
+                    let points = part.iter().map(|point| place(*point));
+                    let points: Vec<String> =
+                        points.map(|(across, down)| format!("{:.1},{:.1}", x + across, y + down)).collect();
+                    // One point is a dot.
+                    let points = format!("{} {}", points[0], points.join(" "));
+                    let _ = writeln!(
+                        self.svg,
+                        r#"<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2" stroke-linecap="round"/>"#
+                    );
+                }
             }
         }
         self.legend(all);
