@@ -20,7 +20,7 @@ demo: ## run the demonstration on the built-in example cluster
 .PHONY: test
 # The histories here see each fault once.
 test: CHAOS_TIME = 1
-test: fmt clippy deny unit end-to-end chaos image-test doc summary ## run every check that CI runs, including those on a real control plane
+test: fmt clippy deny unit monitoring end-to-end chaos image-test doc summary ## run every check that CI runs, including those on a real control plane
 
 .PHONY: test-fast
 test-fast: fmt clippy unit doc ## run the checks that need only the Rust toolchain: the inner loop
@@ -91,13 +91,14 @@ define build-tools
 endef
 
 .PHONY: control-plane
-control-plane: ## build the tools of the end-to-end tests from source: a control plane, kubectl, helm and krew
+control-plane: ## build the tools of the end-to-end tests from source: a control plane, kubectl, helm, krew and Prometheus
 ifndef KUBEBUILDER_ASSETS
 	$(call build-tools,tests/cluster,$(ASSETS))
 	@ln -sf server $(ASSETS)/etcd
 	@cd tests/helm && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/helm-docs && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/krew && go build -o $(ASSETS)/ -ldflags "-s -w" tool
+	@cd tests/prometheus && go build -o $(ASSETS)/ -ldflags "-s -w" -tags remove_all_sd tool
 endif
 
 .PHONY: cluster
@@ -112,6 +113,16 @@ END_TO_END = $(CARGO) test --locked --features control-plane --test end_to_end -
 end-to-end: control-plane ## run the tests on a real control plane
 	@mkdir -p target
 	@set -o pipefail; $(END_TO_END) 2>&1 | tee target/end-to-end.log
+
+# The rules are the `spec` of the object that is installed: there is no second copy.
+RULES := charts/fencegate/files/monitoring/rules.yaml
+.PHONY: monitoring
+monitoring: PROMTOOL = $(or $(KUBEBUILDER_ASSETS),$(ASSETS))/promtool
+monitoring: control-plane ## check the alerts, and test when each of them fires
+	@mkdir -p target/monitoring
+	@sed -n '1,/^spec:/d; s/^  //p' $(RULES) >target/monitoring/rules.yaml
+	$(PROMTOOL) check rules --lint=all --lint-fatal target/monitoring/rules.yaml
+	$(PROMTOOL) test rules monitoring/*.yaml
 
 # The bounds are WRITES (answered writes) and CHAOS_TIME (seconds), SEED repeats the choices of a
 # run: `make chaos WRITES=100000 CHAOS_TIME=3600`.
@@ -143,7 +154,7 @@ on-version: $(if $(filter $(NEWEST),$(VERSION)),control-plane,older-control-plan
 older-control-plane: control-plane
 	$(call build-tools,tests/cluster/$(VERSION),$(ASSETS)-$(VERSION))
 	@ln -sf $(ASSETS)/server $(ASSETS)-$(VERSION)/etcd
-	@for tool in csi-attacher kwok helm helm-docs krew validate-krew-manifest; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
+	@for tool in csi-attacher kwok helm helm-docs krew validate-krew-manifest prometheus promtool; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
 
 .PHONY: image
 image: ## build the container image, without a daemon: target/image/fencegate.oci.tar

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::policy::{
     json::null_is_default,
     reason::{Code, Mode},
-    settings::{NodeLimit, OwnerKind, Settings},
+    settings::{AutoReleaseWhen, NodeLimit, OwnerKind, Settings, Watch},
     source::Source,
 };
 
@@ -48,6 +48,8 @@ struct File {
     place: PlaceSection,
     #[serde(deserialize_with = "null_is_default")]
     authorization: AuthorizationSection,
+    #[serde(deserialize_with = "null_is_default")]
+    watch: WatchSection,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -64,6 +66,8 @@ struct ReleaseSection {
     guarded_owners: Option<Vec<Owner>>,
     guard_claims: Option<bool>,
     count_tolerating: Option<bool>,
+    auto: Option<String>,
+    auto_after: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,6 +99,14 @@ struct AuthorizationSection {
     attest: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct WatchSection {
+    enabled: Option<bool>,
+    forgotten_after: Option<String>,
+    stuck_after: Option<String>,
+}
+
 /// Parses a configuration. `{}` keeps all defaults. An empty file is an error, because a file that
 /// another program is just writing is empty, too.
 ///
@@ -107,6 +119,29 @@ pub fn parse(bytes: &[u8]) -> Result<Settings, ConfigError> {
     }
     let file: Option<File> = serde_saphyr::from_str(text)?;
     file.unwrap_or_default().settings()
+}
+
+/// What the command line adds to the configuration, whatever the file says: kustomize components
+/// can add arguments, and cannot change a part of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Additions {
+    /// Accepted after those of the file.
+    pub sources: Vec<Source>,
+    /// As `watch.enabled: true`.
+    pub watch: bool,
+    /// As `release.auto`.
+    pub auto_release: Option<AutoReleaseWhen>,
+}
+
+impl Additions {
+    /// The settings with these.
+    #[must_use]
+    pub fn to(&self, settings: Settings) -> Settings {
+        let mut settings = settings.with_sources(&self.sources);
+        settings.watch.enabled |= self.watch;
+        settings.auto_release.when = self.auto_release.unwrap_or(settings.auto_release.when);
+        settings
+    }
 }
 
 impl File {
@@ -138,8 +173,34 @@ impl File {
             Some("rbac") => true,
             Some(other) => return Err(field("authorization.attest", format!("{other:?} is not one of anyone, rbac"))),
         };
+        settings.watch = self.watch.settings()?;
+        if let Some(name) = self.release.auto {
+            settings.auto_release.when = auto_release("release.auto", &name)?;
+        }
+        if let Some(text) = self.release.auto_after {
+            settings.auto_release.after = duration("release.autoAfter", &text)?;
+        }
         Ok(settings)
     }
+}
+
+impl WatchSection {
+    fn settings(self) -> Result<Watch, ConfigError> {
+        let mut watch = Watch::default();
+        watch.enabled = self.enabled.unwrap_or(watch.enabled);
+        if let Some(text) = self.forgotten_after {
+            watch.forgotten_after = duration("watch.forgottenAfter", &text)?;
+        }
+        if let Some(text) = self.stuck_after {
+            watch.stuck_after = duration("watch.stuckAfter", &text)?;
+        }
+        Ok(watch)
+    }
+}
+
+fn auto_release(name: &str, text: &str) -> Result<AutoReleaseWhen, ConfigError> {
+    let known = AutoReleaseWhen::ALL.into_iter().find(|when| when.name() == text);
+    known.ok_or_else(|| field(name, format!("{text:?} is not one of off, recovered, rebooted")))
 }
 
 fn field(field: impl Into<String>, why: impl Into<String>) -> ConfigError {
@@ -228,9 +289,10 @@ kind: GateConfig
 mode: enforce
 evidence: { maxAge: 24h, clockSkew: 10s, sources: [annotations, cloud-shutdown] }
 checks: {}                                 # any reason with a mode; has the last word
-release: { guardedOwners: [{ group: apps, kind: StatefulSet }], guardClaims: true, countTolerating: false }
+release: { guardedOwners: [{ group: apps, kind: StatefulSet }], guardClaims: true, countTolerating: false, auto: off, autoAfter: 2m }
 place: { maxNodes: null, maxNotReady: null }
 authorization: { attest: anyone }          # or rbac
+watch: { enabled: false, forgottenAfter: 15m, stuckAfter: 5m }
 ";
 
     #[test]
@@ -246,9 +308,11 @@ authorization: { attest: anyone }          # or rbac
             b"mode: warn
 evidence: {maxAge: 1h30m, clockSkew: 0s, sources: [cloud-shutdown]}
 checks: {NodeStillReady: off, PodsRemain: warn, NodeNotRecovered: enforce, StampForged: enforce}
-release: {guardedOwners: [{kind: ReplicationController}], guardClaims: false, countTolerating: true}
+release: {guardedOwners: [{kind: ReplicationController}], guardClaims: false, countTolerating: true,
+  auto: rebooted, autoAfter: 90s}
 place: {maxNodes: 30%, maxNotReady: 3}
-authorization: {attest: rbac}",
+authorization: {attest: rbac}
+watch: {enabled: true, forgottenAfter: 1h, stuckAfter: 1m}",
         )
         .unwrap();
         assert_eq!(settings.mode, Mode::Warn);
@@ -260,6 +324,11 @@ authorization: {attest: rbac}",
         assert_eq!(settings.max_nodes, Some(NodeLimit::Percent(30)));
         assert_eq!(settings.max_not_ready, Some(NodeLimit::Count(3)));
         assert!(settings.attest_needs_rbac && settings.count_tolerating && !settings.guard_claims);
+        let (forgotten_after, stuck_after) = (SignedDuration::from_hours(1), SignedDuration::from_mins(1));
+        assert_eq!(settings.watch, Watch { enabled: true, forgotten_after, stuck_after });
+        assert_eq!(settings.auto_release.when, AutoReleaseWhen::Rebooted);
+        assert_eq!(settings.auto_release.after, SignedDuration::from_secs(90));
+        assert_eq!(parse(b"release: {auto: off}").unwrap(), Settings::default());
         assert_eq!(parse(b"place: {maxNodes: 2}").unwrap().max_nodes, Some(NodeLimit::Count(2)));
         let all = parse(b"place: {maxNodes: \"100%\", maxNotReady: \"0%\"}").unwrap();
         assert_eq!(all.max_nodes, Some(NodeLimit::Percent(100)));
@@ -291,6 +360,12 @@ authorization: {attest: rbac}",
             ("place: {maxNotReady: 1.5}", "maxNotReady"),
             ("place: {maxNotready: 1}", "maxNotready"),
             ("authorization: {attest: everyone}", "authorization.attest"),
+            ("release: {auto: true}", "release.auto"),
+            ("release: {auto: always}", "release.auto"),
+            ("release: {autoAfter: -1s}", "release.autoAfter"),
+            ("watch: {enabled: 1}", "enabled"),
+            ("watch: {stuckAfter: soon}", "watch.stuckAfter"),
+            ("watch: {forgottenAfter: 1}", "watch.forgottenAfter"),
             ("apiVersion: fencegate.dev/v2", "apiVersion"),
             ("kind: Pod", "kind"),
             ("mode: off", "mode"),

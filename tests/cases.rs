@@ -9,12 +9,14 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use fencegate::{
-    admission::review,
+    admission::{handler::Judge as _, review},
     audit::Recorded,
     cluster::Snapshot,
+    metrics::Metrics,
     policy::{reason::Code, review::Webhook, shell::Command},
 };
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 #[path = "support/reviews.rs"]
 mod reviews;
@@ -23,7 +25,7 @@ mod shells;
 #[path = "support/cases.rs"]
 mod table;
 
-use table::{Case, Expect, answer, apply_patch, cases, reasons, stamps, steps};
+use table::{Case, Expect, answer, apply_patch, call, cases, gate, reasons, stamps, steps};
 
 /// The differences between an answer and the expectation.
 fn judge(expect: &Expect, answer: &Value) -> Vec<String> {
@@ -126,6 +128,31 @@ async fn both_webhooks_decide_alike_and_the_validating_one_accepts_the_stamps_of
     }
     assert!(wrong.is_empty(), "{}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(stamped > 20, "{stamped}");
+}
+
+/// Otherwise its first event would be no increase, and no alert would see it.
+#[tokio::test]
+async fn what_a_case_counts_was_at_0_in_the_metrics_before() {
+    let series = |metrics: &Metrics| -> BTreeSet<String> {
+        let text = metrics.encode().unwrap();
+        let counted = text.lines().filter(|line| line.contains("{webhook="));
+        counted.map(|line| line.rsplit_once(' ').unwrap().0.to_owned()).collect()
+    };
+    let mut counted = 0;
+    for case in cases() {
+        let review = review::read(case.review().to_string().as_bytes()).unwrap();
+        let settings = case.settings();
+        let gate = gate(case.snapshot(&review, &settings), &settings, case.now(), mpsc::unbounded_channel().0);
+        gate.metrics.config_reloaded(Some(&settings), case.now());
+        let before = series(&gate.metrics);
+        let decision = gate.judge(&call(Webhook::Validate), &review).await;
+        // A break-glass has a counter of its own.
+        let is_waived = decision.break_glass.used().is_some();
+        let new: Vec<String> = series(&gate.metrics).difference(&before).cloned().collect();
+        assert!(new.is_empty() || is_waived, "{}: {new:?}", case.name);
+        counted += 1;
+    }
+    assert!(counted >= 120, "{counted}");
 }
 
 #[tokio::test]

@@ -360,7 +360,7 @@ async fn a_source_that_the_server_was_given_vouches_beside_those_of_every_config
     for config in [None, Some(path.clone())] {
         let running = Running::start(|options| {
             options.config = config.clone();
-            options.sources = vec![Source::Pacemaker, Source::Annotations];
+            options.additions.sources = vec![Source::Pacemaker, Source::Annotations];
         })
         .await;
         if config.is_some() {

@@ -71,6 +71,7 @@ pub mod json;
 pub mod message;
 pub mod object;
 pub mod proposal;
+pub mod reach;
 pub mod reason;
 pub mod record;
 pub mod request;

@@ -39,6 +39,67 @@ pub struct Settings {
     /// Whether writing evidence and placing the taint need the RBAC verb `attest` on
     /// `nodes.fencegate.dev`.
     pub attest_needs_rbac: bool,
+    pub watch: Watch,
+    pub auto_release: AutoRelease,
+}
+
+/// How nodes that are out of service are watched. No decision depends on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    pub enabled: bool,
+    /// How long a node may be `Recovered` before its taint counts as forgotten.
+    pub forgotten_after: SignedDuration,
+    /// How long nothing may have left a node before it counts as stuck.
+    pub stuck_after: SignedDuration,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            forgotten_after: SignedDuration::from_mins(15),
+            stuck_after: SignedDuration::from_mins(5),
+        }
+    }
+}
+
+/// Whether nodes are returned to service without a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoRelease {
+    pub when: AutoReleaseWhen,
+    /// How long it must have been so, without a break.
+    pub after: SignedDuration,
+}
+
+impl Default for AutoRelease {
+    fn default() -> Self {
+        Self { when: AutoReleaseWhen::Never, after: SignedDuration::from_mins(2) }
+    }
+}
+
+/// When a node is returned to service without a person.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoReleaseWhen {
+    Never,
+    /// Nothing holds the taint, and the node is Ready and, as far as that is known, in another boot
+    /// than the one that was fenced.
+    Recovered,
+    /// The same, and it is known to be another boot.
+    Rebooted,
+}
+
+impl AutoReleaseWhen {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Never, Self::Recovered, Self::Rebooted];
+
+    /// The name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Never => "off",
+            Self::Recovered => "recovered",
+            Self::Rebooted => "rebooted",
+        }
+    }
 }
 
 impl Default for Settings {
@@ -55,6 +116,8 @@ impl Default for Settings {
             max_nodes: None,
             max_not_ready: None,
             attest_needs_rbac: false,
+            watch: Watch::default(),
+            auto_release: AutoRelease::default(),
         }
     }
 }

@@ -58,7 +58,8 @@ fn everything() -> Value {
         "image": {"repository": "r.test/fencegate"},
         "sources": ["annotations", "fence-agents-remediation", "network-fence", "bare-metal-host"],
         "flowSchema": {"enabled": true},
-        "metrics": {"podMonitor": {"enabled": true, "labels": {"release": "prometheus"}}},
+        "metrics": {"podMonitor": {"enabled": true, "labels": {"release": "prometheus"}},
+            "prometheusRule": {"enabled": true}, "dashboard": {"enabled": true}},
         "commonLabels": {"team": "storage"},
         "commonAnnotations": {"example.com/owner": "alice"},
         "serviceAccount": {"annotations": {"example.com/role": "gate"}},
@@ -331,6 +332,7 @@ async fn define(plane: &Plane, group: &str, kind: &str, plural: &str) {
 async fn everything_that_the_chart_has_can_be_installed_and_a_single_replica_can_be_drained() {
     let plane = plane_with_alice().await;
     define(&plane, "monitoring.coreos.com", "PodMonitor", "podmonitors").await;
+    define(&plane, "monitoring.coreos.com", "PrometheusRule", "prometheusrules").await;
     let file = plane.folder.path().join("values.yaml");
     let mut values = everything();
     values["replicas"] = json!(1);

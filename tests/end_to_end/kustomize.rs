@@ -89,9 +89,17 @@ fn documented(plane: &Plane) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_namespace_moves_everything_and_the_gate_guards_from_there() {
     let plane = plane_with_alice().await;
-    for overlay in
-        ["default", "warn", "cert-manager", "tls-files", "medik8s", "csi-addons", "metal3", "two-node-fencing"]
-    {
+    for overlay in [
+        "default",
+        "warn",
+        "cert-manager",
+        "tls-files",
+        "medik8s",
+        "csi-addons",
+        "metal3",
+        "two-node-fencing",
+        "monitoring",
+    ] {
         let there = by_name(&moved(&plane, overlay, "guard"));
         for (name, object) in by_name(&moved(&plane, overlay, "fencegate-system")) {
             assert_eq!(

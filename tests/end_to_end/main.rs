@@ -36,6 +36,7 @@ mod install;
 mod interoperation;
 mod kustomize;
 mod layers;
+mod monitoring;
 mod operators;
 mod plugin;
 mod policy;

@@ -38,7 +38,7 @@ pub struct Replica {
     pub port: u16,
     /// The replica's connection to the API server, which a test can cut.
     pub uplink: Proxy,
-    telemetry: u16,
+    pub telemetry: u16,
     child: Option<Child>,
     log: PathBuf,
 }

@@ -220,10 +220,23 @@ pub async fn answer(
     now: jiff::Timestamp,
 ) -> (Value, Option<String>) {
     let (sender, mut lines) = mpsc::unbounded_channel();
-    let gate = Gate::new(Cluster::of(snapshot), settings.clone(), Clock::at(now), Audit::Channel(sender));
-    let call = Call::new(webhook, Instant::now(), Allowance::within(Duration::ZERO));
-    let decision = gate.judge(&call, review).await;
+    let decision = gate(snapshot, settings, now, sender).judge(&call(webhook), review).await;
     (serde_json::to_value(Answer::new(webhook, review, &decision)).unwrap(), lines.try_recv().ok())
+}
+
+/// A gate with these facts, whose audit lines go to `lines`.
+pub fn gate(
+    snapshot: Snapshot,
+    settings: &Settings,
+    now: jiff::Timestamp,
+    lines: mpsc::UnboundedSender<String>,
+) -> Gate {
+    Gate::new(Cluster::of(snapshot), settings.clone(), Clock::at(now), Audit::Channel(lines))
+}
+
+/// A call that has no time to wait.
+pub fn call(webhook: Webhook) -> Call {
+    Call::new(webhook, Instant::now(), Allowance::within(Duration::ZERO))
 }
 
 /// All cases, in the order of the files and in the files.

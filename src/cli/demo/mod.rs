@@ -34,6 +34,7 @@ use crate::{
     certificates::issue::Development,
     clock::Clock,
     cluster::{Cluster, Snapshot},
+    config::Additions,
     policy::review::Webhook,
     reload,
     server::{Certificates, IN_FLIGHT, Options, Server},
@@ -193,7 +194,6 @@ impl Stage {
                 path_secret: None,
             },
             config: None,
-            sources: Vec::new(),
             cluster: Cluster::File(Arc::clone(&cluster)),
             clock: Clock::Set(Arc::clone(&clock)),
             audit: Audit::Channel(sender),
@@ -203,6 +203,8 @@ impl Stage {
             // The files do not change. They are deleted when this function returns, and a reload
             // would fail: an hour is longer than the demo.
             reload_interval: reload::INTERVAL * 720,
+            additions: Additions::default(),
+            upkeep: None,
         })
         .await?;
         let caller = Caller::new(server.address()?, &certificates.ca)?;

@@ -22,7 +22,7 @@ use super::{
     reason::{Code, Reason},
     request::{Request, User, Write},
     review::Webhook,
-    settings::Settings,
+    settings::{Settings, Watch},
     source::Doubt,
     text::Foreign,
 };
@@ -30,11 +30,6 @@ use super::{
 mod state;
 
 pub use state::{Next, Note, State};
-
-/// How long nothing may have left a node before it counts as stuck.
-pub const STUCK_AFTER: SignedDuration = SignedDuration::from_mins(5);
-/// How long a node may be `Recovered` before its taint counts as forgotten.
-pub const FORGOTTEN_AFTER: SignedDuration = SignedDuration::from_mins(15);
 
 /// A step of the procedure: the write that a command makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +158,7 @@ pub fn standing(node: &Node, user: &User, facts: &Facts, settings: &Settings) ->
         node,
         now: facts.api_now(),
         clock_skew: settings.clock_skew,
+        watch: &settings.watch,
         sign_of_life,
         is_heard: is_heard(sign_of_life, facts, &fence, settings.clock_skew),
         is_held: !pods.is_empty() || !volumes.is_empty(),
@@ -250,6 +246,7 @@ struct View<'a> {
     node: &'a Node,
     now: Timestamp,
     clock_skew: SignedDuration,
+    watch: &'a Watch,
     sign_of_life: Option<SignOfLife>,
     /// [`Standing::is_heard`].
     is_heard: Option<bool>,
@@ -299,7 +296,7 @@ impl View<'_> {
     /// Whether it goes on emptying, or nothing has left it for some time. Where no time is known,
     /// nobody should wait.
     fn emptying(&self) -> State {
-        let is_moving = self.last_change.is_some_and(|at| self.now.duration_since(at) <= STUCK_AFTER);
+        let is_moving = self.last_change.is_some_and(|at| self.now.duration_since(at) <= self.watch.stuck_after);
         if is_moving { State::Emptying } else { State::Stuck }
     }
 
@@ -350,7 +347,7 @@ impl View<'_> {
         let is_out = self.node.is_out_of_service();
         let has = |key: &str| self.node.annotation(key).is_some();
         let back_since = self.node.ready().and_then(|ready| ready.last_transition_time);
-        let is_forgotten = back_since.is_some_and(|since| self.now.duration_since(since) > FORGOTTEN_AFTER);
+        let is_forgotten = back_since.is_some_and(|since| self.now.duration_since(since) > self.watch.forgotten_after);
         let overtakes = |at| self.sign_of_life.is_some_and(|sign| is_overtaken(at, sign, self.clock_skew));
         let is_overtaken = time_of(self.node, FENCED_AT).is_some_and(overtakes);
         let is_old_record = !is_out && state == State::InService && REQUIRED_EVIDENCE.iter().any(|key| has(key));
