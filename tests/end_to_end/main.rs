@@ -26,6 +26,7 @@ mod support;
 
 mod budget;
 mod certificates;
+mod chart;
 mod clocks;
 mod commands;
 mod everything_else;
