@@ -63,7 +63,7 @@ fn moved(plane: &Plane, overlay: &str) -> Vec<Value> {
 async fn another_namespace_moves_everything_and_the_gate_guards_from_there() {
     let plane = plane_with_alice().await;
     for overlay in
-        ["default", "warn", "cert-manager", "tls-files", "medik8s", "csi-addons", "metal3", "two-node-fencing"]
+        ["default", "warn", "cert-manager", "tls-files", "medik8s", "csi-addons", "metal3", "two-node-fencing", "monitoring"]
     {
         let here = serde_json::to_string(&rendered(&plane, overlay)).unwrap();
         let there = serde_json::to_string(&moved(&plane, overlay)).unwrap();
