@@ -98,6 +98,7 @@ ifndef KUBEBUILDER_ASSETS
 	@cd tests/helm && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/helm-docs && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/krew && go build -o $(ASSETS)/ -ldflags "-s -w" tool
+	@cd tests/kube-state-metrics && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/prometheus && go build -o $(ASSETS)/ -ldflags "-s -w" -tags remove_all_sd tool
 endif
 
@@ -123,6 +124,15 @@ monitoring: control-plane ## check the alerts, and test when each of them fires
 	@sed -n '1,/^spec:/d; s/^  //p' $(RULES) >target/monitoring/rules.yaml
 	$(PROMTOOL) check rules --lint=all --lint-fatal target/monitoring/rules.yaml
 	$(PROMTOOL) test rules monitoring/*.yaml
+
+# What the dashboard shows during an outage, with the data of the test that goes through one.
+.PHONY: dashboard-picture
+dashboard-picture: export PANELS = $(abspath target/monitoring/panels.json)
+dashboard-picture: control-plane ## draw the dashboard during an outage: docs/dashboard.svg
+	@mkdir -p target/monitoring
+	$(CARGO) test --locked --features control-plane --test end_to_end alerts_and_dashboard_tell_the_story_of_an_outage
+	@$(CARGO) run --quiet --locked --example dashboard <$(PANELS) >target/monitoring/dashboard.svg
+	@mv target/monitoring/dashboard.svg docs/dashboard.svg
 
 # The bounds are WRITES (answered writes) and CHAOS_TIME (seconds), SEED repeats the choices of a
 # run: `make chaos WRITES=100000 CHAOS_TIME=3600`.
@@ -154,7 +164,7 @@ on-version: $(if $(filter $(NEWEST),$(VERSION)),control-plane,older-control-plan
 older-control-plane: control-plane
 	$(call build-tools,tests/cluster/$(VERSION),$(ASSETS)-$(VERSION))
 	@ln -sf $(ASSETS)/server $(ASSETS)-$(VERSION)/etcd
-	@for tool in csi-attacher kwok helm helm-docs krew validate-krew-manifest prometheus promtool; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
+	@for tool in csi-attacher kwok helm helm-docs krew validate-krew-manifest kube-state-metrics prometheus promtool; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
 
 .PHONY: image
 image: ## build the container image, without a daemon: target/image/fencegate.oci.tar

@@ -234,3 +234,62 @@ fn every_alert_has_a_severity_and_says_what_is_wrong() {
         }
     }
 }
+
+fn dashboard() -> Value {
+    serde_json::from_str(&read("charts/fencegate/files/monitoring/dashboard.json")).unwrap()
+}
+
+fn list(value: &Value) -> &Vec<Value> {
+    value.as_array().unwrap_or_else(|| panic!("not a list: {value}"))
+}
+
+#[test]
+fn every_metric_label_and_value_in_the_dashboard_exists() {
+    let dashboard = dashboard();
+    let mut queries = 0;
+    for panel in list(&dashboard["panels"]).iter().filter(|panel| panel["type"] != "row") {
+        for target in list(&panel["targets"]) {
+            holds(text(&panel["title"]), text(&target["expr"]));
+            queries += 1;
+        }
+    }
+    assert!(queries > 20, "{queries}");
+    for annotation in list(&dashboard["annotations"]["list"]) {
+        holds("an annotation", text(&annotation["expr"]));
+    }
+}
+
+#[test]
+fn the_dashboard_works_with_any_data_source_cluster_and_namespace() {
+    let dashboard = dashboard();
+    assert_eq!(dashboard["uid"], "fencegate");
+    assert_eq!(dashboard["tags"], serde_json::json!(["fencegate", "kubernetes-mixin"]));
+    // Grafana 11. Newer ones migrate it.
+    assert_eq!(dashboard["schemaVersion"], 39);
+    let variables: Vec<&str> =
+        list(&dashboard["templating"]["list"]).iter().map(|variable| text(&variable["name"])).collect();
+    assert_eq!(variables, ["datasource", "cluster", "namespace"]);
+    let source = serde_json::json!({"type": "prometheus", "uid": "${datasource}"});
+    let mut places = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    let mut rows = Vec::new();
+    for panel in list(&dashboard["panels"]) {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "two panels have an id: {panel}");
+        let place = |side: &str| panel["gridPos"][side].as_u64().unwrap();
+        for (x, y) in (0..place("w")).flat_map(|x| (0..place("h")).map(move |y| (x, y))) {
+            assert!(place("x") + x < 24, "too far right: {panel}");
+            assert!(places.insert((place("x") + x, place("y") + y)), "two panels are in one place: {panel}");
+        }
+        if panel["type"] == "row" {
+            rows.push(text(&panel["title"]));
+            continue;
+        }
+        assert!(["bargauge", "stat", "table", "timeseries"].contains(&text(&panel["type"])), "{panel}");
+        assert!(!text(&panel["description"]).is_empty() && panel["datasource"] == source, "{panel}");
+        for target in list(&panel["targets"]) {
+            assert_eq!(target["datasource"], source);
+            assert!(text(&target["expr"]).contains("cluster=~\"$cluster\""), "{target}");
+        }
+    }
+    assert_eq!(rows, ["Now", "Decisions", "Health"]);
+}

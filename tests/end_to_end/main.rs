@@ -47,5 +47,6 @@ mod sources;
 mod stale;
 mod story;
 mod table;
+mod watcher;
 mod ways;
 mod world;

@@ -1,5 +1,5 @@
-//! A real Prometheus, which scrapes the replicas and the API server and evaluates the rules that are
-//! shipped.
+//! A real Prometheus, which scrapes the replicas, the API server and kube-state-metrics, and evaluates
+//! the rules that are shipped.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ use super::{
 /// A running Prometheus. It scrapes and evaluates once a second.
 pub struct Prometheus {
     port: u16,
-    _part: Part,
+    _parts: [Part; 2],
 }
 
 impl Prometheus {
@@ -32,12 +32,26 @@ impl Prometheus {
         let path = |name: &str| plane.folder.path().join(name).display().to_string();
         let replicas: Vec<String> =
             gate.replicas.iter().map(|replica| format!("127.0.0.1:{}", replica.telemetry)).collect();
+        let (states, telemetry) = (free_port(), free_port());
+        let kube_state_metrics = start(
+            plane,
+            "kube-state-metrics",
+            vec![
+                format!("--kubeconfig={}", plane.kubeconfig("admin")),
+                "--host=127.0.0.1".to_owned(),
+                format!("--port={states}"),
+                "--telemetry-host=127.0.0.1".to_owned(),
+                format!("--telemetry-port={telemetry}"),
+            ],
+        );
         // JSON is YAML.
         let configuration = json!({
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [path("rules.yaml")],
             "scrape_configs": [
                 {"job_name": "fencegate", "static_configs": [{"targets": replicas}]},
+                // As the Prometheus Operator's users have it: a series keeps the labels that it comes with.
+                {"job_name": "kube-state-metrics", "honor_labels": true, "static_configs": [{"targets": [format!("127.0.0.1:{states}")]}]},
                 {"job_name": "apiserver", "scheme": "https", "static_configs": [{"targets": [format!("127.0.0.1:{}", plane.port())]}],
                     "tls_config": {"insecure_skip_verify": true}, "authorization": {"credentials": "admin"}},
             ],
@@ -51,14 +65,12 @@ impl Prometheus {
             format!("--web.listen-address=127.0.0.1:{port}"),
             "--log.level=warn".to_owned(),
         ];
-        let program = tool(plane, "prometheus");
-        let keeper = keep(&program, &arguments, &plane.folder.path().join("prometheus.log"), &[]);
-        let part = Part { name: "prometheus".into(), arguments, keeper };
-        let prometheus = Self { port, _part: part };
+        let part = start(plane, "prometheus", arguments);
+        let prometheus = Self { port, _parts: [part, kube_state_metrics] };
         plane
             .until("Prometheus scrapes every target", async |_| {
                 let up = prometheus.query("sum(up)").await;
-                up[0]["value"][1] == (replicas.len() + 1).to_string()
+                up[0]["value"][1] == (replicas.len() + 2).to_string()
             })
             .await;
         plane.until("every rule was evaluated", async |_| prometheus.rules().await.iter().all(is_evaluated)).await;
@@ -105,6 +117,13 @@ impl Prometheus {
         assert!(answer["status"] != "error", "{path}: {answer}");
         answer["data"].take()
     }
+}
+
+/// Starts a program that ends with its test.
+fn start(plane: &Plane, name: &str, arguments: Vec<String>) -> Part {
+    let log = plane.folder.path().join(format!("{name}.log"));
+    let keeper = keep(&tool(plane, name), &arguments, &log, &[]);
+    Part { name: name.into(), arguments, keeper }
 }
 
 fn is_evaluated(rule: &Value) -> bool {
