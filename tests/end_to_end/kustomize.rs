@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{
-        gate::{Gate, customized, source_arguments},
+        gate::{Gate, apply_beside_registration, customized, source_arguments},
         kinds::{FENCE_AGENTS_REMEDIATION, NETWORK_FENCE},
         plane::Plane,
     },
@@ -29,7 +29,7 @@ async fn the_sources_of_two_components_are_both_in_force() {
     assert_eq!(arguments, names.map(|name| format!("--source={name}")));
     let gate = Gate::start(&plane, 1, &arguments).await;
     gate.until_ready(&plane).await;
-    gate.apply_beside_registration(&plane, objects.clone());
+    apply_beside_registration(&plane, objects.clone());
     FENCE_AGENTS_REMEDIATION.install(&plane).await;
     NETWORK_FENCE.install(&plane).await;
 
