@@ -297,7 +297,7 @@ pub fn rendered(plane: &Plane, overlay: &str) -> Vec<Value> {
 }
 
 /// The gate's configuration in a set of manifests.
-fn configuration(objects: &[Value]) -> String {
+pub fn configuration(objects: &[Value]) -> String {
     let is_config_map = |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == "fencegate";
     objects.iter().find(is_config_map).unwrap()["data"]["config.yaml"].as_str().unwrap().to_owned()
 }
@@ -312,16 +312,16 @@ pub async fn policy_alone(plane: &Plane) {
 
 /// Applies all objects except the webhooks, and waits until the policy is in force. With the
 /// webhooks, a test could not tell which of them denied a write.
-async fn apply_all_but_webhooks(plane: &Plane, objects: &[Value]) {
+pub async fn apply_all_but_webhooks(plane: &Plane, objects: &[Value]) {
     apply(plane, objects);
     plane.until("the policy is in force", async |plane| denied_by_policy(plane).await).await;
 }
 
-fn is_webhook(object: &Value) -> bool {
+pub fn is_webhook(object: &Value) -> bool {
     object["kind"].as_str().is_some_and(|kind| kind.ends_with("WebhookConfiguration"))
 }
 
-fn apply(plane: &Plane, objects: &[Value]) {
+pub fn apply(plane: &Plane, objects: &[Value]) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
     let applied = plane.kubectl("admin", &["apply", "-f", "-"], &list);
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
