@@ -20,7 +20,7 @@ demo: ## run the demonstration on the built-in example cluster
 .PHONY: test
 # The histories here see each fault once.
 test: CHAOS_TIME = 1
-test: fmt clippy deny unit end-to-end chaos image-test doc summary ## run every check that CI runs, including those on a real control plane
+test: fmt clippy deny unit monitoring end-to-end chaos image-test doc summary ## run every check that CI runs, including those on a real control plane
 
 .PHONY: test-fast
 test-fast: fmt clippy unit doc ## run the checks that need only the Rust toolchain: the inner loop
@@ -91,12 +91,15 @@ define build-tools
 endef
 
 .PHONY: control-plane
-control-plane: ## build the tools of the end-to-end tests from source: a control plane, kubectl, helm and krew
+control-plane: ## build the tools of the end-to-end tests from source: a control plane, kubectl, helm, krew and Prometheus
 ifndef KUBEBUILDER_ASSETS
 	$(call build-tools,tests/cluster,$(ASSETS))
 	@ln -sf server $(ASSETS)/etcd
 	@cd tests/helm && go build -o $(ASSETS)/ -ldflags "-s -w" tool
+	@cd tests/helm-docs && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/krew && go build -o $(ASSETS)/ -ldflags "-s -w" tool
+	@cd tests/kube-state-metrics && go build -o $(ASSETS)/ -ldflags "-s -w" tool
+	@cd tests/prometheus && go build -o $(ASSETS)/ -ldflags "-s -w" -tags remove_all_sd tool
 endif
 
 .PHONY: cluster
@@ -125,6 +128,25 @@ cert-manager:
 .PHONY: test-cert-manager
 test-cert-manager: control-plane cert-manager ## run the tests of the overlay cert-manager with cert-manager itself
 	$(CARGO) test --locked --features cert-manager --test end_to_end cert_manager:: -- --show-output
+
+# The rules are the `spec` of the object that is installed: there is no second copy.
+RULES := charts/fencegate/files/monitoring/rules.yaml
+.PHONY: monitoring
+monitoring: PROMTOOL = $(or $(KUBEBUILDER_ASSETS),$(ASSETS))/promtool
+monitoring: control-plane ## check the alerts, and test when each of them fires
+	@mkdir -p target/monitoring
+	@sed -n '1,/^spec:/d; s/^  //p' $(RULES) >target/monitoring/rules.yaml
+	$(PROMTOOL) check rules --lint=all --lint-fatal target/monitoring/rules.yaml
+	$(PROMTOOL) test rules monitoring/*.yaml
+
+# What the dashboard shows during an outage, with the data of the test that goes through one.
+.PHONY: dashboard-picture
+dashboard-picture: export PANELS = $(abspath target/monitoring/panels.json)
+dashboard-picture: control-plane ## draw the dashboard during an outage: docs/dashboard.svg
+	@mkdir -p target/monitoring
+	$(CARGO) test --locked --features control-plane --test end_to_end alerts_and_dashboard_tell_the_story_of_an_outage
+	@$(CARGO) run --quiet --locked --example dashboard <$(PANELS) >target/monitoring/dashboard.svg
+	@mv target/monitoring/dashboard.svg docs/dashboard.svg
 
 # The bounds are WRITES (answered writes) and CHAOS_TIME (seconds), SEED repeats the choices of a
 # run: `make chaos WRITES=100000 CHAOS_TIME=3600`.
@@ -156,7 +178,7 @@ on-version: $(if $(filter $(NEWEST),$(VERSION)),control-plane,older-control-plan
 older-control-plane: control-plane
 	$(call build-tools,tests/cluster/$(VERSION),$(ASSETS)-$(VERSION))
 	@ln -sf $(ASSETS)/server $(ASSETS)-$(VERSION)/etcd
-	@for tool in csi-attacher kwok helm krew validate-krew-manifest; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
+	@for tool in csi-attacher kwok helm helm-docs krew validate-krew-manifest kube-state-metrics prometheus promtool; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
 
 .PHONY: image
 image: ## build the container image, without a daemon: target/image/fencegate.oci.tar
@@ -191,6 +213,10 @@ mutants: $(CARGO_MUTANTS_BUILT) ## change the code that decides, a line at a tim
 .PHONY: reference
 reference: ## write docs/reference.md from the program's own help
 	@$(CARGO) run --quiet --locked -- __reference >target/reference.md && mv target/reference.md docs/reference.md
+
+.PHONY: chart-readme
+chart-readme: control-plane ## write charts/fencegate/README.md from the comments in values.yaml
+	@$(or $(KUBEBUILDER_ASSETS),$(ASSETS))/helm-docs --chart-search-root charts --sort-values-order file --log-level warning
 
 .PHONY: bench
 bench: ## measure what a decision costs

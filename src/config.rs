@@ -121,6 +121,29 @@ pub fn parse(bytes: &[u8]) -> Result<Settings, ConfigError> {
     file.unwrap_or_default().settings()
 }
 
+/// What the command line adds to the configuration, whatever the file says: kustomize components
+/// can add arguments, and cannot change a part of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Additions {
+    /// Accepted after those of the file.
+    pub sources: Vec<Source>,
+    /// As `watch.enabled: true`.
+    pub watch: bool,
+    /// As `release.auto`.
+    pub auto_release: Option<AutoReleaseWhen>,
+}
+
+impl Additions {
+    /// The settings with these.
+    #[must_use]
+    pub fn to(&self, settings: Settings) -> Settings {
+        let mut settings = settings.with_sources(&self.sources);
+        settings.watch.enabled |= self.watch;
+        settings.auto_release.when = self.auto_release.unwrap_or(settings.auto_release.when);
+        settings
+    }
+}
+
 impl File {
     fn settings(self) -> Result<Settings, ConfigError> {
         expect("apiVersion", self.api_version, API_VERSION)?;
@@ -205,6 +228,15 @@ fn duration(name: &str, text: &str) -> Result<SignedDuration, ConfigError> {
     if duration.is_negative() { Err(field(name, format!("{text:?} is negative"))) } else { Ok(duration) }
 }
 
+/// Parses the name of a source.
+///
+/// # Errors
+/// If there is no such source. The error names those that there are.
+pub fn source(text: &str) -> Result<Source, String> {
+    let known = || Source::ALL.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
+    Source::parse(text).ok_or_else(|| format!("{text:?} is not one of {}", known()))
+}
+
 fn sources(names: &[String]) -> Result<Vec<Source>, ConfigError> {
     let name = "evidence.sources";
     if names.is_empty() {
@@ -212,8 +244,7 @@ fn sources(names: &[String]) -> Result<Vec<Source>, ConfigError> {
     }
     let mut sources = Vec::new();
     for text in names {
-        let known = Source::ALL.iter().map(|source| source.name()).collect::<Vec<_>>().join(", ");
-        let source = Source::parse(text).ok_or_else(|| field(name, format!("{text:?} is not one of {known}")))?;
+        let source = source(text).map_err(|why| field(name, why))?;
         if sources.contains(&source) {
             return Err(field(name, format!("{text:?} is there twice")));
         }

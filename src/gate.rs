@@ -17,6 +17,7 @@ use crate::{
     audit::{Audit, Line, WriteError},
     clock::Clock,
     cluster::{Cluster, Written},
+    events::{self, Events},
     metrics::Metrics,
     policy::{
         self, Decision,
@@ -36,13 +37,15 @@ pub struct Gate {
     pub clock: Clock,
     pub audit: Audit,
     pub metrics: Arc<Metrics>,
+    pub events: Events,
 }
 
 impl Gate {
-    /// A gate whose settings stay as they are, and whose metrics nobody else reads.
+    /// A gate whose settings stay as they are, whose metrics nobody else reads, and whose Events
+    /// nobody writes.
     pub fn new(cluster: Cluster, settings: Settings, clock: Clock, audit: Audit) -> Self {
         let settings = Arc::new(ArcSwap::from_pointee(settings));
-        Self { cluster, settings, clock, audit, metrics: Arc::default() }
+        Self { cluster, settings, clock, audit, metrics: Arc::default(), events: Events::default() }
     }
 }
 
@@ -60,6 +63,11 @@ impl Judge for Gate {
             }
         };
         self.metrics.decided(call.webhook.name(), &decision, &timings, took);
+        if self.events.are_written() {
+            for event in events::of_decision(call.webhook, review, &decision) {
+                self.events.tell(event);
+            }
+        }
         decision
     }
 

@@ -11,9 +11,11 @@ pub mod certificates;
 pub mod clock;
 pub mod cluster;
 pub mod config;
+pub mod election;
 
 pub mod admission;
 pub mod audit;
+pub mod events;
 pub mod metrics;
 
 pub mod admin;
@@ -22,6 +24,8 @@ pub mod telemetry;
 pub mod tls;
 
 pub mod gate;
+pub mod watcher;
+
 pub mod server;
 
 pub mod cli;

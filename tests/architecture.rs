@@ -13,9 +13,11 @@ use std::{
 type Layers = &'static [&'static [&'static str]];
 
 const LAYERS: Layers = &[
-    &["policy", "clock", "reload"],
+    &["policy", "clock", "election", "reload"],
     &["admin", "admission", "audit", "cluster", "config", "metrics", "telemetry", "tls"],
+    &["events"],
     &["certificates", "gate"],
+    &["watcher"],
     &["server"],
     &["cli"],
     &["main"],

@@ -47,6 +47,15 @@ fn review_prints_the_same_json_answer_as_the_server_sends() {
 }
 
 #[test]
+fn a_source_that_is_not_known_is_an_error_that_names_those_that_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(folder.path(), &["serve", "--source=pacemaker", "--source=netwrok-fence"], "");
+    assert_eq!(code(&output), 2);
+    let said = stderr(&output);
+    assert!(said.contains(r#""netwrok-fence" is not one of annotations, cloud-shutdown, pacemaker, "#), "{said}");
+}
+
+#[test]
 fn review_exits_with_code_2_and_says_why_if_it_cannot_decide() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("bad.yaml"), "checks: {NodeStillRedy: off}").unwrap();

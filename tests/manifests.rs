@@ -161,7 +161,6 @@ fn the_roles_for_attesting_break_glass_and_configuring_are_bound_to_nobody() {
 
 #[test]
 fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
-    let default = [Source::Annotations, Source::CloudShutdown];
     let base = objects("manifests/base/config.yaml");
     let settings = config::parse(base[0]["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
     assert_eq!(settings, Settings::default(), "the manifests have the default settings");
@@ -176,9 +175,11 @@ fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
     ];
     for (name, sources, kinds) in overlays {
         let overlay = &objects(&format!("manifests/overlays/{name}/kustomization.yaml"))[0];
-        let patch: Value = serde_saphyr::from_str(overlay["patches"][0]["patch"].as_str().unwrap()).unwrap();
-        let settings = config::parse(patch["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
-        assert_eq!(settings.sources, [default.to_vec(), sources].concat(), "{name}");
+        assert_eq!(overlay["components"], json!([format!("../../components/{name}")]));
+        let component = &objects(&format!("manifests/components/{name}/kustomization.yaml"))[0];
+        let patch: Value = serde_saphyr::from_str(component["patches"][0]["patch"].as_str().unwrap()).unwrap();
+        let argument = |source: &Source| json!({"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": format!("--source={}", source.name())});
+        assert_eq!(patch, json!(sources.iter().map(argument).collect::<Vec<_>>()), "{name}");
         let right =
             |group: &str, resource: &str, verb: &str| (group.to_owned(), resource.to_owned(), vec![verb.to_owned()]);
         let kinds_to_list = kinds.iter().map(|kind| right(kind.kind().group, kind.kind().plural, "list"));
@@ -187,16 +188,12 @@ fn each_overlay_enables_its_sources_and_permits_reading_their_kinds() {
         let rights = || shared(&format!("{name}/rbac.yaml"));
         let given = if kinds.is_empty() { Vec::new() } else { rules(&rights()[0]) };
         assert_eq!(given, needed, "{name}");
-        assert_eq!(overlay["components"].is_null(), kinds.is_empty(), "{name}");
+        assert_eq!(component["resources"].is_null(), kinds.is_empty(), "{name}");
     }
 }
 
 #[test]
 fn the_overlay_warn_changes_nothing_but_modes() {
-    let overlay = &objects("manifests/overlays/warn/kustomization.yaml")[0];
-    let patch: Value = serde_saphyr::from_str(overlay["patches"][0]["patch"].as_str().unwrap()).unwrap();
-    let settings = config::parse(patch["data"]["config.yaml"].as_str().unwrap().as_bytes()).unwrap();
-    assert_eq!(settings, Settings { mode: fencegate::policy::reason::Mode::Warn, ..Settings::default() });
     let component = &objects("manifests/components/warn/kustomization.yaml")[0];
     let patches: Vec<Value> = component["patches"]
         .as_array()
@@ -208,8 +205,19 @@ fn the_overlay_warn_changes_nothing_but_modes() {
     let expected = [
         replace("/spec/validationActions", json!(["Warn", "Audit"])),
         replace("/webhooks/0/failurePolicy", json!("Ignore")),
+        replace("/data/config.yaml", patches[2][0]["value"].clone()),
     ];
     assert_eq!(patches, expected);
+    let settings = config::parse(patches[2][0]["value"].as_str().unwrap().as_bytes()).unwrap();
+    assert_eq!(settings, Settings { mode: fencegate::policy::reason::Mode::Warn, ..Settings::default() });
+}
+
+#[test]
+fn a_replica_that_waits_for_the_api_server_is_not_killed() {
+    let container = &shared("base/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
+    for (probe, path) in [("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")] {
+        assert_eq!(container[probe]["httpGet"], json!({"path": path, "port": "telemetry"}), "{probe}");
+    }
 }
 
 /// All files under a folder, whatever they are.
@@ -248,12 +256,17 @@ fn every_action_of_the_workflows_is_pinned_to_a_commit() {
 }
 
 #[test]
-fn cargo_the_chart_and_the_image_have_the_same_version() {
+fn cargo_the_chart_the_image_and_the_labels_have_the_same_version() {
     let version = env!("CARGO_PKG_VERSION");
     let chart = &objects("charts/fencegate/Chart.yaml")[0];
     assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
     let container = &shared("base/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], format!("fencegate:{version}"));
+    let images = chart["annotations"]["artifacthub.io/images"].as_str().unwrap();
+    let images: Value = serde_saphyr::from_str(images).unwrap();
+    assert_eq!(images, json!([{"name": "fencegate", "image": format!("fencegate:{version}")}]));
+    let labels = &objects("manifests/transformers/labels/labels.yaml")[0]["labels"];
+    assert_eq!(labels["app.kubernetes.io/version"], version);
 }
 
 #[test]

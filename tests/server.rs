@@ -9,6 +9,7 @@ use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 use fencegate::{
     certificates::issue::Development,
     cluster::{Cluster, Live},
+    policy::{annotation::APPLIED_BY, source::Source},
     server::Certificates,
     tls::{accept::Limits, clients::Clients},
 };
@@ -344,6 +345,33 @@ async fn a_changed_configuration_takes_effect_and_a_bad_one_shows_on_a_metric() 
     fs::write(&path, "{}").unwrap();
     running.until("/metrics", |_, text| text.contains("\nfencegate_config_last_reload_success 1\n")).await;
     assert_eq!(running.client().ask(&bare_taint()).await["response"]["allowed"], false);
+}
+
+#[tokio::test]
+async fn a_source_that_the_server_was_given_vouches_beside_those_of_every_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.yaml");
+    fs::write(&path, "mode: warn").unwrap();
+    let by_pacemaker = || {
+        let mut review = bare_taint();
+        review["request"]["object"]["metadata"]["annotations"] = json!({APPLIED_BY: "pacemaker"});
+        review
+    };
+    for config in [None, Some(path.clone())] {
+        let running = Running::start(|options| {
+            options.config = config.clone();
+            options.additions.sources = vec![Source::Pacemaker, Source::Annotations];
+        })
+        .await;
+        if config.is_some() {
+            assert_eq!(running.client().ask(&bare_taint()).await["response"]["allowed"], true);
+            fs::write(&path, "evidence: {sources: [cloud-shutdown]}").unwrap();
+        }
+        let is_denied = async { while running.client().ask(&bare_taint()).await["response"]["allowed"] == true {} };
+        timeout(PATIENCE, is_denied).await.unwrap();
+        let answer = running.client().ask(&by_pacemaker()).await;
+        assert_eq!(answer["response"]["allowed"], true, "{answer:#}");
+    }
 }
 
 #[tokio::test]

@@ -13,10 +13,11 @@ use fencegate::{
         leaf::Leaf,
         lifetimes::Lifetimes,
         plan::{Known, acceptance, plan},
-        reading::{Lease, Now, Read, Replicas, Secret, Seen},
+        reading::{Now, Read, Replicas, Secret, Seen},
         step::Step,
     },
     cluster::registration::{Configuration, Target},
+    election::Lease,
     policy::review::Webhook,
     tls::{Serving, certificates},
 };

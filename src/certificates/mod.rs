@@ -20,7 +20,7 @@ use self::{
     lifetimes::Lifetimes,
     path::secret_path,
     plan::{Acceptance, Known, Rejection, acceptance, plan},
-    reading::{Lease, Now, Read, Replicas, Secret, Seen},
+    reading::{Now, Read, Replicas, Secret, Seen},
     step::{NewPath, Obstacle, Step},
 };
 use crate::{
@@ -30,6 +30,7 @@ use crate::{
         Written,
         registration::{Registration, RegistrationError, StoredLease, StoredSecret},
     },
+    election::Lease,
     policy::review::Webhook,
     tls::{Serving, TlsError, clients::Clients, provider},
 };
@@ -259,7 +260,7 @@ impl SelfManaged {
         now: Now,
         on_change: &impl Fn(&Serving),
     ) -> Result<Then, ReconcileError> {
-        let Options { registration, lifetimes, identity, interval, hosts, .. } = &self.options;
+        let Options { registration, lifetimes, identity, hosts, .. } = &self.options;
         let issue = CertificateError::Issue;
         let (action, why, written) = match step {
             Step::Rest(why) => {
@@ -274,7 +275,7 @@ impl SelfManaged {
                 return Ok(Then::ReadAgain);
             }
             Step::TakeLease(why) => {
-                let duration = plan::lease_duration(*interval);
+                let duration = self.known.election.duration();
                 ("TakeLease", why, registration.take_lease(stored.lease, identity, now.wall, duration).await?)
             }
             Step::Create { published, why } => {

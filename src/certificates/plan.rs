@@ -51,29 +51,24 @@ use super::{
     leaf::{Leaf, VerifyError},
     lifetimes::Lifetimes,
     path::{self, Recent},
-    reading::{Lease, Now, Read, Secret, Seen},
+    reading::{Now, Read, Secret, Seen},
     step::{Obstacle, Step, Why},
 };
-use crate::{cluster::registration::kind, policy::review::Webhook};
-
-/// A replica that has not renewed the Lease for this many intervals no longer holds it.
-const LEASE_INTERVALS: u32 = 3;
+use crate::{
+    cluster::registration::kind,
+    election::{Election, Lease, Role},
+    policy::review::Webhook,
+};
 
 /// What one replica remembers between readings.
 pub struct Known {
-    /// Identifies this replica as the holder of the Lease.
-    pub identity: String,
+    pub election: Election,
     /// The API server calls this name or address.
     pub host: String,
-    /// Time between two looks.
-    pub interval: Duration,
     /// The serving certificate in use.
     pub leaf: Leaf,
     /// The CA in the Secret when it was last readable.
     remembered: Option<Authority>,
-    /// The version of the Lease, and when this replica first saw it. The times in the Lease itself
-    /// are of another replica's clock.
-    lease: Option<(String, Duration)>,
     /// The CAs (PEM) that every configuration has had in each reading since this time.
     published: BTreeMap<String, Duration>,
     /// The paths that were published lately.
@@ -102,12 +97,10 @@ impl Known {
     /// What a replica knows before its first reading.
     pub fn new(identity: String, host: String, interval: Duration, leaf: Leaf) -> Self {
         Self {
-            identity,
+            election: Election::new(identity, interval),
             host,
-            interval,
             leaf,
             remembered: None,
-            lease: None,
             published: BTreeMap::new(),
             recent: Recent::default(),
         }
@@ -116,10 +109,8 @@ impl Known {
     /// Remembers what later steps need of a reading. `now` was read after it.
     pub fn observe(&mut self, seen: &Seen, now: Now) {
         self.recent.observe(&seen.configurations, now.monotonic);
-        if let Read::Found(Lease { version, .. }) = &seen.lease
-            && self.lease.as_ref().is_none_or(|(known, _)| known != version)
-        {
-            self.lease = Some((version.clone(), now.monotonic));
+        if let Read::Found(lease) = &seen.lease {
+            self.election.observe(lease, now.monotonic);
         }
         let Secret::Usable(authority) = &seen.secret else { return };
         let is_published = |ca: &&str| seen.found().all(|(_, bundle)| has(&bundle.ca_bundle, ca));
@@ -256,24 +247,16 @@ fn set_path(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Opti
 fn with_lease(known: &Known, lease: &Read<Lease>, now: Now, step: Step) -> Step {
     let lease = match lease {
         Read::Failed(why) => return Step::Blocked(Obstacle::Unreadable(why.clone())),
-        Read::Absent => return Step::TakeLease(Why::LeaseFree),
-        Read::Found(lease) if lease.holder.is_empty() => return Step::TakeLease(Why::LeaseFree),
-        Read::Found(lease) => lease,
+        Read::Absent => None,
+        Read::Found(lease) => Some(lease),
     };
-    let since = known.lease.as_ref().map_or(now.monotonic, |(_, since)| *since);
-    let unchanged_for = now.monotonic.saturating_sub(since);
-    if lease.holder == known.identity {
-        if unchanged_for < known.interval { step } else { Step::TakeLease(Why::LeaseRenewal) }
-    } else if unchanged_for < known.interval * LEASE_INTERVALS {
-        Step::Rest(Why::LeaseHeldBy(lease.holder.clone()))
-    } else {
-        Step::TakeLease(Why::LeaseExpired(lease.holder.clone()))
+    match known.election.role(lease, now.monotonic) {
+        Role::Holder => step,
+        Role::Renew => Step::TakeLease(Why::LeaseRenewal),
+        Role::Free => Step::TakeLease(Why::LeaseFree),
+        Role::Expired(holder) => Step::TakeLease(Why::LeaseExpired(holder)),
+        Role::Follower(holder) => Step::Rest(Why::LeaseHeldBy(holder)),
     }
-}
-
-/// How long the Lease lasts without renewal.
-pub fn lease_duration(interval: Duration) -> Duration {
-    interval * LEASE_INTERVALS
 }
 
 fn has(bundle: &[u8], ca: &str) -> bool {

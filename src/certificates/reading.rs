@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{authority::Authority, step::Obstacle};
-use crate::{cluster::registration::Configuration, policy::review::Webhook};
+use crate::{cluster::registration::Configuration, election::Lease, policy::review::Webhook};
 
 /// The clocks of one replica.
 #[derive(Clone, Copy, Debug)]
@@ -32,15 +32,6 @@ pub enum Secret {
     /// It holds no CA that can sign now; the reason.
     Unusable(String),
     Usable(Authority),
-}
-
-/// The Lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Empty if nobody holds it.
-    pub holder: String,
-    /// Changes with every renewal.
-    pub version: String,
 }
 
 /// One reading: the configurations first, the Secret and the Lease after them.

@@ -13,8 +13,9 @@ use super::{
     desk::{Desk, DeskArgs, Row},
     duration, node_name,
     wait::Patience,
-    write::{self, Change, Changes, Sent, WriteArgs, refuse},
+    write::{self, Change, Sent, WriteArgs, refuse},
 };
+use crate::cluster::Changes;
 use crate::policy::{
     Decision,
     annotation::{BOOT_ID, FENCED_AT, FENCED_BY, METHOD, NOW, PROOF},
@@ -106,7 +107,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let propose = |row: &Row| match args.recorded(row) {
         Some(why) => Err(why),
-        None => Ok((attesting(row, &desk, &changes), Change::Patch(write::patch_of_annotations(row, &changes)))),
+        None => Ok((attesting(row, &desk, &changes), Change::Patch(row.listed.patch_of_annotations(&changes)))),
     };
     match write::send(&desk, &args.write, row, propose).await? {
         Sent::Denied => Ok(ExitCode::from(1)),

@@ -27,6 +27,7 @@ use crate::{
         request::{Request, User},
         review::Webhook,
         settings::Settings,
+        source::Source as EvidenceSource,
         standing::{Standing, State, facts_of, standing},
     },
     telemetry::Log,
@@ -196,7 +197,7 @@ impl DeskArgs {
         let Connection { live, user, source, log } = connected;
         let settings = match given {
             Some(settings) => settings,
-            None => configured(&live).await,
+            None => configured(&live).await.with_sources(&given_to_replicas(&live, &self.connect.gate_namespace).await),
         };
         let patience = self.connect.request_timeout;
         Ok(Desk { cluster: Cluster::Live(live), user, settings, clock: Clock::System, source, patience, log })
@@ -221,6 +222,25 @@ async fn configured(live: &Live) -> Settings {
     }
 }
 
+/// The sources that the replicas have from their arguments, as the kustomize components write them.
+async fn given_to_replicas(live: &Live, namespace: &str) -> Vec<EvidenceSource> {
+    match live.containers(namespace).await {
+        Ok(containers) => {
+            containers.iter().flat_map(|container| &container.args).flat_map(|arg| in_argument(arg)).collect()
+        }
+        Err(why) => {
+            eprintln!("the arguments of the gate's pods could not be read, none is assumed: {why}");
+            Vec::new()
+        }
+    }
+}
+
+/// The sources in one argument.
+fn in_argument(argument: &str) -> Vec<EvidenceSource> {
+    let names = argument.strip_prefix("--source=").into_iter().flat_map(|names| names.split(','));
+    names.filter_map(EvidenceSource::parse).collect()
+}
+
 fn read(path: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
     if path == Path::new("-") {
@@ -232,4 +252,19 @@ fn read(path: &Path) -> anyhow::Result<String> {
         bail!("{} is empty", path.display());
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sources_are_read_from_the_arguments_of_a_replica() {
+        let given = ["serve", "--source=pacemaker,network-fence", "--source=other", "--sources=annotations"];
+        let found: Vec<_> = given.iter().flat_map(|argument| in_argument(argument)).collect();
+        assert_eq!(found, [EvidenceSource::Pacemaker, EvidenceSource::NetworkFence]);
+        let of_both = Settings::default().with_sources(&[EvidenceSource::CloudShutdown, EvidenceSource::Pacemaker]);
+        let names: Vec<_> = of_both.sources.iter().map(|source| source.name()).collect();
+        assert_eq!(names, ["annotations", "cloud-shutdown", "pacemaker"]);
+    }
 }

@@ -141,7 +141,7 @@ impl Args {
     }
 
     fn patch(&self, row: &Row) -> Value {
-        write::patch_of_taints(row, &self.entries(row), &write::break_glass(self.break_glass.as_deref()))
+        row.listed.patch_of_taints(&self.entries(row), &write::break_glass(self.break_glass.as_deref()))
     }
 
     /// What will happen.

@@ -203,7 +203,7 @@ impl Args {
         if self.delete {
             Change::Delete
         } else {
-            Change::Patch(write::patch_of_taints(row, &[], &write::break_glass(self.break_glass.as_deref())))
+            Change::Patch(row.listed.patch_of_taints(&[], &write::break_glass(self.break_glass.as_deref())))
         }
     }
 }

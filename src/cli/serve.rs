@@ -11,9 +11,11 @@ use crate::{
     audit::Audit,
     certificates::{self, lifetimes::Lifetimes},
     clock::Clock,
-    cluster::registration::Registration,
+    cluster::{Cluster, registration::Registration},
+    config::{self, Additions},
+    policy::{settings::AutoReleaseWhen, source::Source},
     reload,
-    server::{Certificates, DRAIN, IN_FLIGHT, Options, Server},
+    server::{Certificates, DRAIN, IN_FLIGHT, Options, Server, Upkeep},
     telemetry::{Log, LogFormat},
     tls::{accept::Limits, clients::Clients},
 };
@@ -31,6 +33,10 @@ pub struct Args {
     /// Configuration, a YAML file; reloaded when its content changes [default: built-in defaults]
     #[arg(long, value_name = "FILE", env = "FENCEGATE_CONFIG")]
     config: Option<PathBuf>,
+    /// Accept this evidence source, too, after those of the configuration; may be given several
+    /// times
+    #[arg(long = "source", value_name = "NAME", env = "FENCEGATE_SOURCES", value_delimiter = ',', value_parser = config::source)]
+    sources: Vec<Source>,
     /// Address for reviews, HTTPS
     #[arg(long, value_name = "ADDRESS", env = "FENCEGATE_LISTEN", default_value = "0.0.0.0:8443")]
     listen: SocketAddr,
@@ -71,6 +77,17 @@ pub struct Args {
     /// Limit on open connections; above it, the idlest is closed
     #[arg(long, value_name = "N", env = "FENCEGATE_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
     max_connections: usize,
+    /// Write Events about Nodes: `kubectl describe node` shows them
+    #[arg(long, env = "FENCEGATE_EVENTS")]
+    events: bool,
+    /// Let one replica watch the nodes that are out of service, as `watch.enabled: true` in the
+    /// configuration
+    #[arg(long, env = "FENCEGATE_WATCH")]
+    watch: bool,
+    /// Return nodes to service without a person, as `release.auto` in the configuration: off,
+    /// recovered or rebooted
+    #[arg(long, value_name = "WHEN", env = "FENCEGATE_AUTO_RELEASE", value_parser = auto_release)]
+    auto_release: Option<AutoReleaseWhen>,
     // Last, because its heading would also cover every option after it.
     #[command(flatten)]
     self_managed: SelfManagedArgs,
@@ -102,8 +119,8 @@ struct SelfManagedArgs {
     /// Lifetime of a serving certificate; it is replaced when a third is left
     #[arg(long, value_name = "TIME", env = "FENCEGATE_LEAF_LIFETIME", value_parser = duration, default_value = "24h")]
     leaf_lifetime: Duration,
-    /// Time between two checks of the certificates; API servers get six times as long to use a new
-    /// CA
+    /// Time between two checks of the certificates, and of the Lease; API servers get six times as
+    /// long to use a new CA
     #[arg(long, value_name = "TIME", env = "FENCEGATE_CERTIFICATE_INTERVAL", value_parser = duration, default_value = "10s")]
     certificate_interval: Duration,
 }
@@ -120,13 +137,20 @@ impl SelfManagedArgs {
         given.map(|namespace| namespace.trim().to_owned())
     }
 
+    /// The name of this replica.
+    fn identity(&self) -> anyhow::Result<String> {
+        let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
+        let identity = self.identity.clone().map_or_else(host_name, Ok);
+        identity.context("the host name cannot be read: set --identity")
+    }
+
     async fn options(self, clients: Clients) -> anyhow::Result<certificates::Options> {
         let namespace = self.namespace().with_context(|| {
             format!("{OWN_NAMESPACE} cannot be read: outside a pod, set --namespace, or --tls-cert and --tls-key")
         })?;
+        let identity = self.identity()?;
         let hosts =
             if self.tls_host.is_empty() { vec![format!("{}.{namespace}.svc", self.service)] } else { self.tls_host };
-        let host_name = || std::fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned());
         let lifetimes = Lifetimes {
             ca: self.ca_lifetime.try_into()?,
             leaf: self.leaf_lifetime.try_into()?,
@@ -138,14 +162,32 @@ impl SelfManagedArgs {
             clock: Clock::System,
             lifetimes,
             hosts,
-            identity: self
-                .identity
-                .map_or_else(host_name, Ok)
-                .context("the host name cannot be read: set --identity")?,
+            identity,
             interval: self.certificate_interval,
             clients,
         })
     }
+}
+
+fn auto_release(name: &str) -> Result<AutoReleaseWhen, String> {
+    let known = AutoReleaseWhen::ALL.into_iter().find(|when| when.name() == name);
+    known.ok_or_else(|| "not one of off, recovered, rebooted".to_owned())
+}
+
+/// With what nodes are looked after. A snapshot of a cluster has no nodes to look after.
+async fn upkeep(args: &Args, cluster: &Cluster, namespace: Option<String>) -> anyhow::Result<Option<Upkeep>> {
+    let Cluster::Live(live) = cluster else { return Ok(None) };
+    let registration = match namespace {
+        Some(namespace) => Some(Registration::new(client().await?, namespace)),
+        None => None,
+    };
+    Ok(Some(Upkeep {
+        live: live.clone(),
+        events: args.events,
+        registration,
+        identity: args.self_managed.identity()?,
+        interval: args.self_managed.certificate_interval,
+    }))
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -153,6 +195,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let namespace = args.self_managed.namespace().ok();
+    let cluster = args.cluster.open(namespace.clone()).await?;
+    let upkeep = upkeep(&args, &cluster, namespace).await?;
     let clients = Clients { ca: args.client_ca, names: args.client_name };
     let certificates = match (args.tls_cert, args.tls_key) {
         (Some(certificate), Some(key)) => {
@@ -165,13 +209,15 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         telemetry_listen: Some(args.telemetry_listen),
         certificates,
         config: args.config,
-        cluster: args.cluster.open(namespace).await?,
+        cluster,
         clock: Clock::System,
         audit: Audit::stdout(Clock::System).context("standard output cannot be used")?,
         limits: Limits { connections: args.max_connections, ..Limits::default() },
         in_flight: args.max_in_flight,
         drain: args.drain,
         reload_interval: reload::INTERVAL,
+        additions: Additions { sources: args.sources, watch: args.watch, auto_release: args.auto_release },
+        upkeep,
     })
     .await?;
     let (reviews, telemetry) = (server.address()?, server.telemetry_address()?);

@@ -82,8 +82,8 @@ impl Args {
     async fn cluster(&self) -> anyhow::Result<Cluster> {
         let connection = self.connect.open("--client asks none").await?;
         let kubernetes = connection.live.version().await.map_err(anyhow::Error::msg)?.name;
-        let images = connection.live.images(&self.connect.gate_namespace).await.map_err(anyhow::Error::msg)?;
-        Ok(Cluster { kubernetes, images })
+        let containers = connection.live.containers(&self.connect.gate_namespace).await.map_err(anyhow::Error::msg)?;
+        Ok(Cluster { kubernetes, images: containers.into_iter().map(|container| container.image).collect() })
     }
 }
 

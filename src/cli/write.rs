@@ -1,10 +1,10 @@
 //! What the commands that write have in common: how a write is sent, and what is said about it.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     Output,
@@ -12,12 +12,11 @@ use super::{
     print, to_attest, typed,
 };
 use crate::{
-    cluster::{Live, Manner, WriteError},
+    cluster::{Changes, Live, Manner, WriteError},
     policy::{
         Decision,
         annotation::BREAK_GLASS,
         message::denial,
-        object::node::Taint,
         reason::Code,
         request::{Request, Write},
     },
@@ -100,14 +99,6 @@ pub fn live<'a>(desk: &'a Desk, command: &str) -> anyhow::Result<&'a Live> {
     desk.live().with_context(|| format!("a file cannot be written to: {command} needs a cluster"))
 }
 
-/// Annotations to set, by key; `None` removes one.
-pub type Changes = BTreeMap<&'static str, Option<String>>;
-
-/// A patch of annotations.
-pub fn patch_of_annotations(row: &Row, annotations: &Changes) -> Value {
-    json!({"metadata": metadata(row, annotations)})
-}
-
 /// Says in the gate's words why a write is denied, and which command of this program helps.
 pub fn refuse(decision: &Decision, request: &Request) {
     eprintln!("{}", denial(decision, Some(request)));
@@ -157,7 +148,7 @@ pub async fn send(
     propose: impl Fn(&Row) -> Result<(Request, Change), String>,
 ) -> anyhow::Result<Sent> {
     let live = live(desk, "this")?;
-    let uid = row.listed.about.uid().to_owned();
+    let uid = row.listed.node.metadata.uid.clone();
     for _ in 0..TRIES {
         let (request, change) = match propose(&row) {
             Ok(proposed) => proposed,
@@ -194,26 +185,11 @@ pub async fn send(
             Err(WriteError::Conflict) => row = desk.node(&name).await?,
             Err(WriteError::Failed(why)) => anyhow::bail!("{why}; if no answer came, it may be stored: see status"),
         }
-        if row.listed.about.uid() != uid {
+        if row.listed.node.metadata.uid != uid {
             anyhow::bail!("{name} is another Node now: it was deleted and made again meanwhile");
         }
     }
     anyhow::bail!("{} was changed {TRIES} times meanwhile: try again", row.name())
-}
-
-/// A patch that leaves these entries of the out-of-service taint, and all other taints. The list is
-/// replaced as a whole, so the patch names the version that it was made from: no taint that
-/// somebody else adds meanwhile is lost.
-pub fn patch_of_taints(row: &Row, entries: &[Taint], annotations: &Changes) -> Value {
-    let entries = entries.iter().map(|entry| json!(entry));
-    let taints: Vec<Value> = row.listed.about.other_taints().cloned().chain(entries).collect();
-    json!({"metadata": metadata(row, annotations), "spec": {"taints": taints}})
-}
-
-/// Of a patch of this Node, in the version that was read, and of no other one that has its name.
-fn metadata(row: &Row, annotations: &Changes) -> Value {
-    let version = &row.listed.node.metadata.resource_version;
-    json!({"uid": row.listed.about.uid(), "resourceVersion": version, "annotations": annotations})
 }
 
 /// The annotation of a break-glass, if there is one.

@@ -81,6 +81,15 @@ pub struct Endpoints {
     pub nodes: Vec<Option<String>>,
 }
 
+/// A container of the gate, as its pod declares it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Container {
+    name: String,
+    pub image: String,
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub args: Vec<String>,
+}
+
 /// What came of a write that the gate must deny.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt {
@@ -192,11 +201,11 @@ impl Live {
         Ok(Endpoints { nodes: ready.map(|endpoint| endpoint.node_name).collect() })
     }
 
-    /// The images that the gate's pods run.
+    /// The container of each of the gate's pods.
     ///
     /// # Errors
     /// Why they could not be read, as one line for people.
-    pub async fn images(&self, namespace: &str) -> Result<Vec<String>, String> {
+    pub async fn containers(&self, namespace: &str) -> Result<Vec<Container>, String> {
         #[derive(Deserialize)]
         struct Pod {
             spec: Spec,
@@ -205,18 +214,13 @@ impl Live {
         struct Spec {
             containers: Vec<Container>,
         }
-        #[derive(Deserialize)]
-        struct Container {
-            name: String,
-            image: String,
-        }
         let read = async {
             check_name(namespace)?;
             let of_gate = format!("app.kubernetes.io/name={NAME}");
             self.api.list(&namespaced::<core::Pod>(namespace), Selection::Labels(&of_gate), |pod: Pod| Some(pod)).await
         };
         let containers = read.await.map_err(|error| told(&error))?.into_iter().flat_map(|pod| pod.spec.containers);
-        Ok(containers.filter(|container| container.name == NAME).map(|container| container.image).collect())
+        Ok(containers.filter(|container| container.name == NAME).collect())
     }
 
     /// Creates a Node of this name with the taint, as a dry run: the gate must deny it, and nothing

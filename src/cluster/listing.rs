@@ -23,16 +23,7 @@ pub struct Listed {
 #[serde(default)]
 pub struct About {
     #[serde(deserialize_with = "object_or_null")]
-    metadata: Metadata,
-    #[serde(deserialize_with = "object_or_null")]
     spec: Spec,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-struct Metadata {
-    #[serde(deserialize_with = "null_is_default")]
-    uid: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -41,12 +32,15 @@ struct Spec {
     /// As they are: a write replaces the whole list.
     #[serde(deserialize_with = "null_is_default")]
     taints: Vec<Value>,
+    /// Whether somebody cordoned the node.
+    #[serde(deserialize_with = "null_is_default")]
+    unschedulable: bool,
 }
 
 impl About {
-    /// `metadata.uid`.
-    pub fn uid(&self) -> &str {
-        &self.metadata.uid
+    /// `spec.unschedulable`: whether the node is cordoned.
+    pub fn is_cordoned(&self) -> bool {
+        self.spec.unschedulable
     }
 
     /// `timeAdded` of each entry of the out-of-service taint, in their order: whoever wrote the
@@ -122,9 +116,12 @@ mod tests {
     #[test]
     fn a_listed_node_has_what_is_judged_and_what_is_told() {
         let taints = json!([{"key": "a"}, {"key": OUT_OF_SERVICE, "timeAdded": "2026-11-22T10:16:05Z"}, {"key": OUT_OF_SERVICE}]);
-        let listed: Listed =
-            from_value(json!({"metadata": {"name": "n1", "uid": "u"}, "spec": {"taints": taints}})).unwrap();
-        assert_eq!((listed.node.metadata.name.as_str(), listed.about.uid()), ("n1", "u"));
+        let listed: Listed = from_value(
+            json!({"metadata": {"name": "n1", "uid": "u"}, "spec": {"taints": taints, "unschedulable": true}}),
+        )
+        .unwrap();
+        assert_eq!((listed.node.metadata.name.as_str(), listed.node.metadata.uid.as_str()), ("n1", "u"));
+        assert!(listed.about.is_cordoned());
         let times: Vec<Option<Timestamp>> = listed.about.times_added().collect();
         assert_eq!(times, ["2026-11-22T10:16:05Z".parse().ok(), None]);
         assert_eq!(listed.about.other_taints().collect::<Vec<_>>(), [&json!({"key": "a"})]);

@@ -22,6 +22,7 @@ use crate::{
 };
 
 mod api;
+pub mod events;
 pub mod file;
 pub mod inspection;
 mod items;
@@ -35,7 +36,7 @@ pub use api::ReachError;
 pub use file::Snapshot;
 pub use listing::{ListError, Listed, Wanted};
 pub use live::Live;
-pub use steward::{Manner, WriteError};
+pub use steward::{Changes, Manner, WriteError};
 pub use watching::Change;
 
 /// The API group and resource of the verbs `break-glass` and `attest`. No API server serves it;

@@ -1,16 +1,21 @@
 //! Writes to Nodes for people. The gate judges them like anyone's.
 
+use std::collections::BTreeMap;
+
 use http::StatusCode;
 use k8s_openapi::api::core::v1 as core;
 use kube::core::params::{DeleteParams, Patch, PatchParams, Preconditions};
-use serde_json::Value;
+use serde_json::{Value, json};
 use thiserror::Error;
 
 use super::{
-    Live,
+    Listed, Live,
     api::{ReadError, check_name, clustered, namespaced},
 };
-use crate::policy::object::pod::Pod;
+use crate::policy::object::{
+    node::{NodeMetadata, Taint},
+    pod::Pod,
+};
 
 /// How a write is sent.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +23,32 @@ pub struct Manner {
     /// The API server checks the write, and stores nothing.
     pub dry_run: bool,
     pub field_manager: String,
+}
+
+/// Annotations to set, by key; `None` removes one.
+pub type Changes = BTreeMap<&'static str, Option<String>>;
+
+impl Listed {
+    /// A merge patch of annotations.
+    pub fn patch_of_annotations(&self, annotations: &Changes) -> Value {
+        json!({"metadata": self.patched_metadata(annotations)})
+    }
+
+    /// A merge patch that replaces the entries of the out-of-service taint by these. `spec.taints`
+    /// is replaced as a whole, so the patch names the version that it was made from: no taint that
+    /// somebody else adds meanwhile is lost.
+    pub fn patch_of_taints(&self, entries: &[Taint], annotations: &Changes) -> Value {
+        let entries = entries.iter().map(|entry| json!(entry));
+        let taints: Vec<Value> = self.about.other_taints().cloned().chain(entries).collect();
+        json!({"metadata": self.patched_metadata(annotations), "spec": {"taints": taints}})
+    }
+
+    /// Of a patch of this Node, in the version that was read, and of no other one that has its
+    /// name.
+    fn patched_metadata(&self, annotations: &Changes) -> Value {
+        let NodeMetadata { uid, resource_version, .. } = &self.node.metadata;
+        json!({"uid": uid, "resourceVersion": resource_version, "annotations": annotations})
+    }
 }
 
 /// Why a write to a Node was not stored.

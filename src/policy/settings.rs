@@ -123,6 +123,18 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// The same settings, with these sources after their own. A source that is there already stays
+    /// where it is.
+    #[must_use]
+    pub fn with_sources(mut self, more: &[Source]) -> Self {
+        for source in more {
+            if !self.sources.contains(source) {
+                self.sources.push(*source);
+            }
+        }
+        self
+    }
+
     /// The same settings, with no check turned down: what is true of a node does not depend on
     /// what the gate denies.
     #[must_use]

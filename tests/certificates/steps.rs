@@ -5,11 +5,12 @@ use std::time::Duration;
 use fencegate::{
     certificates::{
         authority::Authority,
-        plan::{Known, acceptance, lease_duration, plan},
-        reading::{Lease, Now, Read, Replicas, Secret, Seen},
+        plan::{Known, acceptance, plan},
+        reading::{Now, Read, Replicas, Secret, Seen},
         step::{Obstacle, Step, Why},
     },
     cluster::registration::{Configuration, Target},
+    election::{Lease, lease_duration},
     policy::review::Webhook,
 };
 use jiff::{SignedDuration, Timestamp};

@@ -13,10 +13,11 @@ use fencegate::{
         leaf::Leaf,
         lifetimes::Lifetimes,
         plan::{Acceptance, Known, acceptance, plan},
-        reading::{Lease, Now, Read, Replicas, Secret, Seen},
+        reading::{Now, Read, Replicas, Secret, Seen},
         step::{NewPath, Step, Why},
     },
     cluster::registration::{Configuration, Target},
+    election::Lease,
     policy::review::Webhook,
 };
 use jiff::{SignedDuration, Timestamp};

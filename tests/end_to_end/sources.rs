@@ -126,14 +126,14 @@ async fn network_fences_vouch_once_they_cover_every_address_for_every_driver_of_
 }
 
 /// A remediation by medik8s that began just now, of the node of the same name.
-async fn remediate_by_agent(plane: &Plane, node: &str, action: &str) {
+pub async fn remediate_by_agent(plane: &Plane, node: &str, action: &str) {
     let spec = json!({"agent": "fence_ipmilan", "remediationStrategy": "OutOfServiceTaint",
         "sharedparameters": {"--action": action}});
     FENCE_AGENTS_REMEDIATION.create(plane, "default", json!({"metadata": {"name": node}, "spec": spec})).await;
 }
 
 /// The fence agent reports that it succeeded just now.
-async fn agent_succeeds(plane: &Plane, node: &str) {
+pub async fn agent_succeeds(plane: &Plane, node: &str) {
     let condition = json!({"type": "FenceAgentActionSucceeded", "status": "True", "reason": "FenceAgentSucceeded",
         "message": "", "lastTransitionTime": now()});
     FENCE_AGENTS_REMEDIATION.report(plane, "default", node, json!({"conditions": [condition]})).await;

@@ -20,6 +20,12 @@ use super::{
     proxy::Proxy,
 };
 
+/// Where a gate is installed: its namespace, and the token of its ServiceAccount there.
+pub type Home = (&'static str, &'static str);
+
+/// Where the manifests install it.
+pub const HOME: Home = ("fencegate-system", "gate");
+
 /// Replicas of the gate in front of a control plane. A proxy stands for their Service.
 pub struct Gate {
     pub replicas: Vec<Replica>,
@@ -32,7 +38,7 @@ pub struct Replica {
     pub port: u16,
     /// The replica's connection to the API server, which a test can cut.
     pub uplink: Proxy,
-    telemetry: u16,
+    pub telemetry: u16,
     child: Option<Child>,
     log: PathBuf,
 }
@@ -64,12 +70,16 @@ impl Gate {
 
     /// The same, with one replica for each of these clocks: how many seconds it is ahead.
     pub async fn start_at(plane: &Plane, clocks: &[i64], arguments: &[&str]) -> Self {
-        let path = |name: &str| plane.folder.path().join(name);
-        let objects = rendered(plane, "default");
-        fs::write(path("config.yaml"), configuration(&objects)).unwrap();
+        Self::install(plane, HOME, rendered(plane, "default"), clocks, arguments).await
+    }
+
+    /// Starts replicas with these manifests.
+    pub async fn install(plane: &Plane, home: Home, objects: Vec<Value>, clocks: &[i64], arguments: &[&str]) -> Self {
+        fs::write(plane.folder.path().join("config.yaml"), configuration(&objects)).unwrap();
         let mut gate = Self::without_replicas().await;
+        let arguments = [&shipped_arguments(&objects), arguments].concat();
         for (number, clock) in clocks.iter().enumerate() {
-            let replica = Replica::start_at(plane, number, arguments, *clock).await;
+            let replica = Replica::start_in(plane, home, number, &arguments, *clock).await;
             gate.service.add_endpoint(replica.port);
             gate.replicas.push(replica);
         }
@@ -103,8 +113,13 @@ impl Gate {
 
     /// Applies the permissions and the configuration of another overlay.
     pub async fn apply_overlay(&self, plane: &Plane, overlay: &str) {
-        let mut objects = rendered(plane, overlay);
+        let objects = rendered(plane, overlay);
         self.configure(plane, &configuration(&objects)).await;
+        self.apply_beside_registration(plane, objects);
+    }
+
+    /// Applies objects, except what stands between the API server and the replicas.
+    pub fn apply_beside_registration(&self, plane: &Plane, mut objects: Vec<Value>) {
         objects.retain(|object| !is_webhook(object) && object["kind"] != "Service");
         apply(plane, &objects);
     }
@@ -189,8 +204,13 @@ impl Replica {
 
     /// The same, with a wall clock that is this many seconds ahead.
     pub async fn start_at(plane: &Plane, number: usize, more: &[&str], clock: i64) -> Self {
+        Self::start_in(plane, HOME, number, more, clock).await
+    }
+
+    async fn start_in(plane: &Plane, home: Home, number: usize, more: &[&str], clock: i64) -> Self {
+        let (namespace, token) = home;
         let uplink = Proxy::start(vec![plane.port()]).await;
-        let kubeconfig = plane.kubeconfig_via("gate", uplink.port, number);
+        let kubeconfig = plane.kubeconfig_via(token, uplink.port, number);
         let path = |name: &str| plane.folder.path().join(name);
         let (port, telemetry) = (free_port(), free_port());
         let mut arguments = vec![
@@ -198,7 +218,7 @@ impl Replica {
             format!("--listen=127.0.0.1:{port}"),
             format!("--telemetry-listen=127.0.0.1:{telemetry}"),
             format!("--config={}", path("config.yaml").display()),
-            "--namespace=fencegate-system".to_owned(),
+            format!("--namespace={namespace}"),
             format!("--identity=replica-{number}"),
             "--certificate-interval=500ms".to_owned(),
             "--drain=3s".to_owned(),
@@ -290,16 +310,49 @@ pub fn program() -> PathBuf {
 
 /// The objects of an overlay, rendered with kustomize.
 pub fn rendered(plane: &Plane, overlay: &str) -> Vec<Value> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/overlays").join(overlay);
+    built(plane, &Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests/overlays").join(overlay))
+}
+
+/// The objects of a folder, rendered with kustomize.
+pub fn built(plane: &Plane, folder: &Path) -> Vec<Value> {
     let rendered = plane.kubectl("admin", &["kustomize", folder.to_str().unwrap()], "");
     assert!(rendered.status.success(), "{}", String::from_utf8_lossy(&rendered.stderr));
     serde_saphyr::from_multiple(&String::from_utf8(rendered.stdout).unwrap()).unwrap()
 }
 
-/// The gate's configuration in a set of manifests.
+/// The objects of an overlay with this text, in which REPOSITORY is the path of the repository.
+pub fn customized(plane: &Plane, kustomization: &str) -> Vec<Value> {
+    let folder = tempfile::tempdir_in(plane.folder.path()).unwrap();
+    // Kustomize reads no folder by its absolute path.
+    let up = "../".repeat(folder.path().components().count() - 1);
+    let repository = format!("{up}{}", env!("CARGO_MANIFEST_DIR").trim_start_matches('/'));
+    fs::write(folder.path().join("kustomization.yaml"), kustomization.replace("REPOSITORY", &repository)).unwrap();
+    built(plane, folder.path())
+}
+
+/// The gate's configuration in a set of manifests, with the sources that the Deployment names. A
+/// replica that runs reloads only its configuration.
 pub fn configuration(objects: &[Value]) -> String {
     let is_config_map = |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == "fencegate";
-    objects.iter().find(is_config_map).unwrap()["data"]["config.yaml"].as_str().unwrap().to_owned()
+    let text = objects.iter().find(is_config_map).unwrap()["data"]["config.yaml"].as_str().unwrap();
+    let mut configuration: Value = serde_saphyr::from_str(text).unwrap();
+    let sources = source_arguments(objects).into_iter().map(|source| json!(source.trim_start_matches("--source=")));
+    configuration["evidence"]["sources"].as_array_mut().unwrap().extend(sources);
+    configuration.to_string()
+}
+
+/// The arguments of the Deployment that name sources.
+pub fn source_arguments(objects: &[Value]) -> Vec<&str> {
+    shipped_arguments(objects).into_iter().filter(|argument| argument.starts_with("--source=")).collect()
+}
+
+/// The arguments of the Deployment that do not name files of its pods.
+pub fn shipped_arguments(objects: &[Value]) -> Vec<&str> {
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    let arguments = arguments.iter().map(|argument| argument.as_str().unwrap());
+    let names_file = |argument: &&str| argument.starts_with("--config=") || argument.starts_with("--tls-");
+    arguments.skip(1).filter(|argument| !names_file(argument)).collect()
 }
 
 /// Applies the default manifests without the webhooks, so that only the ValidatingAdmissionPolicy

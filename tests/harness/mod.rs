@@ -18,4 +18,5 @@ pub mod kinds;
 pub mod machine;
 pub mod plane;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;

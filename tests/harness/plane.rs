@@ -30,6 +30,7 @@ const USERS: &[(&str, &str, &str)] = &[
     ("kcm", "system:kube-controller-manager", ""),
     ("scheduler", "system:kube-scheduler", ""),
     ("gate", "system:serviceaccount:fencegate-system:fencegate", "system:serviceaccounts"),
+    ("gate-in-guard", "system:serviceaccount:guard:fencegate", "system:serviceaccounts"),
     ("oncall", "oncall", "oncall"),
     ("tenant", "tenant", "tenants"),
     ("node-n1", "system:node:n1", "system:nodes"),

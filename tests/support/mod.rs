@@ -15,6 +15,7 @@ use fencegate::{
     certificates::issue::Development,
     clock::Clock,
     cluster::{Cluster, Snapshot},
+    config::Additions,
     server::{Certificates, Options, Server},
     tls::{accept::Limits, clients::Clients, provider},
 };
@@ -82,6 +83,8 @@ impl Running {
             in_flight: 16,
             drain: Duration::ZERO,
             reload_interval: Duration::from_millis(20),
+            additions: Additions::default(),
+            upkeep: None,
         };
         change(&mut options);
         let server = Server::bind(options).await.unwrap();

@@ -34,6 +34,7 @@ use crate::{
     certificates::issue::Development,
     clock::Clock,
     cluster::{Cluster, Snapshot},
+    config::Additions,
     policy::review::Webhook,
     reload,
     server::{Certificates, IN_FLIGHT, Options, Server},
@@ -202,6 +203,8 @@ impl Stage {
             // The files do not change. They are deleted when this function returns, and a reload
             // would fail: an hour is longer than the demo.
             reload_interval: reload::INTERVAL * 720,
+            additions: Additions::default(),
+            upkeep: None,
         })
         .await?;
         let caller = Caller::new(server.address()?, &certificates.ca)?;

@@ -189,7 +189,7 @@ fn item<'a>(row: &'a Row, desk: &Desk) -> Item<'a> {
     let entries = node.out_of_service().zip(listed.about.times_added());
     Item {
         node: row.name(),
-        uid: present(listed.about.uid()),
+        uid: present(&listed.node.metadata.uid),
         state: standing.state.name(),
         since: row.out_since(),
         notes: standing.notes.iter().map(|note| note.name()).collect(),

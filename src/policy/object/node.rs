@@ -55,6 +55,9 @@ pub struct Node {
 pub struct NodeMetadata {
     #[serde(deserialize_with = "null_is_default")]
     pub name: String,
+    /// Tells the Node from another one that gets its name later. Never judged.
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]
+    pub uid: String,
     /// The version of the stored Node, or the one that a write replaces. Empty if a write names
     /// none.
     #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "null_is_default")]

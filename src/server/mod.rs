@@ -18,8 +18,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use readiness::Readiness;
+
 use crate::{
-    admin::{self, Condition, Format},
+    admin::{self, Format},
     admission::{
         self,
         paths::{self, Paths, SecretError},
@@ -27,8 +29,9 @@ use crate::{
     audit::Audit,
     certificates::{self, CertificateError, SelfManaged, plan::Acceptance},
     clock::Clock,
-    cluster::Cluster,
-    config::{self, ConfigError},
+    cluster::{Cluster, Live, registration::Registration},
+    config::{self, Additions, ConfigError},
+    events,
     gate::Gate,
     metrics::Metrics,
     policy::settings::Settings,
@@ -38,7 +41,10 @@ use crate::{
         accept::{self, Limits, Shutdown},
         clients::Clients,
     },
+    watcher::{self, Watcher},
 };
+
+mod readiness;
 
 /// What a server is made of.
 pub struct Options {
@@ -58,6 +64,23 @@ pub struct Options {
     pub drain: Duration,
     /// How often files are checked for changes.
     pub reload_interval: Duration,
+    /// What the configuration file does not say.
+    pub additions: Additions,
+    /// `None`: no Events are written, and no node is watched.
+    pub upkeep: Option<Upkeep>,
+}
+
+/// With what nodes are looked after, beside the decisions.
+pub struct Upkeep {
+    pub live: Live,
+    /// Whether to write Events.
+    pub events: bool,
+    /// Where the Lease is whose holder watches. `None`: no replica watches.
+    pub registration: Option<Registration>,
+    /// Identifies this replica as the holder of the Lease, and as who reports Events.
+    pub identity: String,
+    /// Between two renewals of the Lease.
+    pub interval: Duration,
 }
 
 /// Where the serving certificate comes from.
@@ -112,6 +135,8 @@ pub struct Server {
     drain: Duration,
     reload_interval: Duration,
     shutdown: Shutdown,
+    upkeep: Option<Upkeep>,
+    events: Option<events::Writer>,
 }
 
 /// Keeps the serving certificate current.
@@ -169,18 +194,35 @@ impl Server {
     /// If a file cannot be used, or a port cannot be bound.
     pub async fn bind(options: Options) -> Result<Self, StartError> {
         let certificates = CertificateSource::new(options.certificates)?;
+        let additions = options.additions;
+        let defaults = additions.to(Settings::default());
         let rules = match options.config {
             Some(path) => {
-                let parse = |files: &[Vec<u8>]| config::parse(files.first().map_or(&[], Vec::as_slice));
+                let parse = move |files: &[Vec<u8>]| {
+                    let settings = config::parse(files.first().map_or(&[], Vec::as_slice))?;
+                    Ok(additions.to(settings))
+                };
                 Some(Reloading::load(vec![path], parse).map_err(Box::new)?)
             }
             None => None,
         };
-        let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::default()), Reloading::current);
+        let settings = rules.as_ref().map_or_else(|| Arc::new(ArcSwap::from_pointee(defaults)), Reloading::current);
         let metrics = Arc::new(Metrics::default());
         metrics.certificate_ends(certificates.serving().load().not_after);
         metrics.config_reloaded(Some(&settings.load()), options.clock.now());
-        let gate = Gate { cluster: options.cluster, settings, clock: options.clock, audit: options.audit, metrics };
+        let upkeep = options.upkeep;
+        let writer = upkeep.as_ref().filter(|upkeep| upkeep.events).map(|Upkeep { live, identity, .. }| {
+            events::events(live.clone(), options.clock.clone(), Arc::clone(&metrics), identity.clone())
+        });
+        let (events, writer) = writer.unzip();
+        let gate = Gate {
+            cluster: options.cluster,
+            settings,
+            clock: options.clock,
+            audit: options.audit,
+            metrics,
+            events: events.unwrap_or_default(),
+        };
         let telemetry = match options.telemetry_listen {
             Some(address) => Some(listen(address).await?),
             None => None,
@@ -196,6 +238,8 @@ impl Server {
             drain: options.drain,
             reload_interval: options.reload_interval,
             shutdown: Shutdown::default(),
+            upkeep,
+            events: writer,
         })
     }
 
@@ -217,17 +261,17 @@ impl Server {
 
     /// Serves until `shutdown_requested` resolves, then drains and finishes the requests in flight.
     pub async fn run(self, shutdown_requested: impl Future<Output = ()>) {
-        let Self { listener, telemetry, certificates, rules, gate, limits, shutdown, .. } = self;
+        let Self { listener, telemetry, certificates, rules, gate, limits, shutdown, upkeep, events, .. } = self;
         let background = TaskTracker::new();
         let done = CancellationToken::new();
-        let readiness = Readiness {
+        let readiness = Arc::new(Readiness {
             serving: certificates.serving(),
             acceptance: certificates.acceptance(),
             clock: gate.clock.clone(),
             reached: Arc::new(OnceLock::new()),
             audit: gate.audit.clone(),
             draining: shutdown.draining.clone(),
-        };
+        });
         let (serving, paths) = (certificates.serving(), certificates.paths());
         let metrics = Arc::clone(&gate.metrics);
         let on_certificate = move |serving: &Serving| metrics.certificate_ends(serving.not_after);
@@ -246,12 +290,17 @@ impl Server {
             }
             CertificateSource::SelfManaged(replica) => spawn(&background, &done, replica.run(on_certificate)),
         }
+        if let Some(writer) = events {
+            spawn(&background, &done, writer.run());
+        }
+        if let Some(watcher) = upkeep.and_then(|upkeep| watcher(upkeep, &gate, Arc::clone(&readiness))) {
+            spawn(&background, &done, watcher.run());
+        }
         if let Some(rules) = rules {
             spawn(&background, &done, watch(rules, self.reload_interval, on_rules));
         }
         if let Some(telemetry) = telemetry {
             let metrics = Arc::clone(&gate.metrics);
-            let readiness = Arc::new(readiness);
             let scraped = Arc::clone(&readiness);
             let scrape = move |format| {
                 metrics.certificate_accepted(scraped.certificate_failure().is_none());
@@ -275,41 +324,21 @@ impl Server {
     }
 }
 
-/// What makes the server ready. Each part is owned by the task that makes it true.
-struct Readiness {
-    /// The certificate in use.
-    serving: Arc<ArcSwap<Serving>>,
-    /// Whether API servers accept it; `None` if that cannot be known.
-    acceptance: Option<Arc<ArcSwap<Acceptance>>>,
-    clock: Clock,
-    /// Set when the cluster answered for the first time. If it does not answer later, no other
-    /// replica would fare better.
-    reached: Arc<OnceLock<()>>,
-    audit: Audit,
-    /// Cancelled when a shutdown was requested.
-    draining: CancellationToken,
-}
-
-impl Readiness {
-    /// Why API servers do not accept the serving certificate, as far as that is known.
-    fn certificate_failure(&self) -> Option<String> {
-        let rejection = || match &**self.acceptance.as_ref()?.load() {
-            Acceptance::Accepted => None,
-            Acceptance::Rejected(why) => Some(why.to_string()),
-        };
-        let invalid = self.serving.load().check(self.clock.now()).err();
-        invalid.map(|why| why.to_string()).or_else(rejection)
-    }
-
-    fn conditions(&self) -> Vec<Condition> {
-        let certificate = self.certificate_failure();
-        let cluster = self.reached.get().is_none().then(|| "not reached yet".to_owned());
-        let shutdown = self.draining.is_cancelled().then(|| "draining".to_owned());
-        let audit_log = self.audit.failure();
-        [("certificate", certificate), ("cluster", cluster), ("audit-log", audit_log), ("shutdown", shutdown)]
-            .map(|(name, failure)| Condition { name, failure })
-            .into()
-    }
+/// Looks after nodes, if there is a Lease for it. A replica that API servers do not call, or that is
+/// about to end, does not hold the Lease.
+fn watcher(upkeep: Upkeep, gate: &Gate, readiness: Arc<Readiness>) -> Option<Watcher> {
+    let Upkeep { live, registration, identity, interval, .. } = upkeep;
+    Some(Watcher::new(watcher::Options {
+        live,
+        registration: registration?,
+        settings: Arc::clone(&gate.settings),
+        clock: gate.clock.clone(),
+        metrics: Arc::clone(&gate.metrics),
+        events: gate.events.clone(),
+        identity,
+        interval,
+        is_fit: Box::new(move || readiness.certificate_failure().is_none() && !readiness.draining.is_cancelled()),
+    }))
 }
 
 /// Starts a background task that is dropped when the server ends; none needs to clean up.
