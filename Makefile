@@ -96,6 +96,7 @@ ifndef KUBEBUILDER_ASSETS
 	$(call build-tools,tests/cluster,$(ASSETS))
 	@ln -sf server $(ASSETS)/etcd
 	@cd tests/helm && go build -o $(ASSETS)/ -ldflags "-s -w" tool
+	@cd tests/helm-docs && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/krew && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/kube-state-metrics && go build -o $(ASSETS)/ -ldflags "-s -w" tool
 	@cd tests/prometheus && go build -o $(ASSETS)/ -ldflags "-s -w" -tags remove_all_sd tool
@@ -163,7 +164,7 @@ on-version: $(if $(filter $(NEWEST),$(VERSION)),control-plane,older-control-plan
 older-control-plane: control-plane
 	$(call build-tools,tests/cluster/$(VERSION),$(ASSETS)-$(VERSION))
 	@ln -sf $(ASSETS)/server $(ASSETS)-$(VERSION)/etcd
-	@for tool in csi-attacher kwok helm krew validate-krew-manifest kube-state-metrics prometheus promtool; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
+	@for tool in csi-attacher kwok helm helm-docs krew validate-krew-manifest kube-state-metrics prometheus promtool; do ln -sf $(ASSETS)/$$tool $(ASSETS)-$(VERSION)/; done
 
 .PHONY: image
 image: ## build the container image, without a daemon: target/image/fencegate.oci.tar
@@ -198,6 +199,10 @@ mutants: $(CARGO_MUTANTS_BUILT) ## change the code that decides, a line at a tim
 .PHONY: reference
 reference: ## write docs/reference.md from the program's own help
 	@$(CARGO) run --quiet --locked -- __reference >target/reference.md && mv target/reference.md docs/reference.md
+
+.PHONY: chart-readme
+chart-readme: control-plane ## write charts/fencegate/README.md from the comments in values.yaml
+	@$(or $(KUBEBUILDER_ASSETS),$(ASSETS))/helm-docs --chart-search-root charts --sort-values-order file --log-level warning
 
 .PHONY: bench
 bench: ## measure what a decision costs

@@ -197,9 +197,11 @@ fn a_command_within_a_sentence_has_no_placeholder() {
 #[test]
 fn the_commands_of_the_charts_notes_can_be_pasted() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/fencegate/templates/NOTES.txt");
-    let notes = fs::read_to_string(path).unwrap().replace("{{ .Release.Namespace }}", "fencegate-system");
+    let notes = fs::read_to_string(path).unwrap();
+    let notes =
+        notes.replace("{{ .Release.Namespace }}", "fencegate-system").replace("{{ .Release.Name }}", "fencegate");
     let lines: Vec<String> = notes.lines().filter_map(|line| line.strip_prefix("  ")).map(str::to_owned).collect();
-    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert_eq!(lines.len(), 3, "{lines:?}");
     paste_lines("NOTES.txt", &lines);
 }
 

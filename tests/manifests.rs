@@ -256,12 +256,17 @@ fn every_action_of_the_workflows_is_pinned_to_a_commit() {
 }
 
 #[test]
-fn cargo_the_chart_and_the_image_have_the_same_version() {
+fn cargo_the_chart_the_image_and_the_labels_have_the_same_version() {
     let version = env!("CARGO_PKG_VERSION");
     let chart = &objects("charts/fencegate/Chart.yaml")[0];
     assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(version), &json!(version)));
     let container = &shared("base/deployment.yaml")[0]["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], format!("fencegate:{version}"));
+    let images = chart["annotations"]["artifacthub.io/images"].as_str().unwrap();
+    let images: Value = serde_saphyr::from_str(images).unwrap();
+    assert_eq!(images, json!([{"name": "fencegate", "image": format!("fencegate:{version}")}]));
+    let labels = &objects("manifests/transformers/labels/labels.yaml")[0]["labels"];
+    assert_eq!(labels["app.kubernetes.io/version"], version);
 }
 
 #[test]

@@ -296,6 +296,7 @@ impl Watcher {
         }
         // Also if it fails: the API server may have stored what it did not answer.
         self.last_release = seen.now.monotonic;
+        tracing::info!(node = name, "releasing automatically");
         let patch = seen.listed.patch_of_taints(&[], &cluster::Changes::new());
         let manner = Manner { dry_run: false, field_manager: FIELD_MANAGER.to_owned() };
         let result = self.options.live.patch_node(name, &patch, &manner).await;
@@ -307,11 +308,11 @@ impl Watcher {
         });
         let (reason, is_warning, note) = match result {
             Ok(_) => {
-                tracing::info!(node = name, "released automatically");
+                tracing::info!(node = name, "released");
                 ("AutoReleased", false, "nothing held the taint, and the node was back without a break".to_owned())
             }
             Err(error) => {
-                tracing::warn!(node = name, %error, "not released automatically");
+                tracing::warn!(node = name, %error, "not released");
                 if let Some(kept) = self.nodes.current.get_mut(name) {
                     kept.memory.not_released(seen.now);
                 }

@@ -31,9 +31,12 @@ fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-const NAMESPACE: &str = "fencegate-system";
+pub const NAMESPACE: &str = "fencegate-system";
 
-fn helm(plane: &Plane, arguments: &[&str]) -> Output {
+/// The chart has none of its own.
+pub const IMAGE: &str = "image.repository=fencegate";
+
+pub fn helm(plane: &Plane, arguments: &[&str]) -> Output {
     Command::new(plane.tool("helm"))
         .args(arguments)
         .env("KUBECONFIG", plane.kubeconfig("admin"))
@@ -42,13 +45,15 @@ fn helm(plane: &Plane, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-fn chart() -> PathBuf {
+pub fn chart() -> PathBuf {
     repository("charts/fencegate")
 }
 
 /// Renders a chart, which may be a folder or a package.
 fn template(plane: &Plane, namespace: &str, chart: &Path, values: &[&str]) -> Output {
     let mut arguments = vec!["template", "fencegate", chart.to_str().unwrap(), "--namespace", namespace];
+    // Only what the manifests install.
+    arguments.extend(["--set", IMAGE, "--skip-tests"]);
     arguments.extend(values.iter().flat_map(|value| ["--set-json", value]));
     helm(plane, &arguments)
 }
@@ -59,7 +64,7 @@ fn text(plane: &Plane, namespace: &str, chart: &Path, values: &[&str]) -> String
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn objects(text: &str) -> Vec<Value> {
+pub fn objects(text: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(text).unwrap()
 }
 
@@ -138,6 +143,23 @@ async fn the_chart_refuses_values_that_it_does_not_know_or_that_cannot_work() {
         ("config={\"checks\":{\"PodsRemain\":\"maybe\"}}", "PodsRemain"),
         ("mode=\"off\"", "mode"),
         ("config={\"mode\":\"warn\"}", "mode"),
+        ("image={\"registry\":\"r\"}", "registry"),
+        ("image={\"digest\":\"sha256:1\"}", "digest"),
+        ("webhook={\"ports\":1}", "ports"),
+        ("webhook={\"port\":443}", "port"),
+        ("webhook={\"timeoutSeconds\":31}", "timeoutSeconds"),
+        ("webhook={\"hostNetwork\":true,\"port\":10250}", "kubelet"),
+        ("placement=\"master\"", "placement"),
+        ("affinity={\"node\":{}}", "affinity"),
+        ("podDisruptionBudget={\"minAvailable\":1}", "minAvailable"),
+        ("podDisruptionBudget={\"maxUnavailable\":0}", "maxUnavailable"),
+        ("networkPolicy={\"apiServerPorts\":[]}", "apiServerPorts"),
+        ("metrics={\"serviceMonitor\":{}}", "serviceMonitor"),
+        ("metrics={\"podMonitor\":{\"interval\":30}}", "interval"),
+        ("tests={\"image\":\"\"}", "image"),
+        ("serviceAccount={\"name\":\"x\"}", "name"),
+        ("commonLabels={\"a\":1}", "commonLabels"),
+        ("extraEnv={\"a\":\"b\"}", "extraEnv"),
     ] {
         let refused = template(&plane, NAMESPACE, &chart(), &[value]);
         assert!(!refused.status.success() && said(&refused).contains(named), "{value}: {}", said(&refused));
@@ -228,7 +250,16 @@ async fn uninstalling_leaves_nothing_that_blocks() {
         || {
             helm(
                 &plane,
-                &["install", "fencegate", folder.to_str().unwrap(), "--namespace", NAMESPACE, "--create-namespace"],
+                &[
+                    "install",
+                    "fencegate",
+                    folder.to_str().unwrap(),
+                    "--namespace",
+                    NAMESPACE,
+                    "--create-namespace",
+                    "--set",
+                    IMAGE,
+                ],
             )
         },
         || helm(&plane, &["uninstall", "fencegate", "--namespace", NAMESPACE]),
@@ -242,7 +273,8 @@ async fn the_chart_keeps_the_path_that_the_replicas_published() {
     let plane = plane_with_alice().await;
     let folder = chart();
     let run = |verb: &str, more: &[&str]| {
-        let arguments = [verb, "fencegate", folder.to_str().unwrap(), "--namespace", NAMESPACE, "--create-namespace"];
+        let folder = folder.to_str().unwrap();
+        let arguments = [verb, "fencegate", folder, "--namespace", NAMESPACE, "--create-namespace", "--set", IMAGE];
         accepts(helm(&plane, &arguments.iter().chain(more).copied().collect::<Vec<_>>()));
     };
     run("install", &[]);

@@ -1,10 +1,12 @@
 //! Overlays that people write themselves: components that are combined, and another namespace.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::{
     harness::{
-        gate::{Gate, customized, rendered, source_arguments},
+        gate::{Gate, customized, source_arguments},
         kinds::{FENCE_AGENTS_REMEDIATION, NETWORK_FENCE},
         plane::Plane,
     },
@@ -31,15 +33,16 @@ async fn the_sources_of_two_components_are_both_in_force() {
     FENCE_AGENTS_REMEDIATION.install(&plane).await;
     NETWORK_FENCE.install(&plane).await;
 
-    for node in ["n7", "n8"] {
-        dead_node(&plane, node, json!({})).await;
+    let elsewhere = json!({"status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.8"}]}});
+    for (node, more) in [("n7", json!({})), ("n8", elsewhere)] {
+        dead_node(&plane, node, more).await;
         attach(&plane, &format!("disk-of-{node}"), node).await;
         rejects(kubectl(&plane, &["taint", "node", node, PLACE]), &["EvidenceMissing"]);
     }
-    let fence = json!({"metadata": {"name": "n7"}, "status": {"result": "Succeeded", "message": "done"},
-        "spec": {"driver": "other.test", "fenceState": "Fenced", "cidrs": ["10.0.0.7/32", "fd00::/64"]}});
-    NETWORK_FENCE.create(&plane, "", fence).await;
-    NETWORK_FENCE.report(&plane, "", "n7", json!({"result": "Succeeded", "message": "done"})).await;
+    let spec = json!({"driver": "other.test", "fenceState": "Fenced", "cidrs": ["10.0.0.7/32", "fd00::/64"]});
+    NETWORK_FENCE.create(&plane, "", json!({"metadata": {"name": "n7"}, "spec": spec})).await;
+    let succeeded = json!({"result": "Succeeded", "message": "fencing operation successful"});
+    NETWORK_FENCE.report(&plane, "", "n7", succeeded).await;
     remediate_by_agent(&plane, "n8", "off").await;
     agent_succeeds(&plane, "n8").await;
     // The command judges before it writes, by the sources that the pods' arguments name.
@@ -49,27 +52,73 @@ async fn the_sources_of_two_components_are_both_in_force() {
     }
 }
 
+/// With every component that can be added to any overlay.
 const MOVED: &str = "
-namespace: guard
+namespace: NAMESPACE
 resources: [REPOSITORY/manifests/overlays/OVERLAY]
+components: [REPOSITORY/manifests/components/flow-schema, REPOSITORY/manifests/components/pod-monitor]
 transformers: [REPOSITORY/manifests/transformers/namespace]
 ";
 
-fn moved(plane: &Plane, overlay: &str) -> Vec<Value> {
-    customized(plane, &MOVED.replace("OVERLAY", overlay))
+/// The objects as text, by kind and name.
+fn by_name(objects: &[Value]) -> BTreeMap<String, String> {
+    let text = |object: &Value| {
+        let mut object = object.clone();
+        // Kustomize takes policies for namespaced, and the API server takes no notice.
+        if object["kind"].as_str().unwrap().starts_with("ValidatingAdmissionPolicy") {
+            object["metadata"].as_object_mut().unwrap().remove("namespace");
+        }
+        object.to_string()
+    };
+    objects.iter().map(|one| (format!("{} {}", one["kind"], one["metadata"]["name"]), text(one))).collect()
+}
+
+fn moved(plane: &Plane, overlay: &str, namespace: &str) -> Vec<Value> {
+    customized(plane, &MOVED.replace("OVERLAY", overlay).replace("NAMESPACE", namespace))
+}
+
+/// The overlay in `docs/operations.md`.
+fn documented(plane: &Plane) -> Vec<Value> {
+    let page = include_str!("../../docs/operations.md");
+    let (_, section) = page.split_once("### An overlay of your own").unwrap();
+    let block = section.split("```").nth(1).unwrap().strip_prefix("yaml").unwrap();
+    let block = block.replace("../../", "REPOSITORY/manifests/").replace("../", "REPOSITORY/manifests/overlays/");
+    customized(plane, &block)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_namespace_moves_everything_and_the_gate_guards_from_there() {
     let plane = plane_with_alice().await;
-    for overlay in
-        ["default", "warn", "cert-manager", "tls-files", "medik8s", "csi-addons", "metal3", "two-node-fencing", "monitoring"]
-    {
-        let here = serde_json::to_string(&rendered(&plane, overlay)).unwrap();
-        let there = serde_json::to_string(&moved(&plane, overlay)).unwrap();
-        assert_eq!(there, here.replace("fencegate-system", "guard"), "{overlay}");
+    for overlay in [
+        "default",
+        "warn",
+        "cert-manager",
+        "tls-files",
+        "medik8s",
+        "csi-addons",
+        "metal3",
+        "two-node-fencing",
+        "monitoring",
+    ] {
+        let there = by_name(&moved(&plane, overlay, "guard"));
+        for (name, object) in by_name(&moved(&plane, overlay, "fencegate-system")) {
+            assert_eq!(
+                there.get(&name.replace("fencegate-system", "guard")),
+                Some(&object.replace("fencegate-system", "guard"))
+            );
+        }
+        let left: Vec<&String> = there.values().filter(|object| object.contains("fencegate-system")).collect();
+        assert!(left.is_empty(), "{overlay}: {left:?}");
     }
-    let gate = Gate::install(&plane, ("guard", "gate-in-guard"), moved(&plane, "default"), &[0, 0], &[]).await;
+    let objects = documented(&plane);
+    assert!(!json!(objects).to_string().contains("fencegate-system"));
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let image = &deployment["spec"]["template"]["spec"]["containers"][0]["image"];
+    assert_eq!(image, &format!("registry.example.com/fencegate:{}", env!("CARGO_PKG_VERSION")));
+    let arguments: Vec<String> = source_arguments(&objects).into_iter().map(str::to_owned).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    assert_eq!(arguments.len(), 3);
+    let gate = Gate::install(&plane, ("guard", "gate-in-guard"), objects, &[0, 0], &arguments).await;
     gate.until_ready(&plane).await;
     dead_node(&plane, "n7", json!({})).await;
     rejects(kubectl(&plane, &["taint", "node", "n7", PLACE]), &["EvidenceMissing"]);

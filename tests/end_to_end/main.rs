@@ -26,6 +26,7 @@ mod support;
 
 mod budget;
 mod certificates;
+mod chart;
 mod clocks;
 mod commands;
 mod everything_else;
@@ -46,5 +47,6 @@ mod sources;
 mod stale;
 mod story;
 mod table;
+mod watcher;
 mod ways;
 mod world;

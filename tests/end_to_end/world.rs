@@ -3,11 +3,12 @@
 use std::{collections::BTreeMap, process::Output, sync::Arc};
 
 use http::Method;
+use kube::Client;
 use serde_json::{Value, json};
 
 use crate::harness::{
     machine::{self, Machine, San, Tasks},
-    plane::Plane,
+    plane::{Plane, call},
 };
 
 pub const TAINT: &str = "node.kubernetes.io/out-of-service";
@@ -199,12 +200,17 @@ pub async fn renew_lease(plane: &Plane, node: &str, at: jiff::Timestamp) {
 
 /// Renews the Lease of a Node as its kubelet does: with this time of the machine's own clock.
 pub async fn renew(plane: &Plane, node: &str, by_machine: jiff::Timestamp) {
+    renew_with(&plane.client("admin"), node, by_machine).await;
+}
+
+/// The same, with this client.
+pub async fn renew_with(client: &Client, node: &str, by_machine: jiff::Timestamp) {
     let time = by_machine.strftime("%FT%T.%6fZ").to_string();
     let spec = json!({"holderIdentity": node, "leaseDurationSeconds": 4, "renewTime": time});
     let lease = json!({"metadata": {"name": node}, "spec": spec});
     let path = format!("{LEASES}/{node}?fieldManager=kubelet");
-    if plane.api("admin", Method::PATCH, &path, Some(lease.clone())).await.is_err() {
-        plane.api("admin", Method::POST, &format!("{LEASES}?fieldManager=kubelet"), Some(lease)).await.unwrap();
+    if call(client, Method::PATCH, &path, Some(lease.clone())).await.is_err() {
+        call(client, Method::POST, &format!("{LEASES}?fieldManager=kubelet"), Some(lease)).await.unwrap();
     }
 }
 

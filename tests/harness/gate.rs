@@ -24,7 +24,7 @@ use super::{
 pub type Home = (&'static str, &'static str);
 
 /// Where the manifests install it.
-const HOME: Home = ("fencegate-system", "gate");
+pub const HOME: Home = ("fencegate-system", "gate");
 
 /// Replicas of the gate in front of a control plane. A proxy stands for their Service.
 pub struct Gate {
@@ -77,8 +77,9 @@ impl Gate {
     pub async fn install(plane: &Plane, home: Home, objects: Vec<Value>, clocks: &[i64], arguments: &[&str]) -> Self {
         fs::write(plane.folder.path().join("config.yaml"), configuration(&objects)).unwrap();
         let mut gate = Self::without_replicas().await;
+        let arguments = [&shipped_arguments(&objects), arguments].concat();
         for (number, clock) in clocks.iter().enumerate() {
-            let replica = Replica::start_in(plane, home, number, arguments, *clock).await;
+            let replica = Replica::start_in(plane, home, number, &arguments, *clock).await;
             gate.service.add_endpoint(replica.port);
             gate.replicas.push(replica);
         }
@@ -342,10 +343,16 @@ fn configuration(objects: &[Value]) -> String {
 
 /// The arguments of the Deployment that name sources.
 pub fn source_arguments(objects: &[Value]) -> Vec<&str> {
+    shipped_arguments(objects).into_iter().filter(|argument| argument.starts_with("--source=")).collect()
+}
+
+/// The arguments of the Deployment that do not name files of its pods.
+pub fn shipped_arguments(objects: &[Value]) -> Vec<&str> {
     let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
     let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
     let arguments = arguments.iter().map(|argument| argument.as_str().unwrap());
-    arguments.filter(|argument| argument.starts_with("--source=")).collect()
+    let names_file = |argument: &&str| argument.starts_with("--config=") || argument.starts_with("--tls-");
+    arguments.skip(1).filter(|argument| !names_file(argument)).collect()
 }
 
 /// Applies the default manifests without the webhooks, so that only the ValidatingAdmissionPolicy

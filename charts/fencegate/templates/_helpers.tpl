@@ -1,6 +1,7 @@
 {{/*
-The objects of the file files/<name>.yaml, in the namespace of the release. Kustomize installs the
-same files; the templates set only the fields that depend on values.
+The objects of the file files/<name>.yaml, in the namespace of the release, with the labels and
+annotations that all objects have. Kustomize installs the same files; the templates set only the
+fields that depend on values.
 
 A file that is missing or cannot be parsed fails the rendering: Helm itself would render nothing.
 */}}
@@ -10,7 +11,85 @@ A file that is missing or cannot be parsed fails the rendering: Helm itself woul
 {{- range regexSplit "(?m)^---\\s*$" (.root.Files.Get $file | replace "fencegate-system" $namespace) -1 }}
 {{- $object := fromYaml . }}
 {{- if not $object.kind }}{{ fail (printf "%s: not a Kubernetes object: %v" $file $object) }}{{ end }}
+{{- $metadata := $object.metadata }}
+{{- $_ := set $metadata "labels" (merge (dict) ($metadata.labels | default dict) (include "fencegate.labels" $.root | fromYaml)) }}
+{{- with $.root.Values.commonAnnotations }}
+{{- $_ := set $metadata "annotations" (merge (dict) ($metadata.annotations | default dict) .) }}
+{{- end }}
 ---
 {{ toYaml $object }}
+{{- end }}
+{{- end -}}
+
+{{/* The labels of objects. */}}
+{{- define "fencegate.labels" -}}
+{{ include "fencegate.podLabels" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* The labels of pods: those that do not change without the pods. */}}
+{{- define "fencegate.podLabels" -}}
+{{- $recommended := dict
+  "app.kubernetes.io/name" "fencegate"
+  "app.kubernetes.io/instance" .Release.Name
+  "app.kubernetes.io/version" .Chart.AppVersion
+  "app.kubernetes.io/component" "gate"
+  "app.kubernetes.io/part-of" "fencegate" }}
+{{- toYaml (merge $recommended .Values.commonLabels) }}
+{{- end -}}
+
+{{/* The image of the gate, by its digest if there is one. */}}
+{{- define "fencegate.image" -}}
+{{- $repository := .Values.image.repository }}
+{{- with .Values.global.imageRegistry }}
+{{- /* Instead of the registry of the repository, which is a part with a dot or a port. */}}
+{{- $path := regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" ($repository | default "fencegate") "" }}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) $path }}
+{{- end }}
+{{- if not $repository }}
+{{- fail "image.repository is not set, and this chart has no image of its own: build one with `make image`, push it to your registry, and set for example image.repository=registry.example.com/fencegate (or image.repository=fencegate, if you import it on your nodes)" }}
+{{- end }}
+{{- with .Values.image.digest }}
+{{- printf "%s@%s" $repository . }}
+{{- else }}
+{{- printf "%s:%s" $repository (.Values.image.tag | default .Chart.AppVersion) }}
+{{- end }}
+{{- end -}}
+
+{{/* `imagePullSecrets` of a pod, as a list. */}}
+{{- define "fencegate.pullSecrets" -}}
+{{- $secrets := .Values.imagePullSecrets }}
+{{- range .Values.global.imagePullSecrets }}
+{{- $secrets = append $secrets (kindIs "string" . | ternary (dict "name" .) .) }}
+{{- end }}
+{{- toYaml ($secrets | uniq) }}
+{{- end -}}
+
+{{/*
+Where a pod may run. `own` leaves only what the values say; otherwise they are added to what the
+manifests have.
+*/}}
+{{- define "fencegate.place" -}}
+{{- $pod := .pod }}
+{{- $values := .values }}
+{{- $affinity := $values.affinity }}
+{{- if eq $values.placement "own" }}
+{{- $_ := unset $pod "tolerations" }}
+{{- $_ := unset $pod "topologySpreadConstraints" }}
+{{- else if eq $values.placement "control-plane" }}
+{{- if $affinity.nodeAffinity }}
+{{- fail "affinity.nodeAffinity: placement control-plane has its own; set placement to own, or leave it out" }}
+{{- end }}
+{{- $isControlPlane := dict "matchExpressions" (list (dict "key" "node-role.kubernetes.io/control-plane" "operator" "Exists")) }}
+{{- $required := dict "requiredDuringSchedulingIgnoredDuringExecution" (dict "nodeSelectorTerms" (list $isControlPlane)) }}
+{{- $affinity = merge (dict "nodeAffinity" $required) $affinity }}
+{{- $taint := dict "key" "node-role.kubernetes.io/control-plane" "operator" "Exists" "effect" "NoSchedule" }}
+{{- $_ := set $pod "tolerations" (append ($pod.tolerations | default list) $taint) }}
+{{- end }}
+{{- with $affinity }}{{ $_ := set $pod "affinity" . }}{{ end }}
+{{- with $values.nodeSelector }}{{ $_ := set $pod "nodeSelector" . }}{{ end }}
+{{- range $field := list "tolerations" "topologySpreadConstraints" }}
+{{- with get $values $field }}{{ $_ := set $pod $field (concat (get $pod $field | default list) .) }}{{ end }}
 {{- end }}
 {{- end -}}
