@@ -115,6 +115,20 @@ end-to-end: control-plane ## run the tests on a real control plane
 	@mkdir -p target
 	@set -o pipefail; $(END_TO_END) 2>&1 | tee target/end-to-end.log
 
+# Not in `make test`: cert-manager takes minutes to build. CRDs, RBAC and webhooks are those of its chart.
+CERT_MANAGER := $(abspath target/cert-manager)
+.PHONY: cert-manager
+cert-manager:
+	@echo "building cert-manager: minutes the first time"
+	@mkdir -p $(CERT_MANAGER) && rm -rf $(CERT_MANAGER)/chart
+	@cd tests/cert-manager && go build -o $(CERT_MANAGER)/cert-manager -ldflags "-s -w" . && \
+	  cp -r --no-preserve=mode \
+	    "$$(go list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)/deploy/charts/cert-manager" $(CERT_MANAGER)/chart
+
+.PHONY: test-cert-manager
+test-cert-manager: control-plane cert-manager ## run the tests of the overlay cert-manager with cert-manager itself
+	$(CARGO) test --locked --features cert-manager --test end_to_end cert_manager:: -- --show-output
+
 # The rules are the `spec` of the object that is installed: there is no second copy.
 RULES := charts/fencegate/files/monitoring/rules.yaml
 .PHONY: monitoring

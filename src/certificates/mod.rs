@@ -14,7 +14,7 @@ use thiserror::Error;
 use tokio::time::{Instant, interval, sleep_until};
 
 use self::{
-    authority::Authority,
+    authority::{Authority, Change},
     issue::IssueError,
     leaf::Leaf,
     lifetimes::Lifetimes,
@@ -247,7 +247,8 @@ impl SelfManaged {
             Ok(false) => Replicas::SomeOlder,
             Err(error) => Replicas::Unknown(error.to_string()),
         };
-        let seen = Seen { began, configurations, secret: state, lease, replicas };
+        let request = secret.as_ref().and_then(|stored| stored.request.clone());
+        let seen = Seen { began, configurations, secret: state, request, lease, replicas };
         Ok((seen, Stored { secret, lease: stored_lease }))
     }
 
@@ -279,14 +280,16 @@ impl SelfManaged {
             }
             Step::Create { published, why } => {
                 let authority = Authority::create(&published, now.wall, lifetimes).map_err(issue)?;
-                ("Create", why, registration.write_secret(stored.secret, authority.to_bytes()?).await?)
+                ("Create", why, registration.write_secret(stored.secret, authority.to_bytes()?, true).await?)
             }
             Step::Restore { authority, why } => {
-                ("Restore", why, registration.write_secret(stored.secret, authority.to_bytes()?).await?)
+                ("Restore", why, registration.write_secret(stored.secret, authority.to_bytes()?, false).await?)
             }
             Step::Change { authority, change, why } => {
                 let changed = authority.change(&change, now.wall, lifetimes).map_err(issue)?;
-                (change.name(), why, registration.write_secret(stored.secret, changed.to_bytes()?).await?)
+                let has_new_ca = change == Change::AddNext;
+                let written = registration.write_secret(stored.secret, changed.to_bytes()?, has_new_ca).await?;
+                (change.name(), why, written)
             }
             Step::Publish { webhook, bundle, version, why } => {
                 ("Publish", why, registration.publish(webhook, &bundle, &version).await?)

@@ -36,6 +36,10 @@
 //! - **A replica does not exchange an accepted certificate for one of a CA that it has not itself
 //!   seen published for `settle`**, which also covers a CA that was created because the Secret was
 //!   lost.
+//! - **A person may request another CA at any time, and nothing above changes.** The request is one
+//!   more reason to add the next CA, where there is none. The write that adds it also says that the
+//!   request is carried out, so each is carried out once, whoever crashes. A CA that was already
+//!   there when the request was made does not count: whoever saw the Secret has its key, too.
 //! - **The Lease keeps replicas from doing the same work; safety does not depend on it.**
 
 use std::{collections::BTreeMap, time::Duration};
@@ -203,17 +207,23 @@ fn write(seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) ->
         let (version, why) = (found.version.clone(), Why::BundleDiffers(webhook));
         return Some(Step::Publish { webhook, bundle, version, why });
     }
-    let (change, why) = change_of_published(authority, now, lifetimes)?;
+    let (change, why) = change_of_published(authority, seen.request.as_ref(), now, lifetimes)?;
     Some(Step::Change { authority: authority.clone(), change, why })
 }
 
 /// The change that is due to a CA that every configuration publishes as it is.
-fn change_of_published(authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<(Change, Why)> {
+fn change_of_published(
+    authority: &Authority,
+    request: Option<&String>,
+    now: Now,
+    lifetimes: &Lifetimes,
+) -> Option<(Change, Why)> {
     match (&authority.next, &authority.previous) {
         (_, Some(Previous { until, .. })) if *until <= now.wall => Some((Change::DropPrevious, Why::PreviousUnused)),
         (None, _) if authority.remaining(now.wall) < lifetimes.replace_ca() => {
             Some((Change::AddNext, Why::CaNearItsEnd))
         }
+        (None, _) => request.map(|request| (Change::AddNext, Why::CaRequested(request.clone()))),
         (Some(Next { published_at: None, .. }), _) => Some((Change::NotePublished, Why::NextPublished)),
         (Some(Next { published_at: Some(at), .. }), None)
             if now.wall.duration_since(*at) >= lifetimes.settle_anywhere() =>

@@ -42,6 +42,8 @@ pub struct Seen {
     /// Both webhook configurations.
     pub configurations: [(Webhook, Read<Configuration>); 2],
     pub secret: Secret,
+    /// The request for another CA that was not carried out yet.
+    pub request: Option<String>,
     pub lease: Read<Lease>,
     pub replicas: Replicas,
 }

@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use thiserror::Error;
 
 use super::authority::{Authority, Change};
-use crate::{cluster::registration::kind, policy::review::Webhook};
+use crate::{
+    cluster::registration::{ROTATE, kind},
+    policy::review::Webhook,
+};
 
 /// The one thing to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub enum Why {
     UnknownCa,
     BundleDiffers(Webhook),
     CaNearItsEnd,
+    /// The request.
+    CaRequested(String),
     NextPublished,
     NextSettled,
     PreviousUnused,
@@ -90,6 +95,9 @@ impl fmt::Display for Why {
                 return write!(formatter, "caBundle of the {} is not what the Secret requires", kind(*webhook));
             }
             Self::CaNearItsEnd => "less than a third of the CA's life is left",
+            Self::CaRequested(request) => {
+                return write!(formatter, "{request:?} in the annotation {ROTATE} requests it");
+            }
             Self::NextPublished => "every webhook configuration has the next CA",
             Self::NextSettled => "every API server trusts the next CA",
             Self::PreviousUnused => "everything that the previous CA signed has expired",

@@ -12,7 +12,8 @@ use k8s_openapi::{
     ByteString,
     api::{
         admissionregistration::v1::{
-            MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookClientConfig,
+            MutatingWebhook, MutatingWebhookConfiguration, ValidatingWebhook, ValidatingWebhookConfiguration,
+            WebhookClientConfig,
         },
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{Pod, Secret},
@@ -46,6 +47,10 @@ const PATHS: &str = "fencegate.dev/paths";
 const SECRET: &str = "fencegate-ca";
 /// The only key in its data.
 const KEY: &str = "authority.json";
+/// Its annotation with which a person requests another CA: with any value that is new.
+pub const ROTATE: &str = "fencegate.dev/rotate-ca";
+/// Its annotation with the last request that was carried out.
+const ROTATED: &str = "fencegate.dev/rotated-ca";
 /// Limit on one request. Nothing waits for the result, and the next look is seconds away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -65,6 +70,8 @@ pub enum RegistrationError {
 pub struct StoredSecret {
     /// Empty if the Secret lacks its key.
     pub bytes: Vec<u8>,
+    /// The request for another CA that was not carried out yet.
+    pub request: Option<String>,
     secret: Secret,
 }
 
@@ -128,11 +135,13 @@ impl Registration {
         let secret = read.map_err(|source| RegistrationError::Read { object: self.secret_name(), source })?;
         Ok(secret.map(|secret| {
             let value = secret.data.as_ref().and_then(|data| data.get(KEY));
-            StoredSecret { bytes: value.map(|bytes| bytes.0.clone()).unwrap_or_default(), secret }
+            let bytes = value.map(|bytes| bytes.0.clone()).unwrap_or_default();
+            StoredSecret { bytes, request: requested(&secret.metadata), secret }
         }))
     }
 
-    /// Creates the Secret, or replaces the version that was read.
+    /// Creates the Secret, or replaces the version that was read. With a new CA in it, the request
+    /// that was read is carried out, and the same write says so.
     ///
     /// # Errors
     /// If the API server returns an error other than a conflict, or does not answer in time.
@@ -140,10 +149,14 @@ impl Registration {
         &self,
         stored: Option<StoredSecret>,
         bytes: Vec<u8>,
+        has_new_ca: bool,
     ) -> Result<Written, RegistrationError> {
         let data = Some(BTreeMap::from([(KEY.to_owned(), ByteString(bytes))]));
         let params = PostParams::default();
-        let written = if let Some(StoredSecret { secret, .. }) = stored {
+        let written = if let Some(StoredSecret { mut secret, request, .. }) = stored {
+            if let Some(request) = request.filter(|_| has_new_ca) {
+                secret.metadata.annotations.get_or_insert_default().insert(ROTATED.to_owned(), request);
+            }
             let secret = Secret { data, string_data: None, ..secret };
             within(self.secrets().replace(SECRET, &params, &secret)).await
         } else {
@@ -201,28 +214,27 @@ impl Registration {
     /// the webhook.
     pub async fn configuration(&self, webhook: Webhook) -> Result<Option<Configuration>, RegistrationError> {
         let object = || configuration_name(webhook);
-        let read = match webhook {
+        let read: Result<Option<(ObjectMeta, Clients)>, kube::Error> = match webhook {
             Webhook::Mutate => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-                within(api.get_opt(NAME)).await.map(|found| {
-                    found.map(|found| {
-                        let webhooks = found.webhooks.into_iter().flatten();
-                        (found.metadata, webhooks.map(|one| (one.name, one.client_config)).collect())
-                    })
+                let clients =
+                    |webhooks: Vec<MutatingWebhook>| webhooks.into_iter().map(|one| (one.name, one.client_config));
+                let read = within(api.get_opt(NAME)).await;
+                read.map(|found| {
+                    found.map(|found| (found.metadata, clients(found.webhooks.unwrap_or_default()).collect()))
                 })
             }
             Webhook::Validate => {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-                within(api.get_opt(NAME)).await.map(|found| {
-                    found.map(|found| {
-                        let webhooks = found.webhooks.into_iter().flatten();
-                        (found.metadata, webhooks.map(|one| (one.name, one.client_config)).collect())
-                    })
+                let clients =
+                    |webhooks: Vec<ValidatingWebhook>| webhooks.into_iter().map(|one| (one.name, one.client_config));
+                let read = within(api.get_opt(NAME)).await;
+                read.map(|found| {
+                    found.map(|found| (found.metadata, clients(found.webhooks.unwrap_or_default()).collect()))
                 })
             }
         };
-        let found: Option<(ObjectMeta, Clients)> =
-            read.map_err(|source| RegistrationError::Read { object: object(), source })?;
+        let found = read.map_err(|source| RegistrationError::Read { object: object(), source })?;
         let Some((metadata, clients)) = found else { return Ok(None) };
         let ours = clients.into_iter().find(|(name, _)| name == WEBHOOK);
         let (_, client) = ours.ok_or_else(|| RegistrationError::NoWebhook { object: object() })?;
@@ -342,6 +354,12 @@ fn applied(webhook: Webhook, client_config: &Value, version: &str) -> Value {
         "metadata": {"name": NAME, "resourceVersion": version},
         "webhooks": [{"name": WEBHOOK, "clientConfig": client_config}],
     })
+}
+
+/// The request for another CA that these annotations have and do not call carried out.
+fn requested(metadata: &ObjectMeta) -> Option<String> {
+    let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
+    annotation(ROTATE).filter(|request| annotation(ROTATED) != Some(request)).cloned()
 }
 
 /// The path that API servers call if this one is set.

@@ -30,6 +30,8 @@ enum Event {
         overwrite: bool,
     },
     Wipe(usize),
+    /// Someone requests another CA.
+    Request(u8),
 }
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
@@ -45,6 +47,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (0..4_usize).prop_map(Event::Restart),
         1 => any::<bool>().prop_map(|overwrite| Event::LoseSecret { overwrite }),
         1 => (0..2_usize).prop_map(Event::Wipe),
+        1 => any::<u8>().prop_map(Event::Request),
     ];
     vec(event, 80..200)
 }
@@ -126,6 +129,7 @@ impl World {
                     self.store.wipe(index);
                 }
             }
+            Event::Request(number) => self.store.request(&number.to_string()),
         }
         self.check();
     }
@@ -164,6 +168,7 @@ proptest! {
         }
         let last = world.store.authority().unwrap();
         prop_assert_ne!(last.current(), first.as_str());
+        prop_assert_eq!(world.store.request_left(), None);
     }
 }
 
@@ -302,6 +307,67 @@ fn a_ca_is_replaced_step_by_step() {
             "DropPrevious: everything that the previous CA signed has expired",
         ]
     );
+}
+
+/// How often another CA was made because somebody requested it.
+fn requests_carried_out(world: &World) -> usize {
+    let of_replica = |replica| world.reasons(replica).iter().filter(|why| why.contains("requests it")).count();
+    (0..world.replicas.len()).map(of_replica).sum()
+}
+
+#[test]
+fn a_request_for_another_ca_is_carried_out_once_whoever_crashes() {
+    // One replica plans and acts until it has written, or its answer is lost, or it ends before.
+    for fault in [Fault::None, Fault::Lost, Fault::AnswerLost] {
+        let mut world = World::new(&[0, 0], [true, true]);
+        world.round();
+        let old = world.store.authority().unwrap().current().to_owned();
+        world.store.time += INTERVAL * 4;
+        world.store.request("today");
+        for _ in 0..5 {
+            world.replicas[0].act(&mut world.store, Fault::None);
+        }
+        world.replicas[0].act(&mut world.store, fault);
+        world.replicas[0].restart(&world.store);
+        world.rounds(90, INTERVAL);
+        let new = world.store.authority().unwrap().current().to_owned();
+        assert_ne!(new, old, "{fault:?}");
+        assert_eq!(world.store.request_left(), None);
+        world.store.request("today");
+        world.rounds(10, Duration::from_hours(1));
+        assert_eq!(world.store.authority().unwrap().current(), new, "{fault:?}: the same request again");
+        assert!(!world.store.published(0).contains(&old) && world.is_ready());
+    }
+}
+
+#[test]
+fn a_ca_that_was_there_before_the_request_does_not_carry_it_out() {
+    let mut world = World::new(&[0], [true, true]);
+    world.round();
+    world.store.request("first");
+    world.rounds(2, INTERVAL);
+    let next = world.store.authority().unwrap().signers().nth(1).unwrap().to_owned();
+    world.store.request("second");
+    world.rounds(90, INTERVAL);
+    let authority = world.store.authority().unwrap();
+    assert_eq!(authority.current(), next);
+    assert!(authority.signers().nth(1).is_some(), "another one is there already");
+    world.rounds(9, Duration::from_hours(1));
+    assert_ne!(world.store.authority().unwrap().current(), next);
+    assert_eq!(requests_carried_out(&world), 2);
+}
+
+#[test]
+fn the_planned_replacement_carries_out_a_request_that_came_before_it() {
+    let mut world = World::new(&[0], [true, true]);
+    world.round();
+    world.rounds(13, Duration::from_hours(1));
+    world.store.time += Duration::from_hours(2);
+    world.store.request("now");
+    world.rounds(90, INTERVAL);
+    assert_eq!(world.store.request_left(), None);
+    let made = world.reasons(0).iter().filter(|why| why.starts_with("AddNext")).count();
+    assert_eq!((made, requests_carried_out(&world)), (1, 0), "{:#?}", world.reasons(0));
 }
 
 /// As after a pause of the whole cluster: a leaf cannot outlive its CA, so it stays near its end

@@ -40,7 +40,7 @@ fn seen(bundle: &[u8], secret: Secret, holder: &str) -> Seen {
     let found = Read::Found(Configuration { ca_bundle: bundle.to_vec(), target: Target::Url, version: "1".to_owned() });
     let lease = Read::Found(Lease { holder: holder.to_owned(), version: "1".to_owned() });
     let configurations = Webhook::ALL.map(|webhook| (webhook, found.clone()));
-    Seen { began: start(), configurations, secret, lease, replicas: Replicas::Current }
+    Seen { began: start(), configurations, secret, request: None, lease, replicas: Replicas::Current }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
 
 use fencegate::{
     certificates::{
-        authority::Authority,
+        authority::{Authority, Change},
         leaf::Leaf,
         lifetimes::Lifetimes,
         plan::{Acceptance, Known, acceptance, plan},
@@ -56,6 +56,10 @@ pub struct Store {
     pub time: Duration,
     last_version: u64,
     secret: Option<(u64, Vec<u8>)>,
+    /// The annotations of the Secret: the last request for another CA, and the last one that was
+    /// carried out.
+    requested: Option<String>,
+    carried_out: Option<String>,
     lease: Option<Lease>,
     configurations: [Option<Stored>; 2],
     /// CAs (PEM) that were made because the Secret was lost, not as the next one.
@@ -96,6 +100,8 @@ impl Store {
             time: Duration::ZERO,
             last_version: 0,
             secret: None,
+            requested: None,
+            carried_out: None,
             lease: None,
             configurations: configurations.map(empty),
             created: BTreeSet::new(),
@@ -126,7 +132,24 @@ impl Store {
         if self.configurations.iter().flatten().any(|stored| !stored.configuration.ca_bundle.is_empty()) {
             let version = self.version();
             self.secret = overwrite.then(|| (version, b"garbage".to_vec()));
+            if !overwrite {
+                (self.requested, self.carried_out) = (None, None);
+            }
         }
+    }
+
+    /// Someone annotates the Secret, if it exists.
+    pub fn request(&mut self, request: &str) {
+        let version = self.version();
+        if let Some((stored, _)) = &mut self.secret {
+            *stored = version;
+            self.requested = Some(request.to_owned());
+        }
+    }
+
+    /// The request that was not carried out yet.
+    pub fn request_left(&self) -> Option<String> {
+        self.requested.clone().filter(|_| self.requested != self.carried_out)
     }
 
     /// Someone empties a `caBundle`, while the Secret or the other configuration still has the CA.
@@ -273,7 +296,14 @@ impl Replica {
             },
         };
         let lease = store.lease.clone().map_or(Read::Absent, Read::Found);
-        let seen = Seen { began, configurations, secret, lease, replicas: store.replicas.clone() };
+        let seen = Seen {
+            began,
+            configurations,
+            secret,
+            request: store.request_left(),
+            lease,
+            replicas: store.replicas.clone(),
+        };
         self.known.observe(&seen, now);
         if let Some(acceptance) = acceptance(&self.known, &seen, now) {
             self.is_accepted = matches!(acceptance, Acceptance::Accepted);
@@ -314,11 +344,12 @@ impl Replica {
             Step::Create { published, .. } => {
                 let authority = Authority::create(&published, now.wall, &LIFETIMES).unwrap();
                 store.created.insert(authority.current().to_owned());
-                write_secret(store, secret, &authority);
+                write_secret(store, secret, &authority, true);
             }
-            Step::Restore { authority, .. } => write_secret(store, secret, &authority),
+            Step::Restore { authority, .. } => write_secret(store, secret, &authority, false),
             Step::Change { authority, change, .. } => {
-                write_secret(store, secret, &authority.change(&change, now.wall, &LIFETIMES).unwrap());
+                let changed = authority.change(&change, now.wall, &LIFETIMES).unwrap();
+                write_secret(store, secret, &changed, change == Change::AddNext);
             }
             Step::Publish { webhook, bundle, version, .. } => {
                 let index = usize::from(webhook == Webhook::Validate);
@@ -359,9 +390,12 @@ impl Replica {
     }
 }
 
-fn write_secret(store: &mut Store, expected: Option<u64>, authority: &Authority) {
+fn write_secret(store: &mut Store, expected: Option<u64>, authority: &Authority, has_new_ca: bool) {
     if store.secret.as_ref().map(|(version, _)| *version) == expected {
         let version = store.version();
         store.secret = Some((version, authority.to_bytes().unwrap()));
+        if has_new_ca {
+            store.carried_out.clone_from(&store.requested);
+        }
     }
 }

@@ -36,7 +36,7 @@ async fn signs(plane: &Plane) -> String {
 }
 
 /// `caBundle` of both configurations.
-async fn bundles(plane: &Plane) -> [String; 2] {
+pub async fn bundles(plane: &Plane) -> [String; 2] {
     let mut bundles = [String::new(), String::new()];
     for (bundle, path) in bundles.iter_mut().zip(CONFIGURATIONS) {
         *bundle = decoded(&plane.get(path).await.unwrap()["webhooks"][0]["clientConfig"]["caBundle"]);
@@ -61,7 +61,7 @@ async fn all_but_published(plane: &Plane) -> Vec<Value> {
 }
 
 /// Someone who trusts the CA alone, and calls this replica as the API server does.
-fn client(ca: &str, port: u16) -> support::Client {
+pub fn client(ca: &str, port: u16) -> support::Client {
     let host = "fencegate.fencegate-system.svc";
     support::Client { host, ..support::Client::new(([127, 0, 0, 1], port).into(), ca) }
 }
@@ -203,6 +203,41 @@ async fn a_ca_is_replaced_under_load_without_one_failed_call() {
         assert!(is_served(&bundles(&plane).await[0], replica.port).await);
     }
     println!("{calls} guarded writes while one CA replaced the other, none failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_is_replaced_on_request_under_load_without_one_failed_call_and_once() {
+    let plane = plane_with_alice().await;
+    let mut gate = Gate::start(&plane, 3, &["--leaf-lifetime=8s"]).await;
+    gate.until_ready(&plane).await;
+    lone_node(&plane, "busy", false).await;
+    let first = signs(&plane).await;
+    let load = Load::start(&plane);
+    load.goes_on(&plane, 50).await;
+    let annotate = || {
+        let namespace = "--namespace=fencegate-system";
+        let request = "fencegate.dev/rotate-ca=2026-11-30T10:15:00Z";
+        accepts(kubectl(&plane, &["annotate", namespace, "secret", "fencegate-ca", "--overwrite", request]));
+    };
+    annotate();
+    let is_replaced = async |plane: &Plane| {
+        let bundles = bundles(plane).await;
+        ![&first, ""].contains(&signs(plane).await.as_str()) && bundles.iter().all(|bundle| !bundle.contains(&first))
+    };
+    plane.until("another CA signs, and the first one is trusted no more", is_replaced).await;
+    let second = signs(&plane).await;
+    // Nobody carries out the same request again, neither a replica that was there nor a new one.
+    annotate();
+    gate.remove_endpoint(0);
+    gate.replicas[0].terminate();
+    gate.join(&plane, crate::harness::gate::Replica::start(&plane, 9, &["--leaf-lifetime=8s"]).await).await;
+    load.goes_on(&plane, 500).await;
+    assert_eq!(bundles(&plane).await, [second.clone(), second.clone()]);
+    let made = |replica: &crate::harness::gate::Replica| replica.log().matches(r#""action":"AddNext""#).count();
+    assert_eq!(gate.replicas.iter().map(made).sum::<usize>(), 1, "one new CA");
+    let calls = load.calls();
+    assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
+    println!("{calls} guarded writes while one CA replaced the other on request, none failed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -452,11 +452,11 @@ async fn helm_test_passes_with_exactly_its_rights_and_fails_without_any_layer() 
     // None of its rights can be left out.
     for role in rights.iter().filter(|object| ["Role", "ClusterRole"].contains(&object["kind"].as_str().unwrap())) {
         let rules = role["rules"].as_array().unwrap();
-        for number in 0..rules.len() {
+        for (number, rule) in rules.iter().enumerate() {
             let mut less = (*role).clone();
             less["rules"].as_array_mut().unwrap().remove(number);
             apply(&[&less]);
-            plane.until(&format!("without {}", rules[number]), async |plane| helm_test(plane, pod).0 != Some(0)).await;
+            plane.until(&format!("without {rule}"), async |plane| helm_test(plane, pod).0 != Some(0)).await;
             apply(&[role]);
             plane.until("the right is back", async |plane| helm_test(plane, pod).0 == Some(0)).await;
         }

@@ -25,6 +25,8 @@ mod shells;
 mod support;
 
 mod budget;
+#[cfg(feature = "cert-manager")]
+mod cert_manager;
 mod certificates;
 mod chart;
 mod clocks;

@@ -107,6 +107,19 @@ async fn kubectl_describe_node_tells_the_story_of_an_outage() {
         &["NodeStillReady", "EvidenceMissing"],
     );
     assert_eq!(described(plane, node).len(), before);
+
+    // Without the right to write Events the gate answers as before, and counts.
+    accepts(kubectl(plane, &["delete", "rolebinding", "--namespace=default", "fencegate-events"]));
+    let failed = async || measured(&gate, r#"fencegate_events_total{outcome="failed"}"#).await.iter().sum::<f64>();
+    plane
+        .until("an Event that could not be written is counted", async |plane| {
+            rejects(
+                kubectl(plane, &["taint", "node", node, PLACE]),
+                &["NodeStillReady", "LeaseStillRenewed", "EvidenceMissing"],
+            );
+            failed().await > 0.0
+        })
+        .await;
 }
 
 /// A gate that releases by itself, as the overlay `auto-release` installs it.

@@ -115,13 +115,7 @@ impl Gate {
     pub async fn apply_overlay(&self, plane: &Plane, overlay: &str) {
         let objects = rendered(plane, overlay);
         self.configure(plane, &configuration(&objects)).await;
-        self.apply_beside_registration(plane, objects);
-    }
-
-    /// Applies objects, except what stands between the API server and the replicas.
-    pub fn apply_beside_registration(&self, plane: &Plane, mut objects: Vec<Value>) {
-        objects.retain(|object| !is_webhook(object) && object["kind"] != "Service");
-        apply(plane, &objects);
+        apply_beside_registration(plane, objects);
     }
 
     /// Replaces the configuration, and waits until every replica has reloaded it.
@@ -332,7 +326,7 @@ pub fn customized(plane: &Plane, kustomization: &str) -> Vec<Value> {
 
 /// The gate's configuration in a set of manifests, with the sources that the Deployment names. A
 /// replica that runs reloads only its configuration.
-fn configuration(objects: &[Value]) -> String {
+pub fn configuration(objects: &[Value]) -> String {
     let is_config_map = |object: &&Value| object["kind"] == "ConfigMap" && object["metadata"]["name"] == "fencegate";
     let text = objects.iter().find(is_config_map).unwrap()["data"]["config.yaml"].as_str().unwrap();
     let mut configuration: Value = serde_saphyr::from_str(text).unwrap();
@@ -365,16 +359,22 @@ pub async fn policy_alone(plane: &Plane) {
 
 /// Applies all objects except the webhooks, and waits until the policy is in force. With the
 /// webhooks, a test could not tell which of them denied a write.
-async fn apply_all_but_webhooks(plane: &Plane, objects: &[Value]) {
+pub async fn apply_all_but_webhooks(plane: &Plane, objects: &[Value]) {
     apply(plane, objects);
     plane.until("the policy is in force", async |plane| denied_by_policy(plane).await).await;
 }
 
-fn is_webhook(object: &Value) -> bool {
+/// Applies objects, except what stands between the API server and the replicas.
+pub fn apply_beside_registration(plane: &Plane, mut objects: Vec<Value>) {
+    objects.retain(|object| !is_webhook(object) && object["kind"] != "Service");
+    apply(plane, &objects);
+}
+
+pub fn is_webhook(object: &Value) -> bool {
     object["kind"].as_str().is_some_and(|kind| kind.ends_with("WebhookConfiguration"))
 }
 
-fn apply(plane: &Plane, objects: &[Value]) {
+pub fn apply(plane: &Plane, objects: &[Value]) {
     let list = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
     let applied = plane.kubectl("admin", &["apply", "-f", "-"], &list);
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));

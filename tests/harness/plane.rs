@@ -299,6 +299,11 @@ impl Plane {
         self.write_kubeconfig(&format!("{token}-{number}"), token, &format!("https://127.0.0.1:{port}"))
     }
 
+    /// The same, for a user with a token that is not one of [`USERS`].
+    pub fn kubeconfig_of(&self, name: &str, token: &str) -> String {
+        self.write_kubeconfig(name, token, &self.url)
+    }
+
     /// Writes the file only once, because a program that was just started may be reading it.
     fn write_kubeconfig(&self, name: &str, token: &str, server: &str) -> String {
         let path = self.path(&format!("{name}.kubeconfig"));
