@@ -78,7 +78,10 @@ const OVERLAYS: [(&str, &[&str]); 9] = [
     ("csi-addons", &[r#"sources=["annotations","cloud-shutdown","network-fence"]"#]),
     ("metal3", &[r#"sources=["annotations","cloud-shutdown","bare-metal-host"]"#]),
     ("two-node-fencing", &[r#"sources=["annotations","cloud-shutdown","pacemaker"]"#]),
-    ("monitoring", &["metrics.prometheusRule.enabled=true", "metrics.dashboard.enabled=true"]),
+    (
+        "monitoring",
+        &[r#"metrics={"podMonitor":{"enabled":true},"prometheusRule":{"enabled":true},"dashboard":{"enabled":true}}"#],
+    ),
 ];
 
 /// Objects by kind and name, without what may differ between the two ways of installing: labels,

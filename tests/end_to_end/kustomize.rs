@@ -52,11 +52,11 @@ async fn the_sources_of_two_components_are_both_in_force() {
     }
 }
 
-/// With every component that can be added to any overlay.
+/// With the component that can be added to any overlay. `monitoring` has the PodMonitor.
 const MOVED: &str = "
 namespace: NAMESPACE
 resources: [REPOSITORY/manifests/overlays/OVERLAY]
-components: [REPOSITORY/manifests/components/flow-schema, REPOSITORY/manifests/components/pod-monitor]
+components: [REPOSITORY/manifests/components/flow-schema]
 transformers: [REPOSITORY/manifests/transformers/namespace]
 ";
 
