@@ -99,6 +99,7 @@ async fn another_namespace_moves_everything_and_the_gate_guards_from_there() {
         "metal3",
         "two-node-fencing",
         "monitoring",
+        "auto-release",
     ] {
         let there = by_name(&moved(&plane, overlay, "guard"));
         for (name, object) in by_name(&moved(&plane, overlay, "fencegate-system")) {
