@@ -56,6 +56,7 @@ pub struct Metrics {
     audit_write_failures: Counter,
     events: Family<OutcomeLabels, Counter>,
     watch_leader: Gauge,
+    registration_mismatches: Gauge,
     out_of_service_nodes: Family<StateLabels, Gauge>,
     out_of_service_oldest: Family<StateLabels, Gauge<f64, AtomicU64>>,
     auto_releases: Family<OutcomeLabels, Counter>,
@@ -85,6 +86,7 @@ impl Default for Metrics {
             audit_write_failures: Counter::default(),
             events: Family::default(),
             watch_leader: Gauge::default(),
+            registration_mismatches: Gauge::default(),
             out_of_service_nodes: Family::default(),
             out_of_service_oldest: Family::default(),
             auto_releases: Family::default(),
@@ -149,6 +151,8 @@ impl Metrics {
         registry.register("audit_write_failures", help, self.audit_write_failures.clone());
         registry.register("events", "Events about Nodes", self.events.clone());
         registry.register("watch_leader", "1 on the replica that watches the Nodes", self.watch_leader.clone());
+        let help = "Webhook configurations and policy bindings of the gate that are not in its mode, on the replica that watches";
+        registry.register("registration_mismatches", help, self.registration_mismatches.clone());
         let help = "Nodes with the taint or with evidence by where they stand, on the replica that watches";
         registry.register("out_of_service_nodes", help, self.out_of_service_nodes.clone());
         let help = "Since when the oldest of them is out of service, in seconds since the epoch; 0 if there is none";
@@ -268,6 +272,11 @@ impl Metrics {
         self.watch_leader.set(i64::from(is_leader));
     }
 
+    /// Sets how many objects of the registration are not in the mode of the configuration.
+    pub fn mismatches(&self, count: usize) {
+        self.registration_mismatches.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Sets how many nodes are in each state, and since when the oldest of them is out of service.
     pub fn out_of_service(&self, nodes: &BTreeMap<State, (usize, Option<Timestamp>)>) {
         for state in State::ALL {
@@ -350,6 +359,7 @@ mod tests {
             r#"fencegate_events_total{outcome="dropped"} 1"#,
             r#"fencegate_events_total{outcome="sent"} 0"#,
             "fencegate_watch_leader 0",
+            "fencegate_registration_mismatches 0",
             r#"fencegate_out_of_service_nodes{state="Stuck"} 2"#,
             r#"fencegate_out_of_service_nodes{state="InService"} 0"#,
             r#"fencegate_out_of_service_oldest_timestamp_seconds{state="Stuck"} 1795342500.0"#,

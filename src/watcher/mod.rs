@@ -12,7 +12,10 @@ use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use self::plan::{Change, Look, Memory, Now};
+use self::{
+    nodes::Nodes,
+    plan::{Change, Look, Now},
+};
 use crate::{
     clock::Clock,
     cluster::{self, Cluster, Listed, Live, Manner, Wanted, WriteError, Written, registration::Registration},
@@ -23,11 +26,13 @@ use crate::{
         object::node::NodeMetadata,
         request::User,
         settings::{AutoReleaseWhen, Settings},
-        standing::{Standing, State, facts_of, is_in_service, standing},
+        standing::{Standing, State, facts_of, standing},
         text::on_one_line,
     },
 };
 
+mod mismatch;
+mod nodes;
 pub mod plan;
 
 /// How often the nodes whose look is due are looked at.
@@ -80,24 +85,6 @@ pub struct Watcher {
     last_release: Duration,
     /// The last error, so that a lasting one is logged once.
     last_error: Option<String>,
-}
-
-/// The nodes that are kept.
-#[derive(Default)]
-struct Nodes {
-    current: BTreeMap<String, Kept>,
-    /// The names in a list that is not complete yet.
-    listing: Option<Vec<String>>,
-}
-
-/// A node with the taint or with evidence.
-struct Kept {
-    listed: Listed,
-    /// When to look at it.
-    due: Instant,
-    memory: Memory,
-    /// Where it stood at the last look, and since when it is out of service.
-    told: Option<(State, Option<Timestamp>)>,
 }
 
 /// A look at a node.
@@ -157,6 +144,7 @@ impl Watcher {
                 self.watch().await;
                 self.nodes = Nodes::default();
                 self.options.metrics.watches(false);
+                self.options.metrics.mismatches(0);
                 self.options.metrics.out_of_service(&BTreeMap::new());
                 tracing::info!("watching the Nodes no more");
             }
@@ -220,6 +208,7 @@ impl Watcher {
         let mut changes = pin!(self.options.live.watch(&Wanted::All));
         let mut renewals = interval(self.options.interval);
         let mut beats = interval(BEAT);
+        let mut comparisons = interval(RESTING);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Each is cancel-safe: a stream and an interval keep what they have not returned.
@@ -235,7 +224,24 @@ impl Watcher {
                     None => return,
                 },
                 _ = beats.tick() => self.look().await,
+                _ = comparisons.tick() => self.compare().await,
             }
+        }
+    }
+
+    /// Tells whether the registration is in the mode of the configuration.
+    async fn compare(&mut self) {
+        let settings = self.options.settings.load_full();
+        match timeout(PATIENCE, mismatch::mismatches(&self.options.live, &settings)).await {
+            Ok(Ok(differing)) => {
+                self.options.metrics.mismatches(differing.len());
+                if !differing.is_empty() {
+                    let (mode, objects) = (settings.mode.name(), differing.join(", "));
+                    tracing::warn!(mode, objects, "not in the mode of the configuration");
+                }
+            }
+            Ok(Err(error)) => self.report(Some(error)),
+            Err(elapsed) => self.report(Some(format!("the registration: {elapsed}"))),
         }
     }
 
@@ -366,103 +372,5 @@ fn pause(state: State, settings: &Settings) -> Duration {
         State::Alive | State::Stuck | State::Emptying | State::Unknown => MOVING,
         State::Recovered if releases => MOVING.min(settings.auto_release.after.unsigned_abs() / 2).max(BEAT),
         _ => RESTING,
-    }
-}
-
-impl Nodes {
-    fn apply(&mut self, change: cluster::Change, now: Instant) {
-        match change {
-            cluster::Change::Begin => self.listing = Some(Vec::new()),
-            cluster::Change::Complete => {
-                if let Some(listed) = self.listing.take() {
-                    self.current.retain(|name, _| listed.contains(name));
-                }
-            }
-            cluster::Change::Gone(name) => drop(self.current.remove(&name)),
-            cluster::Change::Node(node) => self.keep(*node, now),
-        }
-    }
-
-    fn keep(&mut self, listed: Listed, now: Instant) {
-        let name = listed.node.metadata.name.clone();
-        if !is_kept(&listed) {
-            self.current.remove(&name);
-            return;
-        }
-        if let Some(names) = &mut self.listing {
-            names.push(name.clone());
-        }
-        match self.current.get_mut(&name) {
-            Some(kept) if kept.listed.node.metadata.uid == listed.node.metadata.uid => {
-                // A heartbeat changes nothing that is told.
-                if kept.listed.node.metadata.resource_version != listed.node.metadata.resource_version {
-                    kept.due = now;
-                }
-                kept.listed = listed;
-            }
-            _ => {
-                self.current.insert(name, Kept { listed, due: now, memory: Memory::default(), told: None });
-            }
-        }
-    }
-
-    /// How many nodes are in each state, and since when the oldest of them is out of service.
-    fn by_state(&self) -> BTreeMap<State, (usize, Option<Timestamp>)> {
-        let mut states: BTreeMap<State, (usize, Option<Timestamp>)> = BTreeMap::new();
-        for (state, since) in self.current.values().filter_map(|kept| kept.told) {
-            let (count, oldest) = states.entry(state).or_default();
-            *count += 1;
-            *oldest = [*oldest, since].into_iter().flatten().min();
-        }
-        states
-    }
-}
-
-/// Whether a node has the taint, or evidence while it is not in service.
-fn is_kept(listed: &Listed) -> bool {
-    let node = &listed.node;
-    node.is_out_of_service() || (node.has_record() && !is_in_service(node))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{from_value, json};
-
-    use super::*;
-
-    fn node(name: &str, uid: &str, is_out: bool) -> cluster::Change {
-        let taints = if is_out { json!([{"key": "node.kubernetes.io/out-of-service"}]) } else { json!([]) };
-        let metadata = json!({"name": name, "uid": uid});
-        cluster::Change::Node(Box::new(from_value(json!({"metadata": metadata, "spec": {"taints": taints}})).unwrap()))
-    }
-
-    #[test]
-    fn nodes_out_of_service_are_kept_and_a_list_replaces_what_was_known_once_it_is_complete() {
-        let mut nodes = Nodes::default();
-        let mut after = |change| {
-            nodes.apply(change, Instant::now());
-            nodes.current.keys().cloned().collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(after(cluster::Change::Begin), "");
-        assert_eq!(after(node("a", "1", true)), "a");
-        assert_eq!(after(node("b", "2", false)), "a");
-        assert_eq!(after(cluster::Change::Complete), "a");
-        assert_eq!(after(node("b", "2", true)), "a b");
-        assert_eq!(after(node("a", "1", false)), "b", "it is back in service");
-        assert_eq!(after(node("a", "1", true)), "a b");
-        assert_eq!(after(cluster::Change::Begin), "a b");
-        assert_eq!(after(node("b", "2", true)), "a b");
-        assert_eq!(after(cluster::Change::Complete), "b", "a was deleted while the watch was away");
-        assert_eq!(after(cluster::Change::Gone("b".into())), "");
-    }
-
-    #[test]
-    fn a_node_made_anew_under_the_name_has_no_memory() {
-        let mut nodes = Nodes::default();
-        nodes.apply(node("a", "1", true), Instant::now());
-        nodes.current.get_mut("a").unwrap().told = Some((State::Stuck, "2026-11-22T10:15:00Z".parse().ok()));
-        assert_eq!(nodes.by_state()[&State::Stuck].0, 1);
-        nodes.apply(node("a", "2", true), Instant::now());
-        assert!(nodes.by_state().is_empty());
     }
 }

@@ -33,6 +33,11 @@ async fn measured(gate: &Gate, series: &str) -> Vec<f64> {
     values
 }
 
+/// The replica that watches.
+pub async fn leader(gate: &Gate) -> Option<usize> {
+    measured(gate, "fencegate_watch_leader").await.iter().position(|leads| *leads == 1.0)
+}
+
 /// The Events of a node as `kubectl describe` shows them: the message of each reason.
 fn described(plane: &Plane, node: &str) -> BTreeMap<String, String> {
     let text = kubectl(plane, &["describe", "node", node]);
@@ -81,6 +86,8 @@ async fn kubectl_describe_node_tells_the_story_of_an_outage() {
     world.machine().boot();
     world.until_ready(true).await;
     plane.until("the metrics tell that it is back", async |_| state("Recovered").await.contains(&1.0)).await;
+    let mismatches = async || measured(&gate, "fencegate_registration_mismatches").await.iter().sum::<f64>();
+    assert_eq!(mismatches().await, 0.0);
     let oldest = measured(&gate, r#"fencegate_out_of_service_oldest_timestamp_seconds{state="Recovered"}"#).await;
     assert!(oldest.iter().any(|since| *since > 1.7e9), "{oldest:?}");
     accepts(without_conflict(|| kubectl(plane, &["taint", "node", node, KEY])));
@@ -241,13 +248,11 @@ async fn the_next_leader_completes_a_release_in_which_the_first_one_was_killed()
     let plane = plane_with_alice().await;
     let mut gate = releasing(&plane, 2).await;
     put_out_of_service(&plane, "n7", json!({})).await;
-    let leads =
-        async |gate: &Gate| measured(gate, "fencegate_watch_leader").await.iter().position(|leads| *leads == 1.0);
-    plane.until("one replica watches", async |_| leads(&gate).await.is_some()).await;
+    plane.until("one replica watches", async |_| leader(&gate).await.is_some()).await;
     // The release waits for the gate's answer, which does not arrive.
     gate.service.becomes(Network::HalfOpen);
     let _alive = boot(&plane, &[("n7", "boot-8", false)]).await;
-    let first = leads(&gate).await.unwrap();
+    let first = leader(&gate).await.unwrap();
     let asks = || gate.replicas[first].log().contains("releasing automatically");
     plane.until("the leader asks for the release", async |_| asks()).await;
     gate.replicas[first].kill();
