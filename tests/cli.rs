@@ -84,6 +84,67 @@ fn review_exits_with_code_2_and_says_why_if_it_cannot_decide() {
 }
 
 #[test]
+fn check_config_reads_a_configuration_as_serve_does_and_shows_what_differs_from_the_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |input: &str| {
+        let output = run(folder.path(), &["check-config", "-"], input);
+        (code(&output), stdout(&output) + &stderr(&output))
+    };
+    assert_eq!(check("{}"), (0, "standard input: OK\n  all defaults\n".to_owned()));
+    let weak = "mode: warn\nevidence: {maxAge: 1h}\nchecks: {NodeStillReady: off}\nplace: {maxNodes: 30%}\n";
+    let expected = "OK
+  mode: warn (default: enforce)
+  evidence.maxAge: 1h (default: 24h)
+  place.maxNodes: 30% (default: none)
+  checks.NodeStillReady: off (default: enforce)
+warning: mode: warn denies nothing but StampForged
+warning: checks.NodeStillReady: off: a write that fails this check is allowed
+";
+    assert_eq!(check(weak), (0, format!("standard input: {expected}")));
+
+    // In manifests, as kubectl prints and kustomize renders them.
+    let config_map = |text: &str| serde_json::json!({"kind": "ConfigMap", "metadata": {"name": "fencegate"}, "data": {"config.yaml": text}});
+    let in_config_map = format!("standard input: ConfigMap fencegate: config.yaml: {expected}");
+    assert_eq!(check(&config_map(weak).to_string()), (0, in_config_map.clone()));
+    assert_eq!(check(&format!("kind: Service\n---\n{}\n---\n", config_map(weak))), (0, in_config_map.clone()));
+    let list = serde_json::json!({"kind": "List", "items": [{"kind": "Service"}, config_map(weak)]});
+    assert_eq!(check(&list.to_string()), (0, in_config_map));
+
+    let mistakes = [
+        ("checks: {NodeStillRedy: off}", "checks.NodeStillRedy: there is no such check"),
+        ("checks: {StampForged: off}", "checks.StampForged: the mode of this check cannot be changed"),
+        ("mode: enforce\nmodes: warn", "line 2"),
+        ("", "is empty"),
+        ("mode: [", "line 1"),
+    ];
+    for (text, why) in mistakes {
+        for input in [text.to_owned(), config_map(text).to_string()] {
+            let (code, said) = check(&input);
+            assert!(code == 1 && said.contains(why), "{input}: {code} {said}");
+        }
+    }
+    let two = format!("{}\n---\n{}", config_map("{}"), config_map("{}"));
+    for (input, why) in [("kind: Service", "no ConfigMap with the key config.yaml"), (&two, "2 ConfigMaps")] {
+        let (code, said) = check(input);
+        assert!(code == 2 && said.contains(why), "{input}: {code} {said}");
+    }
+    assert_eq!(code(&run(folder.path(), &["check-config", "missing.yaml"], "")), 2);
+}
+
+#[test]
+fn a_replica_does_not_start_with_a_mistake_in_its_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.yaml"), "mode: warm").unwrap();
+    assert_eq!(code(&run(folder.path(), &["certs", "--out", "."], "")), 0);
+    let serve = ["serve", "--tls-cert=tls.crt", "--tls-key=tls.key", "--config=config.yaml", "--listen=127.0.0.1:0"];
+    let serve = [&serve[..], &["--telemetry-listen=127.0.0.1:0", "--cluster=cluster.yaml"]].concat();
+    fs::write(folder.path().join("cluster.yaml"), SILENT_WORKER).unwrap();
+    let output = run(folder.path(), &serve, "");
+    let said = stdout(&output) + &stderr(&output);
+    assert!(code(&output) == 2 && said.contains(r#"mode: "warm" is not one of enforce, warn"#), "{said}");
+}
+
+#[test]
 fn a_kubeconfig_that_cannot_be_used_does_not_become_the_example_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let review = folder.path().join("review.json");

@@ -24,6 +24,7 @@ use crate::{
 mod attest;
 mod certs;
 mod check;
+mod check_config;
 mod columns;
 mod complete;
 mod completion;
@@ -75,6 +76,7 @@ enum Command {
     Place(Box<place::Args>),
     Release(Box<release::Args>),
     Check(check::Args),
+    CheckConfig(check_config::Args),
     Explain(explain::Args),
     History(history::Args),
     Replay(replay::Args),
@@ -137,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Place(args) => block_on(interruptible(STAYS, place::run(*args))),
         Command::Release(args) => block_on(interruptible(STAYS, release::run(*args))),
         Command::Check(args) => block_on(interruptible("", check::run(args))),
+        Command::CheckConfig(args) => check_config::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::History(args) => block_on(history::run(args)),
         Command::Replay(args) => block_on(replay::run(args)),

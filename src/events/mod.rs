@@ -16,7 +16,7 @@ use crate::{
 
 mod told;
 
-pub use told::of_decision;
+pub use told::{of_decision, transition_denied};
 
 /// Events that may wait. Guarded writes are rare; more of them at once is an attack or a mistake,
 /// and the audit log has each.

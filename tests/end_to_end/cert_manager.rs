@@ -182,7 +182,8 @@ async fn until_in_use(plane: &Plane, gate: &Gate) {
         };
         plane.until("the replica serves the new certificate", is_served).await;
     }
-    let is_injected = async |plane: &Plane| bundles(plane).await.iter().all(|bundle| bundle.contains(now["ca.crt"].trim()));
+    let is_injected =
+        async |plane: &Plane| bundles(plane).await.iter().all(|bundle| bundle.contains(now["ca.crt"].trim()));
     plane.until("the CA is in both configurations", is_injected).await;
 }
 
@@ -221,7 +222,8 @@ async fn cert_manager_issues_injects_and_renews_under_load_without_one_failed_ca
 
     // A new key as well, as docs/operations.md says.
     plane.api("admin", Method::DELETE, &format!("{SECRETS}/{CA}"), None).await.unwrap();
-    let has_another_key = async |plane: &Plane| data(plane, CA).await.get("tls.key").is_some_and(|key| *key != first["tls.key"]);
+    let has_another_key =
+        async |plane: &Plane| data(plane, CA).await.get("tls.key").is_some_and(|key| *key != first["tls.key"]);
     plane.until("the CA has another key", has_another_key).await;
     let third = data(&plane, CA).await;
     renew(&plane, "fencegate", SERVING).await;
@@ -230,5 +232,7 @@ async fn cert_manager_issues_injects_and_renews_under_load_without_one_failed_ca
     load.goes_on(&plane, 100).await;
     let calls = load.calls();
     assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
-    println!("{until_renewed} guarded writes while the certificate was renewed, {calls} with its CA, and with the key of the CA, none failed");
+    println!(
+        "{until_renewed} guarded writes while the certificate was renewed, {calls} with its CA, and with the key of the CA, none failed"
+    );
 }
