@@ -40,8 +40,11 @@ fn main() -> anyhow::Result<()> {
         r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="Inter, Helvetica, Arial, 'DejaVu Sans', sans-serif" font-size="12">"#
     );
     println!(r#"<rect width="{width}" height="{height}" fill="{BACKGROUND}"/>"#);
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let end = targets.flat_map(found).flat_map(|series| series.points).map(|(time, _)| time).fold(0.0, f64::max);
+    let window = (end - read["seconds"].as_f64().unwrap(), end);
     for panel in panels {
-        println!("{}", Canvas::of(panel).drawn(panel, read["seconds"].as_f64().unwrap()));
+        println!("{}", Canvas::of(panel).drawn(panel, window));
     }
     println!("</svg>");
     Ok(())
@@ -172,7 +175,7 @@ impl Canvas {
         }
     }
 
-    fn drawn(mut self, panel: &Value, duration: f64) -> String {
+    fn drawn(mut self, panel: &Value, window: (f64, f64)) -> String {
         let title = panel["title"].as_str().unwrap();
         if panel["type"] == "row" {
             self.text((0.0, 18.0), "start", 14, TEXT, &format!("⌄ {title}"));
@@ -192,7 +195,7 @@ impl Canvas {
             "stat" => self.stat(panel, &all),
             "bargauge" => self.bars(panel, &all),
             "table" => self.table(panel, targets),
-            _ => self.axes(panel, &all, duration),
+            _ => self.axes(panel, &all, window),
         }
         self.svg
     }
@@ -286,12 +289,9 @@ impl Canvas {
         }
     }
 
-    fn axes(&mut self, panel: &Value, all: &[Series], duration: f64) {
+    fn axes(&mut self, panel: &Value, all: &[Series], (begin, end): (f64, f64)) {
         let stacked = panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars";
         let (left, top, right, bottom) = (62.0, 30.0, self.width - 12.0, self.height - 44.0);
-        let begin = all.iter().flat_map(|series| &series.points).map(|(time, _)| *time).fold(f64::MAX, f64::min);
-        let end = all.iter().flat_map(|series| &series.points).map(|(time, _)| *time).fold(0.0, f64::max);
-        let (begin, end) = (begin.min(end - duration), end);
         let mut stack: BTreeMap<u64, f64> = BTreeMap::new();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds")]
         let at = |time: f64| time as u64;
