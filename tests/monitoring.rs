@@ -226,6 +226,16 @@ fn every_alert_has_a_page_and_every_page_an_alert() {
 }
 
 #[test]
+fn every_alert_fires_in_a_unit_test() {
+    let tests = read("monitoring/alerts.yaml") + &read("monitoring/days.yaml");
+    for alert in rules().iter().filter(|rule| rule["alert"].is_string()) {
+        let (name, severity) = (text(&alert["alert"]), text(&alert["labels"]["severity"]));
+        let firing = format!(r#"ALERTS{{alertname="{name}",alertstate="firing",severity="{severity}""#);
+        assert!(tests.contains(&firing), "{firing} is not expected anywhere");
+    }
+}
+
+#[test]
 fn every_alert_has_a_severity_and_says_what_is_wrong() {
     for alert in rules().iter().filter(|rule| rule["alert"].is_string()) {
         assert!(["critical", "warning", "info"].contains(&text(&alert["labels"]["severity"])), "{alert}");

@@ -128,7 +128,7 @@ fn step(secret: Secret, ca_bundle: &[u8]) {
         || Read::Found(Configuration { ca_bundle: ca_bundle.to_vec(), target: Target::Url, version: "1".to_owned() });
     let configurations = Webhook::ALL.map(|webhook| (webhook, found()));
     let lease = Read::Found(Lease { holder: "fencegate-0".to_owned(), version: "1".to_owned() });
-    let seen = Seen { began: now(), configurations, secret, lease, replicas: Replicas::Current };
+    let seen = Seen { began: now(), configurations, secret, request: None, lease, replicas: Replicas::Current };
     let at = Now { wall: now(), monotonic: Duration::ZERO };
     known.observe(&seen, at);
     acceptance(&known, &seen, at);

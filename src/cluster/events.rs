@@ -10,13 +10,15 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
 use kube::core::params::{Patch, PatchParams, PostParams};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     Live, Written,
-    api::{ReadError, check_name, namespaced},
+    api::{ReadError, Selection, check_name, namespaced},
     live::one_line,
 };
+use crate::policy::json::null_is_default;
 
 /// Events about objects without a namespace are in this one
 /// (`k8s.io/kubernetes/pkg/apis/core/validation`: `ValidateEventCreate`).
@@ -28,6 +30,39 @@ const NOTE_LENGTH: usize = 1024;
 /// The most characters of a node's name in the name of its Event, which has a suffix and may have
 /// 253 characters in all.
 const NAME_LENGTH: usize = 200;
+
+/// An Event of a replica, as somebody reads it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ToldEvent {
+    #[serde(deserialize_with = "null_is_default")]
+    pub action: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub reason: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub note: String,
+    event_time: Option<Timestamp>,
+    series: Option<ToldSeries>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToldSeries {
+    count: i64,
+    last_observed_time: Timestamp,
+}
+
+impl ToldEvent {
+    /// When it happened last.
+    pub fn last(&self) -> Option<Timestamp> {
+        self.series.as_ref().map(|series| series.last_observed_time).or(self.event_time)
+    }
+
+    /// How often it happened.
+    pub fn count(&self) -> i64 {
+        self.series.as_ref().map_or(1, |series| series.count)
+    }
+}
 
 /// An Event about a Node, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +121,19 @@ impl Live {
             self.api.send::<Value>(request.map_err(kube::Error::BuildRequest)?).await
         };
         create.await.map(drop).map_err(|error| one_line(&error.to_string()))
+    }
+
+    /// The Events of the replicas about the Node with this UID.
+    ///
+    /// # Errors
+    /// Why they could not be read, as one line for people.
+    pub async fn events_about(&self, uid: &str) -> Result<Vec<ToldEvent>, String> {
+        let read = async {
+            check_name(uid)?;
+            let of_node = format!("regarding.kind=Node,regarding.uid={uid},reportingController={CONTROLLER}");
+            self.api.list(&namespaced::<Event>(NAMESPACE), Selection::Fields(&of_node), Some).await
+        };
+        read.await.map_err(|error: ReadError| one_line(&error.to_string()))
     }
 
     /// Notes that the Event of this name happened again: `count` times by now. A conflict means

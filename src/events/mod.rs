@@ -3,10 +3,10 @@
 //! They are never in the way. Whoever tells one waits for nothing: it goes into a queue with a
 //! limit, over which it is dropped and counted. One task writes them, and merges repeats.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     clock::Clock,
@@ -16,7 +16,7 @@ use crate::{
 
 mod told;
 
-pub use told::of_decision;
+pub use told::{of_decision, transition_denied};
 
 /// Events that may wait. Guarded writes are rare; more of them at once is an attack or a mistake,
 /// and the audit log has each.
@@ -26,6 +26,9 @@ const QUEUE: usize = 64;
 const SERIES: SignedDuration = SignedDuration::from_hours(1);
 /// Events whose repeats are merged. Those that are left out are told once more.
 const MOST_SERIES: usize = 1024;
+
+/// Limit on one write: those that wait behind it are not told for ever.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Something that happened to a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +90,8 @@ impl Writer {
     pub async fn run(mut self) {
         let mut last_error = None;
         while let Some(event) = self.queue.recv().await {
-            match self.write(&event).await {
+            let written = timeout(PATIENCE, self.write(&event)).await;
+            match written.unwrap_or_else(|elapsed| Err(elapsed.to_string())) {
                 Ok(()) => {
                     last_error = None;
                     self.metrics.event(EventOutcome::Sent);

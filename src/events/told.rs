@@ -38,6 +38,12 @@ impl Actions {
     }
 }
 
+/// The transition that an Event with this action tells the denial of. Of a placement and an
+/// amendment, which have one action, the placement.
+pub fn transition_denied(action: &str) -> Option<Transition> {
+    Transition::ALL.into_iter().find(|transition| Actions::of(*transition).denied == action)
+}
+
 /// The Events about a decision. None for a dry run, and none about a Node that is not stored yet.
 pub fn of_decision(webhook: Webhook, review: &Review, decision: &Decision) -> Vec<Event> {
     let Some(request) = review.request().filter(|_| !review.dry_run) else { return Vec::new() };

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, pin::pin, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use self::plan::{Change, Look, Memory, Now};
 use crate::{
@@ -39,8 +39,13 @@ const MOVING: Duration = Duration::from_secs(15);
 const RESTING: Duration = Duration::from_mins(1);
 /// Nodes that are looked at at once: each costs the API server a few lists.
 const AT_ONCE: usize = 4;
+/// Nodes that are looked at as often as that. With more, each is looked at less often, so that a
+/// large outage does not become a load.
+const FEW: usize = 10;
 /// Limit on the reads of one look.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Limit on a release: the API server asks both webhooks, 5 s each.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(15);
 /// The field manager of a release.
 const FIELD_MANAGER: &str = "fencegate-auto-release";
 
@@ -238,9 +243,10 @@ impl Watcher {
     async fn look(&mut self) {
         let now = Instant::now();
         if self.user.is_none() {
-            match self.options.live.whoami().await {
-                Ok(user) => self.user = Some(user),
-                Err(error) => return self.report(Some(error)),
+            match timeout(PATIENCE, self.options.live.whoami()).await {
+                Ok(Ok(user)) => self.user = Some(user),
+                Ok(Err(error)) => return self.report(Some(error)),
+                Err(elapsed) => return self.report(Some(format!("who this client is: {elapsed}"))),
             }
         }
         let due: Vec<Listed> =
@@ -269,9 +275,10 @@ impl Watcher {
     /// Tells what changed on a node, and releases it if that is due.
     async fn take_note(&mut self, seen: &Seen) {
         let Seen { listed, standing, settings, now } = seen;
+        let spread = u32::try_from(1 + self.nodes.current.len() / FEW).unwrap_or(u32::MAX);
         let Some(kept) = self.nodes.current.get_mut(&listed.node.metadata.name) else { return };
         kept.told = Some((standing.state, seen.out_since()));
-        kept.due = Instant::now() + pause(standing.state, settings);
+        kept.due = Instant::now() + pause(standing.state, settings).saturating_mul(spread);
         let changes = kept.memory.notice(&seen.look(), *now);
         let is_due = kept.memory.may_release(&seen.look(), settings, self.last_release, *now);
         for change in changes {
@@ -286,7 +293,8 @@ impl Watcher {
     async fn release(&mut self, known: &Listed) {
         let NodeMetadata { name, uid, .. } = &known.node.metadata;
         let cluster = Cluster::Live(self.options.live.clone());
-        let Ok(nodes) = cluster.nodes(&Wanted::Names(vec![name.clone()])).await else { return };
+        let wanted = Wanted::Names(vec![name.clone()]);
+        let Ok(Ok(nodes)) = timeout(PATIENCE, cluster.nodes(&wanted)).await else { return };
         let Some(listed) = nodes.into_iter().find(|listed| listed.node.metadata.uid == *uid) else { return };
         let seen = self.read(listed).await;
         let Some(kept) = self.nodes.current.get_mut(name) else { return };
@@ -299,7 +307,8 @@ impl Watcher {
         tracing::info!(node = name, "releasing automatically");
         let patch = seen.listed.patch_of_taints(&[], &cluster::Changes::new());
         let manner = Manner { dry_run: false, field_manager: FIELD_MANAGER.to_owned() };
-        let result = self.options.live.patch_node(name, &patch, &manner).await;
+        let written = timeout(RELEASE_PATIENCE, self.options.live.patch_node(name, &patch, &manner)).await;
+        let result = written.unwrap_or_else(|elapsed| Err(WriteError::Failed(elapsed.to_string())));
         self.options.metrics.auto_release(match &result {
             Ok(_) => ReleaseOutcome::Released,
             Err(WriteError::Denied(_)) => ReleaseOutcome::Denied,

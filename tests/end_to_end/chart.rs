@@ -73,6 +73,8 @@ fn everything() -> Value {
         "webhook": {"port": 10250, "timeoutSeconds": 7, "clientCA": "-----BEGIN CERTIFICATE-----\n"},
         "networkPolicy": {"extraEgress": [{"ports": [{"port": 53, "protocol": "UDP"}]}]},
         "global": {"imagePullSecrets": ["pull", {"name": "mirror"}]},
+        "extraArgs": ["--max-in-flight=9"],
+        "autoRelease": {"mode": "recovered"},
         "extraEnv": [{"name": "RUST_LOG", "value": "debug"}],
         "extraVolumes": [{"name": "scratch", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
@@ -143,7 +145,7 @@ async fn every_object_has_the_recommended_labels_and_no_selector_has_more_than_b
         }
         assert!(selectors >= 5, "{selectors}");
     };
-    for overlay in ["default", "cert-manager", "medik8s", "csi-addons", "metal3"] {
+    for overlay in ["default", "cert-manager", "medik8s", "csi-addons", "metal3", "monitoring", "auto-release"] {
         let objects = rendered(&plane, overlay);
         objects.iter().for_each(is_labelled);
         has_selectors(&objects.iter().collect::<Vec<_>>());
@@ -348,10 +350,10 @@ async fn everything_that_the_chart_has_can_be_installed_and_a_single_replica_can
     let deployment = stored(&format!("{}/deployments/fencegate", in_namespace("apps/v1"))).await;
     let pod = &deployment["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
-    assert_eq!(
-        container["args"],
-        json!(["serve", "--config=/config/config.yaml", "--client-ca=/config/client-ca.crt"])
-    );
+    let arguments = container["args"].as_array().unwrap();
+    assert_eq!(arguments[..2], [json!("serve"), json!("--config=/config/config.yaml")]);
+    assert!(arguments.contains(&json!("--client-ca=/config/client-ca.crt")), "{arguments:?}");
+    assert_eq!(arguments.last().unwrap(), "--max-in-flight=9", "those of people come last");
     assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}, {"name": "mirror"}]));
     assert!(
         container["volumeMounts"].to_string().contains("/scratch") && pod["volumes"].to_string().contains("scratch")
@@ -452,11 +454,11 @@ async fn helm_test_passes_with_exactly_its_rights_and_fails_without_any_layer() 
     // None of its rights can be left out.
     for role in rights.iter().filter(|object| ["Role", "ClusterRole"].contains(&object["kind"].as_str().unwrap())) {
         let rules = role["rules"].as_array().unwrap();
-        for number in 0..rules.len() {
+        for (number, rule) in rules.iter().enumerate() {
             let mut less = (*role).clone();
             less["rules"].as_array_mut().unwrap().remove(number);
             apply(&[&less]);
-            plane.until(&format!("without {}", rules[number]), async |plane| helm_test(plane, pod).0 != Some(0)).await;
+            plane.until(&format!("without {rule}"), async |plane| helm_test(plane, pod).0 != Some(0)).await;
             apply(&[role]);
             plane.until("the right is back", async |plane| helm_test(plane, pod).0 == Some(0)).await;
         }

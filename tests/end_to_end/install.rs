@@ -69,7 +69,7 @@ pub fn objects(text: &str) -> Vec<Value> {
 }
 
 /// Each overlay, and the values that make the chart install the same.
-const OVERLAYS: [(&str, &[&str]); 9] = [
+const OVERLAYS: [(&str, &[&str]); 10] = [
     ("default", &[]),
     ("warn", &["mode=\"warn\""]),
     ("cert-manager", &["certificates=\"cert-manager\""]),
@@ -78,7 +78,11 @@ const OVERLAYS: [(&str, &[&str]); 9] = [
     ("csi-addons", &[r#"sources=["annotations","cloud-shutdown","network-fence"]"#]),
     ("metal3", &[r#"sources=["annotations","cloud-shutdown","bare-metal-host"]"#]),
     ("two-node-fencing", &[r#"sources=["annotations","cloud-shutdown","pacemaker"]"#]),
-    ("monitoring", &["metrics.prometheusRule.enabled=true", "metrics.dashboard.enabled=true"]),
+    ("auto-release", &["autoRelease.mode=\"recovered\""]),
+    (
+        "monitoring",
+        &[r#"metrics={"podMonitor":{"enabled":true},"prometheusRule":{"enabled":true},"dashboard":{"enabled":true}}"#],
+    ),
 ];
 
 /// Objects by kind and name, without what may differ between the two ways of installing: labels,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{
-        gate::{Gate, customized, source_arguments},
+        gate::{Gate, apply_beside_registration, customized, source_arguments},
         kinds::{FENCE_AGENTS_REMEDIATION, NETWORK_FENCE},
         plane::Plane,
     },
@@ -29,7 +29,7 @@ async fn the_sources_of_two_components_are_both_in_force() {
     assert_eq!(arguments, names.map(|name| format!("--source={name}")));
     let gate = Gate::start(&plane, 1, &arguments).await;
     gate.until_ready(&plane).await;
-    gate.apply_beside_registration(&plane, objects.clone());
+    apply_beside_registration(&plane, objects.clone());
     FENCE_AGENTS_REMEDIATION.install(&plane).await;
     NETWORK_FENCE.install(&plane).await;
 
@@ -52,11 +52,11 @@ async fn the_sources_of_two_components_are_both_in_force() {
     }
 }
 
-/// With every component that can be added to any overlay.
+/// With the component that can be added to any overlay. `monitoring` has the PodMonitor.
 const MOVED: &str = "
 namespace: NAMESPACE
 resources: [REPOSITORY/manifests/overlays/OVERLAY]
-components: [REPOSITORY/manifests/components/flow-schema, REPOSITORY/manifests/components/pod-monitor]
+components: [REPOSITORY/manifests/components/flow-schema]
 transformers: [REPOSITORY/manifests/transformers/namespace]
 ";
 
@@ -99,6 +99,7 @@ async fn another_namespace_moves_everything_and_the_gate_guards_from_there() {
         "metal3",
         "two-node-fencing",
         "monitoring",
+        "auto-release",
     ] {
         let there = by_name(&moved(&plane, overlay, "guard"));
         for (name, object) in by_name(&moved(&plane, overlay, "fencegate-system")) {

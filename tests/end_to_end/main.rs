@@ -3,6 +3,7 @@
 //! Only machines and disks are simulated (`harness::machine`).
 
 #![allow(
+    clippy::float_cmp,
     clippy::indexing_slicing,
     clippy::needless_pass_by_value,
     clippy::panic,

@@ -12,6 +12,7 @@ use crate::{
         plane::{MERGE, Plane, call},
         proxy::Network,
     },
+    operators::fencegate,
     world::{
         PLACE, World, accepts, attach, dead_node, evidence, is_tainted, kubectl, now, of_node, plane_with_alice,
         record_on, rejects, renew, renew_with, until_silent, without_conflict,
@@ -95,6 +96,11 @@ async fn kubectl_describe_node_tells_the_story_of_an_outage() {
     assert!(told["Vouched"].starts_with("admitted: alice; vouched by annotations (power-off at "), "{told:?}");
     assert!(told["Emptied"].contains("/db-0") && told["Emptied"].contains("volume gone after"), "{told:?}");
     assert!(told["Drained"].starts_with("admitted: alice; out for "), "{told:?}");
+    let history = String::from_utf8(fencegate(plane, "alice", "history", &[node]).stdout).unwrap();
+    let columns = ["alice", "Place", "deny", "NodeStillReady,LeaseStillRenewed,EvidenceMissing"];
+    let is_denial = |line: &&str| line.split_whitespace().skip(1).eq(columns);
+    assert_eq!(history.lines().filter(is_denial).count(), 1, "{history}");
+    assert_eq!(history.lines().count(), 5, "header, denial, record, placement, release: {history}");
     for outcome in ["dropped", "failed"] {
         let series = format!("fencegate_events_total{{outcome={outcome:?}}}");
         assert_eq!(measured(&gate, &series).await, [0.0, 0.0], "{outcome}");
@@ -107,6 +113,19 @@ async fn kubectl_describe_node_tells_the_story_of_an_outage() {
         &["NodeStillReady", "EvidenceMissing"],
     );
     assert_eq!(described(plane, node).len(), before);
+
+    // Without the right to write Events the gate answers as before, and counts.
+    accepts(kubectl(plane, &["delete", "rolebinding", "--namespace=default", "fencegate-events"]));
+    let failed = async || measured(&gate, r#"fencegate_events_total{outcome="failed"}"#).await.iter().sum::<f64>();
+    plane
+        .until("an Event that could not be written is counted", async |plane| {
+            rejects(
+                kubectl(plane, &["taint", "node", node, PLACE]),
+                &["NodeStillReady", "LeaseStillRenewed", "EvidenceMissing"],
+            );
+            failed().await > 0.0
+        })
+        .await;
 }
 
 /// A gate that releases by itself, as the overlay `auto-release` installs it.

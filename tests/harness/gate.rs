@@ -115,13 +115,7 @@ impl Gate {
     pub async fn apply_overlay(&self, plane: &Plane, overlay: &str) {
         let objects = rendered(plane, overlay);
         self.configure(plane, &configuration(&objects)).await;
-        self.apply_beside_registration(plane, objects);
-    }
-
-    /// Applies objects, except what stands between the API server and the replicas.
-    pub fn apply_beside_registration(&self, plane: &Plane, mut objects: Vec<Value>) {
-        objects.retain(|object| !is_webhook(object) && object["kind"] != "Service");
-        apply(plane, &objects);
+        apply_beside_registration(plane, objects);
     }
 
     /// Replaces the configuration, and waits until every replica has reloaded it.
@@ -368,6 +362,12 @@ pub async fn policy_alone(plane: &Plane) {
 pub async fn apply_all_but_webhooks(plane: &Plane, objects: &[Value]) {
     apply(plane, objects);
     plane.until("the policy is in force", async |plane| denied_by_policy(plane).await).await;
+}
+
+/// Applies objects, except what stands between the API server and the replicas.
+pub fn apply_beside_registration(plane: &Plane, mut objects: Vec<Value>) {
+    objects.retain(|object| !is_webhook(object) && object["kind"] != "Service");
+    apply(plane, &objects);
 }
 
 pub fn is_webhook(object: &Value) -> bool {

@@ -28,9 +28,12 @@ use crate::{
     },
 };
 
+mod events;
+
 /// Show who did what to a node, and what the gate said.
 ///
-/// Without a log, it shows what the Node itself has on record: this outage, and the last one.
+/// Without a log, it shows what the Node itself has on record, this outage and the last one, and the
+/// denials of the last hour, from Events.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   fencegate history worker-2
@@ -122,8 +125,16 @@ impl Args {
     async fn recorded(&self) -> anyhow::Result<Vec<Entry>> {
         let Some(name) = &self.node else { bail!("which node?") };
         let connection = self.connect.open("-f FILE reads an audit log").await?;
-        let nodes = Cluster::Live(connection.live).nodes(&Wanted::Names(vec![name.clone()])).await?;
-        let entries: Vec<Entry> = nodes.iter().flat_map(|listed| on_record(&listed.node)).collect();
+        let live = connection.live;
+        let nodes = Cluster::Live(live.clone()).nodes(&Wanted::Names(vec![name.clone()])).await?;
+        let mut entries: Vec<Entry> = nodes.iter().flat_map(|listed| on_record(&listed.node)).collect();
+        for listed in &nodes {
+            match live.events_about(&listed.node.metadata.uid).await {
+                Ok(told) => entries.extend(told.iter().filter_map(|event| events::entry(name, event))),
+                Err(why) => eprintln!("Events could not be read, so denials are missing: {why}"),
+            }
+        }
+        entries.sort_by_key(|entry| entry.time);
         if entries.is_empty() {
             eprintln!("{name} has no outage on record; the audit log may have more: see history --help");
         }
