@@ -16,7 +16,7 @@ use crate::{
     config,
     policy::{
         reason::{Code, Mode},
-        settings::Settings,
+        settings::{NodeLimit, Settings},
     },
 };
 
@@ -47,10 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     match config::parse(&configuration) {
         Ok(settings) => {
-            let differences: String = differences(&settings).into_iter().map(|line| format!("  {line}\n")).collect();
-            let all = if differences.is_empty() { "  all defaults\n" } else { &differences };
-            let warnings: String = warnings(&settings).into_iter().map(|line| format!("warning: {line}\n")).collect();
-            print(&format!("{name}: OK\n{all}{warnings}"))?;
+            print(&report(&name, &settings))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
@@ -58,6 +55,17 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(MISTAKE))
         }
     }
+}
+
+/// What is in force.
+fn report(name: &str, settings: &Settings) -> String {
+    let mut lines = vec![format!("{name}: OK")];
+    lines.extend(differences(settings).into_iter().map(|line| format!("  {line}")));
+    if lines.len() == 1 {
+        lines.push("  all defaults".to_owned());
+    }
+    lines.extend(warnings(settings).into_iter().map(|line| format!("warning: {line}")));
+    lines.join("\n") + "\n"
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
@@ -78,12 +86,12 @@ fn in_config_map(bytes: &[u8]) -> anyhow::Result<Option<(String, String)>> {
     if let Some(items) = documents.iter().find_map(|list| list.get("items")?.as_array().cloned()) {
         documents.extend(items);
     }
-    let texts = documents.iter().filter(|document| document["kind"] == "ConfigMap").filter_map(|config_map| {
-        let name = config_map["metadata"]["name"].as_str().unwrap_or_default();
-        Some((name.to_owned(), config_map["data"]["config.yaml"].as_str()?.to_owned()))
+    let texts = documents.iter().filter(|document| kind(document) == "ConfigMap").filter_map(|config_map| {
+        let name = config_map.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+        Some((name.to_owned(), config_map.pointer("/data/config.yaml")?.as_str()?.to_owned()))
     });
     let mut texts: Vec<(String, String)> = texts.collect();
-    let is_configuration = |document: &Value| document["kind"].is_null() || document["kind"] == "GateConfig";
+    let is_configuration = |document: &Value| ["", "GateConfig"].contains(&kind(document));
     match (texts.pop(), texts.len()) {
         (Some(text), 0) => Ok(Some(text)),
         (Some(_), others) => bail!("{} ConfigMaps have the key config.yaml: give only one", others + 1),
@@ -92,12 +100,14 @@ fn in_config_map(bytes: &[u8]) -> anyhow::Result<Option<(String, String)>> {
     }
 }
 
+fn kind(document: &Value) -> &str {
+    document.get("kind").and_then(Value::as_str).unwrap_or_default()
+}
+
 /// Each field of the configuration, except `checks`, with its value.
 fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     let owners = settings.guarded_owners.iter().map(|owner| format!("{}/{}", owner.group, owner.kind));
-    let limit = |limit: Option<_>| {
-        limit.map_or("none".to_owned(), |limit: crate::policy::settings::NodeLimit| limit.to_string())
-    };
+    let limit = |limit: Option<NodeLimit>| limit.map_or("none".to_owned(), |limit| limit.to_string());
     let attest = if settings.attest_needs_rbac { "rbac" } else { "anyone" };
     vec![
         ("mode", settings.mode.name().to_owned()),

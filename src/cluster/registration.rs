@@ -4,7 +4,7 @@
 //! It decides nothing; `certificates::plan` does. Every write is conditional on the
 //! `resourceVersion` that was read, so of two replicas that write at once one gets a conflict.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use http::StatusCode;
 use jiff::Timestamp;
@@ -16,7 +16,7 @@ use k8s_openapi::{
             WebhookClientConfig,
         },
         coordination::v1::{Lease, LeaseSpec},
-        core::v1::{Pod, Secret},
+        core::v1::Pod,
     },
     apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
 };
@@ -31,6 +31,10 @@ use tokio::time::timeout;
 use super::{Written, api::describe};
 use crate::policy::review::Webhook;
 
+mod secret;
+
+pub use secret::{ROTATE, StoredSecret};
+
 /// The name of the Lease and of both webhook configurations, and the field manager of `caBundle`.
 pub(super) const NAME: &str = "fencegate";
 /// The only webhook in each configuration.
@@ -43,14 +47,6 @@ const REPLICAS: &str = "app.kubernetes.io/name=fencegate";
 const NOT_ENDED: &str = "status.phase!=Failed,status.phase!=Succeeded";
 /// The annotation of a pod whose replica answers the paths that are published.
 const PATHS: &str = "fencegate.dev/paths";
-/// The Secret that holds the CA.
-const SECRET: &str = "fencegate-ca";
-/// The only key in its data.
-const KEY: &str = "authority.json";
-/// Its annotation with which a person requests another CA: with any value that is new.
-pub const ROTATE: &str = "fencegate.dev/rotate-ca";
-/// Its annotation with the last request that was carried out.
-const ROTATED: &str = "fencegate.dev/rotated-ca";
 /// Limit on one request. Nothing waits for the result, and the next look is seconds away.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -63,16 +59,6 @@ pub enum RegistrationError {
     Write { object: String, source: kube::Error },
     #[error("{object} has no webhook {WEBHOOK}")]
     NoWebhook { object: String },
-}
-
-/// The Secret as it was read; a write replaces exactly this version.
-#[derive(Debug)]
-pub struct StoredSecret {
-    /// Empty if the Secret lacks its key.
-    pub bytes: Vec<u8>,
-    /// The request for another CA that was not carried out yet.
-    pub request: Option<String>,
-    secret: Secret,
 }
 
 /// The Lease as it was read; a write replaces exactly this version.
@@ -124,46 +110,6 @@ impl Registration {
     /// `namespace` holds the Secret and the Lease.
     pub fn new(client: Client, namespace: String) -> Self {
         Self { client, namespace }
-    }
-
-    /// Reads the Secret; `None` if it does not exist.
-    ///
-    /// # Errors
-    /// If the API server returns an error or does not answer in time.
-    pub async fn secret(&self) -> Result<Option<StoredSecret>, RegistrationError> {
-        let read = within(self.secrets().get_opt(SECRET)).await;
-        let secret = read.map_err(|source| RegistrationError::Read { object: self.secret_name(), source })?;
-        Ok(secret.map(|secret| {
-            let value = secret.data.as_ref().and_then(|data| data.get(KEY));
-            let bytes = value.map(|bytes| bytes.0.clone()).unwrap_or_default();
-            StoredSecret { bytes, request: requested(&secret.metadata), secret }
-        }))
-    }
-
-    /// Creates the Secret, or replaces the version that was read. With a new CA in it, the request
-    /// that was read is carried out, and the same write says so.
-    ///
-    /// # Errors
-    /// If the API server returns an error other than a conflict, or does not answer in time.
-    pub async fn write_secret(
-        &self,
-        stored: Option<StoredSecret>,
-        bytes: Vec<u8>,
-        has_new_ca: bool,
-    ) -> Result<Written, RegistrationError> {
-        let data = Some(BTreeMap::from([(KEY.to_owned(), ByteString(bytes))]));
-        let params = PostParams::default();
-        let written = if let Some(StoredSecret { mut secret, request, .. }) = stored {
-            if let Some(request) = request.filter(|_| has_new_ca) {
-                secret.metadata.annotations.get_or_insert_default().insert(ROTATED.to_owned(), request);
-            }
-            let secret = Secret { data, string_data: None, ..secret };
-            within(self.secrets().replace(SECRET, &params, &secret)).await
-        } else {
-            let secret = Secret { metadata: self.metadata(SECRET), data, ..Secret::default() };
-            within(self.secrets().create(&params, &secret)).await
-        };
-        outcome(written, || self.secret_name())
     }
 
     /// Reads the Lease; `None` if it does not exist.
@@ -312,20 +258,12 @@ impl Registration {
         outcome(written, || configuration_name(webhook))
     }
 
-    fn secrets(&self) -> Api<Secret> {
-        Api::namespaced(self.client.clone(), &self.namespace)
-    }
-
     fn leases(&self) -> Api<Lease> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
     fn metadata(&self, name: &str) -> ObjectMeta {
         ObjectMeta { name: Some(name.to_owned()), namespace: Some(self.namespace.clone()), ..ObjectMeta::default() }
-    }
-
-    fn secret_name(&self) -> String {
-        format!("Secret {}/{SECRET}", self.namespace)
     }
 
     fn lease_name(&self) -> String {
@@ -354,12 +292,6 @@ fn applied(webhook: Webhook, client_config: &Value, version: &str) -> Value {
         "metadata": {"name": NAME, "resourceVersion": version},
         "webhooks": [{"name": WEBHOOK, "clientConfig": client_config}],
     })
-}
-
-/// The request for another CA that these annotations have and do not call carried out.
-fn requested(metadata: &ObjectMeta) -> Option<String> {
-    let annotation = |key: &str| metadata.annotations.as_ref().and_then(|annotations| annotations.get(key));
-    annotation(ROTATE).filter(|request| annotation(ROTATED) != Some(request)).cloned()
 }
 
 /// The path that API servers call if this one is set.
