@@ -1,5 +1,5 @@
-//! Draws the dashboard as an SVG: the panels that an end-to-end test read from its Prometheus, in the
-//! order and with the units, names, thresholds and mappings that Grafana gives them. `make
+//! Draws the dashboard as an SVG: the panels that an end-to-end test read from its Prometheus, in
+//! their places and with the units, names, thresholds and mappings that Grafana gives them. `make
 //! dashboard-picture` runs it.
 
 #![allow(
@@ -251,8 +251,8 @@ impl Canvas {
         }
     }
 
-    /// Merges the rows of all targets that are about one node or one check, and names the columns as
-    /// the panel's last transformation says.
+    /// Merges the rows of all targets that are about one node or one check, and names the columns
+    /// as the panel's last transformation says.
     fn table(&mut self, panel: &Value, targets: &[Value]) {
         let steps = panel["transformations"].as_array().unwrap();
         let organize = &steps.last().unwrap()["options"];

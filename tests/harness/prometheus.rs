@@ -1,5 +1,5 @@
-//! A real Prometheus, which scrapes the replicas, the API server and kube-state-metrics, and evaluates
-//! the rules that are shipped.
+//! A real Prometheus, which scrapes the replicas, the API server and kube-state-metrics, and
+//! evaluates the rules that are shipped.
 
 use std::{
     fs,
@@ -50,7 +50,7 @@ impl Prometheus {
             "rule_files": [path("rules.yaml")],
             "scrape_configs": [
                 {"job_name": "fencegate", "static_configs": [{"targets": replicas}]},
-                // As the Prometheus Operator's users have it: a series keeps the labels that it comes with.
+                // As users of the Prometheus Operator have it: a series keeps its own labels.
                 {"job_name": "kube-state-metrics", "honor_labels": true, "static_configs": [{"targets": [format!("127.0.0.1:{states}")]}]},
                 {"job_name": "apiserver", "scheme": "https", "static_configs": [{"targets": [format!("127.0.0.1:{}", plane.port())]}],
                     "tls_config": {"insecure_skip_verify": true}, "authorization": {"credentials": "admin"}},
