@@ -146,7 +146,7 @@ fn with_unit(value: f64, unit: &str) -> String {
 
 fn seconds(value: f64) -> String {
     match value {
-        value if value == 0.0 => "0 s".to_owned(),
+        0.0 => "0 s".to_owned(),
         value if value < 0.001 => format!("{:.0} µs", value * 1e6),
         value if value < 1.0 => format!("{:.3} ms", value * 1e3).replace(".000", ""),
         value if value < 120.0 => format!("{value:.0} s"),
@@ -312,7 +312,7 @@ impl Canvas {
         }
         for part in [0.0, 0.25, 0.5, 0.75, 1.0] {
             let x = left + part * (right - left);
-            let anchor = if part == 1.0 { "end" } else { "middle" };
+            let anchor = if part > 0.9 { "end" } else { "middle" };
             self.text((x, bottom + 15.0), anchor, 10, FAINT, &format!("{:.0}s", part * (end - begin)));
         }
         let mut under: BTreeMap<u64, f64> = BTreeMap::new();
