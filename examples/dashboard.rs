@@ -1,5 +1,5 @@
-//! Draws the dashboard as an SVG: the panels that an end-to-end test read from its Prometheus, in the
-//! order and with the units, names, thresholds and mappings that Grafana gives them. `make
+//! Draws the dashboard as an SVG: the panels that an end-to-end test read from its Prometheus, in
+//! their places and with the units, names, thresholds and mappings that Grafana gives them. `make
 //! dashboard-picture` runs it.
 
 #![allow(
@@ -146,7 +146,7 @@ fn with_unit(value: f64, unit: &str) -> String {
 
 fn seconds(value: f64) -> String {
     match value {
-        value if value == 0.0 => "0 s".to_owned(),
+        0.0 => "0 s".to_owned(),
         value if value < 0.001 => format!("{:.0} µs", value * 1e6),
         value if value < 1.0 => format!("{:.3} ms", value * 1e3).replace(".000", ""),
         value if value < 120.0 => format!("{value:.0} s"),
@@ -251,8 +251,8 @@ impl Canvas {
         }
     }
 
-    /// Merges the rows of all targets that are about one node or one check, and names the columns as
-    /// the panel's last transformation says.
+    /// Merges the rows of all targets that are about one node or one check, and names the columns
+    /// as the panel's last transformation says.
     fn table(&mut self, panel: &Value, targets: &[Value]) {
         let steps = panel["transformations"].as_array().unwrap();
         let organize = &steps.last().unwrap()["options"];
@@ -312,7 +312,7 @@ impl Canvas {
         }
         for part in [0.0, 0.25, 0.5, 0.75, 1.0] {
             let x = left + part * (right - left);
-            let anchor = if part == 1.0 { "end" } else { "middle" };
+            let anchor = if part > 0.9 { "end" } else { "middle" };
             self.text((x, bottom + 15.0), anchor, 10, FAINT, &format!("{:.0}s", part * (end - begin)));
         }
         let mut under: BTreeMap<u64, f64> = BTreeMap::new();

@@ -62,8 +62,8 @@ async fn an_alert_fires_when_somebody_overrules_the_gate() {
     assert_eq!(names, ["FencegateBreakGlassUsed"]);
 }
 
-/// The panels of the dashboard, each with what its queries find now, and during the last `seconds` if
-/// it has an axis of time.
+/// The panels of the dashboard, each with what its queries find now, or during the last `seconds`
+/// if it has an axis of time.
 async fn panels(prometheus: &Prometheus, seconds: i64) -> Vec<Value> {
     let dashboard: Value = serde_json::from_str(&read("charts/fencegate/files/monitoring/dashboard.json")).unwrap();
     let mut panels = dashboard["panels"].as_array().unwrap().clone();

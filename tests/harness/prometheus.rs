@@ -1,5 +1,5 @@
-//! A real Prometheus, which scrapes the replicas, the API server and kube-state-metrics, and evaluates
-//! the rules that are shipped.
+//! A real Prometheus, which scrapes the replicas, the API server and kube-state-metrics, and
+//! evaluates the rules that are shipped.
 
 use std::{
     fs,
@@ -50,7 +50,7 @@ impl Prometheus {
             "rule_files": [path("rules.yaml")],
             "scrape_configs": [
                 {"job_name": "fencegate", "static_configs": [{"targets": replicas}]},
-                // As the Prometheus Operator's users have it: a series keeps the labels that it comes with.
+                // As users of the Prometheus Operator have it: a series keeps its own labels.
                 {"job_name": "kube-state-metrics", "honor_labels": true, "static_configs": [{"targets": [format!("127.0.0.1:{states}")]}]},
                 {"job_name": "apiserver", "scheme": "https", "static_configs": [{"targets": [format!("127.0.0.1:{}", plane.port())]}],
                     "tls_config": {"insecure_skip_verify": true}, "authorization": {"credentials": "admin"}},
@@ -67,10 +67,11 @@ impl Prometheus {
         ];
         let part = start(plane, "prometheus", arguments);
         let prometheus = Self { port, _parts: [part, kube_state_metrics] };
+        let targets = (replicas.len() + 2).to_string();
         plane
             .until("Prometheus scrapes every target", async |_| {
                 let up = prometheus.query("sum(up)").await;
-                up[0]["value"][1] == (replicas.len() + 2).to_string()
+                up[0]["value"][1] == targets.as_str()
             })
             .await;
         plane.until("every rule was evaluated", async |_| prometheus.rules().await.iter().all(is_evaluated)).await;
@@ -133,7 +134,7 @@ fn is_evaluated(rule: &Value) -> bool {
 
 /// A query in a URL.
 fn escaped(expression: &str) -> String {
-    expression.bytes().map(|byte| format!("%{byte:02x}")).collect()
+    expression.bytes().map(|byte| format!("%{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// What `promtool check metrics` complains of, in metrics in the text format. Empty if all is well.
