@@ -200,7 +200,9 @@ impl Metrics {
                     Mode::Enforce => decided("deny", reason),
                 }
                 found(reason, mode.name());
+                // By a break-glass.
                 if mode == Mode::Enforce && code.can_be_waived() {
+                    decided("allow", reason);
                     found(reason, WAIVED);
                 }
             }

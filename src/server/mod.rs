@@ -324,8 +324,8 @@ impl Server {
     }
 }
 
-/// Looks after nodes, if there is a Lease for it. A replica that API servers do not call, or that is
-/// about to end, does not hold the Lease.
+/// Looks after nodes, if there is a Lease for it. A replica that API servers do not call, or that
+/// is about to end, does not hold the Lease.
 fn watcher(upkeep: Upkeep, gate: &Gate, readiness: Arc<Readiness>) -> Option<Watcher> {
     let Upkeep { live, registration, identity, interval, .. } = upkeep;
     Some(Watcher::new(watcher::Options {

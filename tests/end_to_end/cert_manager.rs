@@ -1,5 +1,5 @@
-//! The overlay `cert-manager` with cert-manager's own controller, CA injector and webhook, which are
-//! installed by its own chart and run with the rights of its own accounts.
+//! The overlay `cert-manager` with cert-manager's own controller, CA injector and webhook, which
+//! are installed by its own chart and run with the rights of its own accounts.
 
 use std::{
     collections::BTreeMap,
@@ -170,8 +170,8 @@ async fn renew(plane: &Plane, certificate: &str, secret: &str) {
     plane.until("the certificate is renewed", is_new).await;
 }
 
-/// Waits until every replica serves what the Secret has, and both configurations have its CA, beside
-/// those that cert-manager published before.
+/// Waits until every replica serves what the Secret has, and both configurations have its CA,
+/// beside those that cert-manager published before.
 async fn until_in_use(plane: &Plane, gate: &Gate) {
     let now = data(plane, SERVING).await;
     let leaf = CertificateDer::from_pem_slice(now["tls.crt"].as_bytes()).unwrap();

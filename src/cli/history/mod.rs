@@ -32,8 +32,8 @@ mod events;
 
 /// Show who did what to a node, and what the gate said.
 ///
-/// Without a log, it shows what the Node itself has on record, this outage and the last one, and the
-/// denials of the last hour, from Events.
+/// Without a log, it shows what the Node itself has on record, this outage and the last one, and
+/// the denials of the last hour, from Events.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "Examples:
   fencegate history worker-2
