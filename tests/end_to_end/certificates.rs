@@ -309,6 +309,10 @@ async fn a_missing_permission_is_named_verb_by_verb() {
         plane.api("admin", Method::PATCH, role, Some(json!({"rules": rules}))).await.unwrap();
     };
     let configurations = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
+    // The watcher has some of these rights, too.
+    for role in ["clusterroles/fencegate-watch", "namespaces/fencegate-system/roles/fencegate-watch"] {
+        plane.api("admin", Method::DELETE, &format!("{rbac}/{role}"), None).await.unwrap();
+    }
 
     // What must be written and may not be.
     allow(&in_cluster, "admissionregistration.k8s.io", &configurations, &["get"]).await;
