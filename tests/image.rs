@@ -102,7 +102,7 @@ fn the_program_is_linked_statically_and_runs_in_an_empty_environment() {
     let demo = image.run(&["demo"]);
     assert!(demo.status.success(), "{}", String::from_utf8_lossy(&demo.stderr));
     // The gate and the commands for operators are one program.
-    assert!(bytes.len() < 13 << 20, "{} bytes", bytes.len());
+    assert!(bytes.len() < 14 << 20, "{} bytes", bytes.len());
 }
 
 #[test]

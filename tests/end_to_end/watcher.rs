@@ -278,6 +278,8 @@ async fn with_its_right_to_patch_nodes_the_gates_account_can_do_nothing_but_rele
         ("a label", "n8", json!({"metadata": {"labels": {"zone": "b"}}})),
         ("a label that goes", "n8", json!({"metadata": {"labels": {"zone": null}}})),
         ("an annotation", "n8", json!({"metadata": {"annotations": {"example.com/a": "b"}}})),
+        ("evidence", "n8", json!({"metadata": {"annotations": evidence()}})),
+        ("a hold", "n7", json!({"metadata": {"annotations": {"fencegate.dev/hold": "mine"}}})),
         ("a finalizer", "n8", json!({"metadata": {"finalizers": ["example.com/f"]}})),
         ("the taint", "n8", json!({"metadata": {"annotations": evidence()}, "spec": {"taints": [taint]}})),
         ("another taint", "n8", json!({"spec": {"taints": [mine]}})),
