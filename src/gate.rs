@@ -1,6 +1,9 @@
 //! The path of every review: read the facts, decide, write the audit line. `serve`, `review` and
 //! `demo` all use it.
 //!
+//! A review of something on a Node does not have that Node. It is read first, and is then a part of
+//! the review.
+//!
 //! No decision is answered before it is on record. If it cannot be put there in time, the answer is
 //! a denial with `RecordUnavailable`.
 
@@ -21,8 +24,9 @@ use crate::{
     metrics::Metrics,
     policy::{
         self, Decision,
-        facts::{Fact, FactQuery, Facts, Reading},
-        reason::Code,
+        door::{Door, Subject},
+        facts::{Fact, FactQuery, Facts, Reading, Timing, Unread},
+        reason::{Code, Mode},
         request::Request,
         review::{Content, Review},
         settings::Settings,
@@ -50,9 +54,10 @@ impl Gate {
 }
 
 impl Judge for Gate {
-    async fn judge(&self, call: &Call, review: &Review) -> Decision {
+    async fn judge(&self, call: &Call, review: &mut Review) -> Decision {
         let start = Instant::now();
         let (decision, Reading { facts, timings }) = self.decide(call, review).await;
+        let review = &*review;
         let took = start.elapsed().as_secs_f64();
         let decision = match self.record(call, review, &decision, &facts, took).await {
             Ok(()) => decision,
@@ -77,10 +82,55 @@ impl Judge for Gate {
 }
 
 impl Gate {
-    async fn decide(&self, call: &Call, review: &Review) -> (Decision, Reading) {
+    async fn decide(&self, call: &Call, review: &mut Review) -> (Decision, Reading) {
+        let mut timings = Vec::new();
+        if let Content::Door(door) = review.content_for(call.webhook) {
+            match self.resolve(call, door.as_ref().clone(), &mut timings).await {
+                Ok(content) => review.content = content,
+                Err(decision) => return (*decision, Reading { timings, ..self.no_facts() }),
+            }
+        }
+        let (decision, mut reading) = self.decide_content(call, review).await;
+        reading.timings.append(&mut timings);
+        (decision, reading)
+    }
+
+    /// The content of a review about something on a Node, with that Node. If there is no such Node,
+    /// no machine can be mistaken for a dead one.
+    ///
+    /// # Errors
+    /// The decision, if the Node or the pod could not be read.
+    async fn resolve(&self, call: &Call, mut door: Door, timings: &mut Vec<Timing>) -> Result<Content, Box<Decision>> {
+        let transition = door.transition();
+        let settings = self.settings.load();
+        if settings.mode_of(transition) == Mode::Off {
+            return Ok(Content::Unrelated);
+        }
+        let unread = |node: &str, what: String, why: &str| {
+            let unread = Unread::unreadable(what, why);
+            Box::new(Decision::unresolved(node.to_owned(), self.clock.now(), transition, &settings, unread))
+        };
+        if let Subject::Eviction { namespace, name } = &door.subject {
+            let (found, timing) = self.cluster.pod(namespace, name, &self.clock, call.facts_by).await;
+            timings.extend(timing);
+            let pod = found.map_err(|why| unread("", format!("Pod {namespace}/{name}"), &why))?;
+            match pod.and_then(|pod| door.with_pod(pod)) {
+                Some(resolved) => door = resolved,
+                None => return Ok(Content::Unrelated),
+            }
+        }
+        let Some(name) = door.node().map(str::to_owned) else { return Ok(Content::Unrelated) };
+        let (found, timing) = self.cluster.node(&name, &self.clock, call.facts_by).await;
+        timings.extend(timing);
+        let node = found.map_err(|why| unread(&name, format!("Node {name}"), &why))?;
+        let request = node.and_then(|node| door.request(node));
+        Ok(request.map_or(Content::Unrelated, |request| Content::Node(Box::new(request))))
+    }
+
+    async fn decide_content(&self, call: &Call, review: &Review) -> (Decision, Reading) {
         match review.content_for(call.webhook) {
             Content::Node(request) => self.decide_write(call, review, request).await,
-            Content::Unrelated => (Decision::unrelated(), self.no_facts()),
+            Content::Unrelated | Content::Door(_) => (Decision::unrelated(), self.no_facts()),
             Content::Malformed { node, why } => {
                 let mode = self.settings.load().strictest(Code::ReviewMalformed);
                 (Decision::malformed(node.clone(), why.clone(), mode), self.no_facts())

@@ -162,7 +162,8 @@ fn placement(node: &str, dry_run: bool) -> Review {
 }
 
 async fn judge(gate: &Gate, webhook: Webhook, review: &Review) -> Decision {
-    gate.judge(&Call::new(webhook, Instant::now(), Allowance::within(Duration::from_secs(5))), review).await
+    let call = Call::new(webhook, Instant::now(), Allowance::within(Duration::from_secs(5)));
+    gate.judge(&call, &mut review.clone()).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -257,7 +258,7 @@ async fn a_placement_that_loses_every_conflict_is_denied_at_the_deadline() {
     let server = ApiServer::new(Writes::Lost);
     let gate = server.gate("place: {maxNodes: 1}", Some("fencegate-system"));
     let call = Call::new(Webhook::Validate, Instant::now(), Allowance::within(Duration::from_millis(400)));
-    let denied = gate.judge(&call, &placement("n1", false)).await;
+    let denied = gate.judge(&call, &mut placement("n1", false)).await;
     assert_eq!(denied.codes(), [Code::FactsUnavailable]);
     assert!(server.count("POST") > 1, "it tried again");
 }

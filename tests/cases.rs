@@ -140,12 +140,12 @@ async fn what_a_case_counts_was_at_0_in_the_metrics_before() {
     };
     let mut counted = 0;
     for case in cases() {
-        let review = review::read(case.review().to_string().as_bytes()).unwrap();
+        let mut review = review::read(case.review().to_string().as_bytes()).unwrap();
         let settings = case.settings();
         let gate = gate(case.snapshot(&review, &settings), &settings, case.now(), mpsc::unbounded_channel().0);
         gate.metrics.config_reloaded(Some(&settings), case.now());
         let before = series(&gate.metrics);
-        gate.judge(&call(Webhook::Validate), &review).await;
+        gate.judge(&call(Webhook::Validate), &mut review).await;
         let new: Vec<String> = series(&gate.metrics).difference(&before).cloned().collect();
         assert!(new.is_empty(), "{}: {new:?}", case.name);
         counted += 1;

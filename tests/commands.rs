@@ -16,7 +16,7 @@ use fencegate::policy::{
     message::denial,
     object::node::Node,
     request::{Request, User, Write},
-    review::Webhook,
+    review::{Content, Webhook},
     settings::Settings,
     shell::Command,
 };
@@ -40,7 +40,7 @@ fn node(name: &str, tainted: bool) -> Node {
 fn commands(name: &str, user: &str, write: Write, facts: &Facts) -> Vec<String> {
     let request = Request { node: name.into(), user: User { name: user.into(), ..User::default() }, write };
     let decision = decide(Webhook::Validate, &request, facts, &Settings::default());
-    let message = denial(&decision, Some(&request));
+    let message = denial(&decision, &Content::Node(Box::new(request)));
     let lines = message.lines().filter_map(|line| line.strip_prefix("  "));
     lines.filter(|line| line.starts_with("kubectl ")).map(str::to_owned).collect()
 }

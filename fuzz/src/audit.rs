@@ -16,7 +16,7 @@ pub fn check(data: &[u8]) {
     };
     let decision = decision(&recorded);
     if !decision.allowed {
-        words::check_denial(&denial(&decision, recorded.review.request()));
+        words::check_denial(&denial(&decision, &recorded.review.content));
     }
     let line = Line::new(recorded.webhook, &recorded.review, &decision, &recorded.facts, None, 0.0);
     let line = serde_json::to_string(&line).unwrap();
@@ -31,6 +31,6 @@ fn decision(recorded: &Recorded) -> Decision {
     match &recorded.review.content {
         Content::Node(request) => decide(recorded.webhook, request, &recorded.facts, &Settings::default()),
         Content::Malformed { node, why } => Decision::malformed(node.clone(), why.clone(), Mode::Enforce),
-        Content::Unrelated => Decision::unrelated(),
+        Content::Unrelated | Content::Door(_) => Decision::unrelated(),
     }
 }

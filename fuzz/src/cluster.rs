@@ -12,7 +12,7 @@ use fencegate::{
         message::denial,
         object::node::Node,
         request::{Request, User, Write},
-        review::Webhook,
+        review::{Content, Webhook},
         settings::Settings,
     },
 };
@@ -52,7 +52,7 @@ pub fn check(data: &[u8]) {
         let facts = snapshot.read(&request, &query, now());
         let decision = policy::decide(Webhook::Validate, &request, &facts, &SETTINGS);
         if !decision.allowed {
-            words::check_denial(&denial(&decision, Some(&request)));
+            words::check_denial(&denial(&decision, &Content::Node(Box::new(request))));
         }
         decision.warnings.iter().for_each(|warning| words::check_warning(warning));
     }

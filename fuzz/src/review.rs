@@ -90,7 +90,7 @@ fn answer(webhook: Webhook, body: &[u8], settings: &Settings, facts: impl Fn(&Re
 pub fn decide(webhook: Webhook, review: &Review, settings: &Settings, facts: impl Fn(&Request) -> Facts) -> Decision {
     match review.content_for(webhook) {
         Content::Node(request) => policy::decide(webhook, request, &facts(request), settings),
-        Content::Unrelated => Decision::unrelated(),
+        Content::Unrelated | Content::Door(_) => Decision::unrelated(),
         Content::Malformed { node, why } => {
             Decision::malformed(node.clone(), why.clone(), settings.strictest(Code::ReviewMalformed))
         }

@@ -94,8 +94,9 @@ impl Allowance {
 
 /// Decides about reviews. [`Gate`](crate::gate::Gate) implements it.
 pub trait Judge: Clone + Send + Sync + 'static {
-    /// Decides about a review, and writes the decision to the audit log.
-    fn judge(&self, call: &Call, review: &Review) -> impl Future<Output = Decision> + Send;
+    /// Decides about a review, and writes the decision to the audit log. A review of something on a
+    /// Node gets that Node.
+    fn judge(&self, call: &Call, review: &mut Review) -> impl Future<Output = Decision> + Send;
 
     /// Counts a request that got HTTP 503 because others took all places or all memory.
     fn overloaded(&self);
@@ -156,9 +157,9 @@ impl<J: Judge> Endpoint<J> {
         let trace_id = TraceId::of(&head.headers);
         let call = Call { trace_id, ..Call::new(webhook, now, Allowance::of(head.uri.query())) };
         let review = timeout_at(call.facts_by.min(Instant::now() + BODY_TIMEOUT), self.read(body, &mut taken));
-        let review = review.await.map_err(|_| Refusal::Late)??;
+        let mut review = review.await.map_err(|_| Refusal::Late)??;
         let _permit = self.capacity.try_acquire().map_err(|_| Refusal::Full("places"))?;
-        let decision = self.judge.judge(&call, &review).await;
+        let decision = self.judge.judge(&call, &mut review).await;
         Ok(Json(Answer::new(webhook, &review, &decision)).into_response())
     }
 
@@ -223,7 +224,7 @@ mod tests {
     struct Nobody;
 
     impl Judge for Nobody {
-        fn judge(&self, _: &Call, _: &Review) -> impl Future<Output = Decision> + Send {
+        fn judge(&self, _: &Call, _: &mut Review) -> impl Future<Output = Decision> + Send {
             pending()
         }
 

@@ -3,7 +3,8 @@
 //!
 //! Every review with a readable `uid` gets an answer with that `uid`, even if its objects are
 //! malformed, because the API server accepts no other answer. So a body whose objects are not Nodes
-//! is read a second time: the envelope, with the objects as slices of the body.
+//! is read a second time: the envelope, with the objects as slices of the body. `doors` reads
+//! those of other kinds.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use thiserror::Error;
 use super::patch::patch;
 use crate::policy::{
     Decision,
+    door::Door,
     json::{Object, null_is_default},
     message,
     object::node::Node,
@@ -21,6 +23,8 @@ use crate::policy::{
     review::{Content, Review, Webhook},
     source::Source,
 };
+
+mod doors;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -55,6 +59,8 @@ struct RawRequest<'a, O> {
     #[serde(default, deserialize_with = "null_is_default")]
     name: String,
     #[serde(default, deserialize_with = "null_is_default")]
+    namespace: String,
+    #[serde(default, deserialize_with = "null_is_default")]
     sub_resource: String,
     #[serde(default)]
     resource: Option<Object<Resource>>,
@@ -62,6 +68,8 @@ struct RawRequest<'a, O> {
     user_info: Option<&'a RawValue>,
     #[serde(default, deserialize_with = "null_is_default")]
     dry_run: bool,
+    #[serde(borrow, default)]
+    options: Option<&'a RawValue>,
     #[serde(default)]
     object: Option<O>,
     #[serde(default)]
@@ -115,8 +123,8 @@ enum Malformed {
     Missing(&'static str),
     #[error("operation {0:?} is not one of CREATE, UPDATE, DELETE")]
     Operation(String),
-    #[error("{side} is not a Node: {source}")]
-    Node { side: &'static str, source: serde_json::Error },
+    #[error("{side} is not a {kind}: {source}")]
+    Object { side: &'static str, kind: &'static str, source: serde_json::Error },
     #[error("oldObject is Node {old:?}, object is Node {new:?}")]
     Names { old: String, new: String },
     #[error("the Node has no name")]
@@ -131,11 +139,14 @@ enum Malformed {
 /// If the body is not a JSON object with a string at `request.uid`. Any other error becomes
 /// [`Content::Malformed`].
 pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
-    if let Ok(Object(envelope)) = serde_json::from_slice::<Object<Envelope<'_, Object<Node>>>>(body) {
-        return Ok(envelope.review());
+    match serde_json::from_slice::<Object<Envelope<'_, Object<Node>>>>(body) {
+        Ok(Object(envelope)) if !envelope.is_of_a_door() => {
+            return Ok(envelope.review(|_, _| Ok(None)));
+        }
+        Ok(_) | Err(_) => {}
     }
     match serde_json::from_slice::<Object<Envelope<'_, &RawValue>>>(body) {
-        Ok(Object(envelope)) => Ok(envelope.review()),
+        Ok(Object(envelope)) => Ok(envelope.review(doors::door)),
         Err(error) => {
             let Object(UidAlone { request: Object(Uid { uid }) }) = serde_json::from_slice(body)?;
             Ok(Review::malformed(uid, Malformed::Request(error).to_string()))
@@ -143,8 +154,16 @@ pub fn read(body: &[u8]) -> Result<Review, NoEnvelope> {
     }
 }
 
-impl<O: NodeObject> Envelope<'_, O> {
-    fn review(self) -> Review {
+/// Reads a request that may be about something on a Node.
+type ReadDoor<'a, O> = fn(&RawRequest<'a, O>, &User) -> Result<Option<Door>, Malformed>;
+
+impl<'a, O: NodeObject> Envelope<'a, O> {
+    fn is_of_a_door(&self) -> bool {
+        let Object(request) = &self.request;
+        request.resource.as_ref().is_some_and(|Object(resource)| doors::is_guarded(resource))
+    }
+
+    fn review(self, door: ReadDoor<'a, O>) -> Review {
         let Envelope { api_version, kind, request: Object(mut request) } = self;
         if api_version != API_VERSION || kind != KIND {
             return Review::malformed(request.uid, Malformed::Kind { kind, api_version }.to_string());
@@ -153,9 +172,12 @@ impl<O: NodeObject> Envelope<'_, O> {
             Ok(user) => user,
             Err(error) => return Review::malformed(request.uid, error.to_string()),
         };
-        let content = match request.node_write(&user) {
-            Ok(None) => Content::Unrelated,
-            Ok(Some(write)) => Content::Node(Box::new(write)),
+        let content = request.node_write(&user).and_then(|write| match write {
+            Some(write) => Ok(Content::Node(Box::new(write))),
+            None => Ok(door(&request, &user)?.map_or(Content::Unrelated, |door| Content::Door(Box::new(door)))),
+        });
+        let content = match content {
+            Ok(content) => content,
             Err(error) => Content::Malformed { node: request.name, why: error.to_string() },
         };
         Review {
@@ -184,7 +206,7 @@ impl<O: NodeObject> RawRequest<'_, O> {
             return Ok(None);
         }
         let node = |side, object: &mut Option<O>| {
-            object.take().map(O::node).transpose().map_err(|source| Malformed::Node { side, source })
+            object.take().map(O::node).transpose().map_err(|source| Malformed::Object { side, kind: "Node", source })
         };
         let old = node("oldObject", &mut self.old_object)?;
         let new = node("object", &mut self.object)?;
@@ -290,7 +312,7 @@ impl<'a> Answer<'a> {
             status: "Failure",
             code: 403,
             reason: "Forbidden",
-            message: message::denial(decision, review.request()),
+            message: message::denial(decision, &review.content),
         });
         let reasons: Vec<&str> = decision.codes().into_iter().map(Code::name).collect();
         Self {

@@ -1,6 +1,6 @@
 //! The line about one decision (contract section 12).
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,10 +8,15 @@ use serde::Serialize;
 use crate::policy::{
     Decision, Finding,
     annotation::{BOOT_ID, EVIDENCE, FENCED_AT, FENCED_BY, METHOD, PROOF},
+    door::Subject,
     facts::Facts,
-    object::node::Node,
+    object::{
+        node::Node,
+        pod::{Pod, PodMetadata},
+        volume::VolumeAttachment,
+    },
     request::{Request, User, Write},
-    review::{Review, Webhook},
+    review::{Content, Review, Webhook},
     source::Source,
     transition::Transition,
 };
@@ -43,8 +48,12 @@ pub struct Line<'a> {
     latency_ms: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     trace_id: Option<&'a str>,
+    /// What the write is to, if it is not a Node: `pod` is force-deleted, or `attachment` is
+    /// detached.
+    #[serde(flatten)]
+    subject: LoggedSubject<'a>,
     /// The Node before and after the write, with the fields that are judged. Neither is there if
-    /// the review could not be understood.
+    /// the review could not be understood, or if the Node could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<&'a Node>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +76,39 @@ struct LoggedUser<'a> {
     groups: &'a [String],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     extra: &'a BTreeMap<String, Vec<String>>,
+}
+
+/// What a write is to, if it is not a Node.
+#[derive(Debug, Default, Serialize)]
+struct LoggedSubject<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<Cow<'a, Pod>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attachment: Option<&'a VolumeAttachment>,
+}
+
+impl<'a> LoggedSubject<'a> {
+    fn of(content: &'a Content) -> Self {
+        let of_pod = |pod| Self { pod: Some(pod), attachment: None };
+        let of_attachment = |attachment| Self { pod: None, attachment: Some(attachment) };
+        match content {
+            Content::Node(request) => match &request.write {
+                Write::ForceDelete { pod, .. } => of_pod(Cow::Borrowed(&**pod)),
+                Write::Detach { attachment, .. } => of_attachment(attachment),
+                Write::Create { .. } | Write::Update { .. } | Write::Delete { .. } => Self::default(),
+            },
+            Content::Door(door) => match &door.subject {
+                Subject::Pod(pod) => of_pod(Cow::Borrowed(&**pod)),
+                Subject::Attachment(attachment) => of_attachment(attachment),
+                Subject::Eviction { namespace, name } => {
+                    let (namespace, name) = (namespace.clone(), name.clone());
+                    let metadata = PodMetadata { namespace, name, ..PodMetadata::default() };
+                    of_pod(Cow::Owned(Pod { metadata, ..Pod::default() }))
+                }
+            },
+            Content::Unrelated | Content::Malformed { .. } => Self::default(),
+        }
+    }
 }
 
 /// The evidence on the Node, verbatim. Longer values than the grammar allows are cut.
@@ -112,6 +154,7 @@ impl<'a> Line<'a> {
             break_glass,
             latency_ms,
             trace_id,
+            subject: LoggedSubject::of(&review.content),
             before: write.and_then(Write::before),
             after: write.and_then(Write::after),
             facts,

@@ -9,9 +9,10 @@ use thiserror::Error;
 use super::line::{DECISION, LoggedReason};
 use crate::policy::{
     Decision,
+    door::{Door, Subject},
     facts::Facts,
     json::{Object, null_is_default},
-    object::node::Node,
+    object::{node::Node, pod::Pod, volume::VolumeAttachment},
     reason::{Code, Mode},
     request::{Request, User, Write},
     review::{Content, Review, Webhook},
@@ -97,6 +98,10 @@ struct RawLine {
     before: Option<Object<Node>>,
     #[serde(default)]
     after: Option<Object<Node>>,
+    #[serde(default)]
+    pod: Option<Object<Pod>>,
+    #[serde(default)]
+    attachment: Option<Object<VolumeAttachment>>,
     facts: Facts,
 }
 
@@ -133,12 +138,17 @@ impl Recorded {
         let outcome = Outcome { verdict: line.decision, reasons, source: line.source };
         let RawUser { name, uid, groups, extra } = line.user;
         let user = User { name, uid, groups, extra };
-        let write = Write::between(line.before.map(|Object(node)| node), line.after.map(|Object(node)| node));
+        let door = subject(line.pod, line.attachment).map(|subject| Door { user: user.clone(), subject });
+        let (before, after) = (line.before.map(|Object(node)| node), line.after.map(|Object(node)| node));
         let malformed = line.reasons.into_iter().find(|reason| reason.code == Code::ReviewMalformed.name());
-        let content = match (write, malformed) {
-            (Some(write), _) => Content::Node(Box::new(Request { node: line.node, user: user.clone(), write })),
-            (None, Some(RawReason { message, .. })) => Content::Malformed { node: line.node, why: message },
-            (None, None) => return Err(LineError::NoObjects),
+        let content = match (door, before, malformed) {
+            (Some(door), None, _) => Content::Door(Box::new(door)),
+            (Some(door), Some(node), _) => Content::Node(Box::new(door.request(node).ok_or(LineError::NoObjects)?)),
+            (None, before, malformed) => match (Write::between(before, after), malformed) {
+                (Some(write), _) => Content::Node(Box::new(Request { node: line.node, user: user.clone(), write })),
+                (None, Some(RawReason { message, .. })) => Content::Malformed { node: line.node, why: message },
+                (None, None) => return Err(LineError::NoObjects),
+            },
         };
         let review = Review {
             uid: line.uid,
@@ -149,6 +159,18 @@ impl Recorded {
             content,
         };
         Ok(Self { webhook, review, facts: line.facts, outcome })
+    }
+}
+
+/// What the write is to, if it is not a Node. Of an eviction whose pod could not be read, a line
+/// has the name alone.
+fn subject(pod: Option<Object<Pod>>, attachment: Option<Object<VolumeAttachment>>) -> Option<Subject> {
+    match (pod, attachment) {
+        (Some(Object(pod)), _) if pod.spec.node_name.is_empty() => {
+            Some(Subject::Eviction { namespace: pod.metadata.namespace, name: pod.metadata.name })
+        }
+        (Some(Object(pod)), _) => Some(Subject::Pod(Box::new(pod))),
+        (None, attachment) => attachment.map(|Object(attachment)| Subject::Attachment(Box::new(attachment))),
     }
 }
 

@@ -108,6 +108,7 @@ fn kind(document: &Value) -> &str {
 fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
     let owners = settings.guarded_owners.iter().map(|owner| format!("{}/{}", owner.group, owner.kind));
     let limit = |limit: Option<NodeLimit>| limit.map_or("none".to_owned(), |limit| limit.to_string());
+    let door = |mode: Option<Mode>| mode.unwrap_or(Mode::Off).name().to_owned();
     let attest = if settings.attest_needs_rbac { "rbac" } else { "anyone" };
     vec![
         ("mode", settings.mode.name().to_owned()),
@@ -122,6 +123,9 @@ fn fields(settings: &Settings) -> Vec<(&'static str, String)> {
         ("place.maxNodes", limit(settings.max_nodes)),
         ("place.maxNotReady", limit(settings.max_not_ready)),
         ("authorization.attest", attest.to_owned()),
+        ("doors.nodes", door(settings.doors.nodes)),
+        ("doors.pods", door(settings.doors.pods)),
+        ("doors.attachments", door(settings.doors.attachments)),
         ("watch.enabled", settings.watch.enabled.to_string()),
         ("watch.forgottenAfter", format!("{:#}", settings.watch.forgotten_after)),
         ("watch.stuckAfter", format!("{:#}", settings.watch.stuck_after)),

@@ -89,8 +89,8 @@ async fn again(recorded: Recorded, settings: &Settings) -> Outcome {
     let gate = Gate::new(cluster, settings.clone(), clock, Audit::Discard);
     let call = Call::new(webhook, Instant::now(), Allowance::within(AT_ONCE));
     // The Lease of the budget is in the facts, and is not written again.
-    let review = Review { dry_run: true, ..review };
-    Outcome::of(&gate.judge(&call, &review).await)
+    let mut review = Review { dry_run: true, ..review };
+    Outcome::of(&gate.judge(&call, &mut review).await)
 }
 
 /// Which write it was.

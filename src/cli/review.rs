@@ -63,7 +63,8 @@ pub struct Args {
     /// The file is a Node: would the gate let it be deleted?
     #[arg(long, group = "step")]
     delete: bool,
-    /// Which webhook decides. Default: the one that wrote the line, mutate for a Node, or validate
+    /// Which webhook decides. Default: the one that wrote the line, mutate for a Node that is not
+    /// deleted, or validate
     #[arg(long, value_name = "WEBHOOK", value_parser = webhooks())]
     webhook: Option<Webhook>,
     /// The configuration, a YAML file. Without it, the defaults apply
@@ -100,12 +101,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let settings = args.config.as_deref().map(settings_of).transpose()?.unwrap_or_default();
     let (question, cluster) = args.question(&body).await?;
     // Like a dry run, this decides about a write that does not happen.
-    let review = Review { dry_run: true, ..question.review };
+    let mut review = Review { dry_run: true, ..question.review };
     let clock = clock(args.now, &cluster);
     let gate = Gate::new(cluster, settings, clock, Audit::Discard);
     let webhook = args.webhook.unwrap_or(question.webhook);
     let call = Call::new(webhook, Instant::now(), Allowance::within(TIMEOUT));
-    let decision = gate.judge(&call, &review).await;
+    let decision = gate.judge(&call, &mut review).await;
     let answer = Answer::new(webhook, &review, &decision);
     match args.output {
         Output::Json => print(&format!("{}\n", serde_json::to_string(&answer)?))?,
@@ -184,7 +185,9 @@ impl Question {
             user: user.clone(),
             content: Content::Node(Box::new(step.request(node, &user))),
         };
-        Ok(Self { review, webhook: Webhook::Mutate, facts: None })
+        // The mutating webhook leaves a Node without the taint to the validating one.
+        let webhook = if step == Step::Delete { Webhook::Validate } else { Webhook::Mutate };
+        Ok(Self { review, webhook, facts: None })
     }
 
     /// A review, or a line of the audit log.

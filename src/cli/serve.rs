@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     cluster::{Cluster, registration::Registration},
     config::{self, Additions},
-    policy::{settings::AutoReleaseWhen, source::Source},
+    policy::{reason::Mode, settings::AutoReleaseWhen, source::Source},
     reload,
     server::{Certificates, DRAIN, IN_FLIGHT, Options, Server, Upkeep},
     telemetry::{Log, LogFormat},
@@ -88,6 +88,10 @@ pub struct Args {
     /// recovered or rebooted
     #[arg(long, value_name = "WHEN", env = "FENCEGATE_AUTO_RELEASE", value_parser = auto_release)]
     auto_release: Option<AutoReleaseWhen>,
+    /// Guard the other doors to the same harm, too, in this mode: off, warn or enforce. It holds
+    /// for those that `doors` in the configuration leaves out
+    #[arg(long, value_name = "MODE", env = "FENCEGATE_DOORS", value_parser = config::mode)]
+    doors: Option<Mode>,
     // Last, because its heading would also cover every option after it.
     #[command(flatten)]
     self_managed: SelfManagedArgs,
@@ -216,7 +220,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         in_flight: args.max_in_flight,
         drain: args.drain,
         reload_interval: reload::INTERVAL,
-        additions: Additions { sources: args.sources, watch: args.watch, auto_release: args.auto_release },
+        additions: Additions {
+            sources: args.sources,
+            watch: args.watch,
+            auto_release: args.auto_release,
+            doors: args.doors,
+        },
         upkeep,
     })
     .await?;

@@ -19,6 +19,7 @@ use crate::{
         message::denial,
         reason::Code,
         request::{Request, Write},
+        review::Content,
     },
 };
 
@@ -101,7 +102,7 @@ pub fn live<'a>(desk: &'a Desk, command: &str) -> anyhow::Result<&'a Live> {
 
 /// Says in the gate's words why a write is denied, and which command of this program helps.
 pub fn refuse(decision: &Decision, request: &Request) {
-    eprintln!("{}", denial(decision, Some(request)));
+    eprintln!("{}", denial(decision, &Content::Node(Box::new(request.clone()))));
     let is_deletion = matches!(request.write, Write::Delete { .. });
     if let Some(command) = helping(&decision.codes(), &request.node, is_deletion) {
         eprintln!("the command for this: {command}");

@@ -312,24 +312,24 @@ fn allows(status: &SubjectAccessReviewStatus) -> bool {
 }
 
 /// The clock and the deadline of all reads of one decision.
-struct Reads<'a> {
-    clock: &'a Clock,
-    deadline: Instant,
+pub(super) struct Reads<'a> {
+    pub clock: &'a Clock,
+    pub deadline: Instant,
 }
 
 /// The result of one read.
-struct Read<T> {
+pub(super) struct Read<T> {
     /// When the read ended, by the gate's clock.
-    at: Timestamp,
+    pub at: Timestamp,
     /// The value, or the error in one line.
-    result: Result<T, String>,
-    timing: Timing,
+    pub result: Result<T, String>,
+    pub timing: Timing,
 }
 
 impl Reads<'_> {
     /// Runs one read until the deadline. Cancel-safe: if the deadline passes, the read is dropped
     /// together with its request.
-    async fn read<T>(&self, fact: &'static str, read: impl Future<Output = Result<T, ReadError>>) -> Read<T> {
+    pub async fn read<T>(&self, fact: &'static str, read: impl Future<Output = Result<T, ReadError>>) -> Read<T> {
         let start = Instant::now();
         if start >= self.deadline {
             // Not even asked: the API server is slow enough.

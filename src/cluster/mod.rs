@@ -30,6 +30,7 @@ pub mod listing;
 pub mod live;
 pub mod registration;
 pub mod steward;
+mod subject;
 pub mod watching;
 
 pub use api::ReachError;

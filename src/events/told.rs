@@ -31,15 +31,17 @@ impl Actions {
         let [done, denied, would_be_denied] = match transition {
             Transition::Place | Transition::Amend => ["PutOutOfService", "DenyOutOfService", "WouldDenyOutOfService"],
             Transition::Release => ["ReturnToService", "DenyRelease", "WouldDenyRelease"],
-            Transition::Delete => ["DeleteNode", "DenyDeletion", "WouldDenyDeletion"],
+            Transition::Delete | Transition::DeleteUntainted => ["DeleteNode", "DenyDeletion", "WouldDenyDeletion"],
+            Transition::ForceDelete => ["ForceDeletePod", "DenyForceDeletion", "WouldDenyForceDeletion"],
+            Transition::Detach => ["DetachVolume", "DenyDetachment", "WouldDenyDetachment"],
             Transition::Attest => ["RecordFence", "DenyRecord", "WouldDenyRecord"],
         };
         Self { done, denied, would_be_denied }
     }
 }
 
-/// The transition that an Event with this action tells the denial of. Of a placement and an
-/// amendment, which have one action, the placement.
+/// The transition that an Event with this action tells the denial of. Of two transitions that have
+/// one action, the more consequential one.
 pub fn transition_denied(action: &str) -> Option<Transition> {
     Transition::ALL.into_iter().find(|transition| Actions::of(*transition).denied == action)
 }
@@ -53,7 +55,7 @@ pub fn of_decision(webhook: Webhook, review: &Review, decision: &Decision) -> Ve
     if stored.metadata.uid.is_empty() {
         return Vec::new();
     }
-    let user = Foreign::from(review.user.name.as_str());
+    let user = format!("{}{}", Foreign::from(review.user.name.as_str()), subject(&request.write));
     let actions = Actions::of(transition);
     let event = |action, reason, is_warning, note, is_repeated_by_automation| Event {
         node: request.node.clone(),
@@ -86,8 +88,19 @@ pub fn of_decision(webhook: Webhook, review: &Review, decision: &Decision) -> Ve
     done.into_iter().chain(would_be_denied).collect()
 }
 
+/// What is written, if it is not the Node itself.
+fn subject(write: &Write) -> String {
+    match write {
+        Write::ForceDelete { pod, .. } => format!(", pod {}", Foreign::from(pod.full_name())),
+        Write::Detach { attachment, .. } => {
+            format!(", VolumeAttachment {}", Foreign::from(attachment.metadata.name.as_str()))
+        }
+        Write::Create { .. } | Write::Update { .. } | Write::Delete { .. } => String::new(),
+    }
+}
+
 /// The reason and the note of what is done in the order of the procedure.
-fn told(transition: Transition, write: &Write, decision: &Decision, user: &Foreign) -> Option<(&'static str, String)> {
+fn told(transition: Transition, write: &Write, decision: &Decision, user: &str) -> Option<(&'static str, String)> {
     let (before, after) = (write.before()?, write.after());
     match transition {
         Transition::Place => {
@@ -110,8 +123,13 @@ fn told(transition: Transition, write: &Write, decision: &Decision, user: &Forei
             let by = Foreign::from(after.annotation(FENCED_BY).unwrap_or_default());
             is_new.then(|| ("EvidenceRecorded", format!("{user}: {} by {by}", fence(after))))
         }
-        // The taint stays, with another effect; or the Node goes, and its Events with it.
-        Transition::Amend | Transition::Delete => None,
+        // The taint stays, with another effect; or the Node goes, and its Events with it; or
+        // something goes that nothing speaks against.
+        Transition::Amend
+        | Transition::Delete
+        | Transition::DeleteUntainted
+        | Transition::ForceDelete
+        | Transition::Detach => None,
     }
 }
 

@@ -23,6 +23,8 @@ pub struct BlockingPod {
 pub enum Leaving {
     /// The taint evicts it.
     Evicted,
+    /// Nothing yet: the node does not have the taint.
+    Bound,
     /// It is being deleted. `since`: for how long, if that can be read.
     Terminating { since: Option<SignedDuration>, finalizers: Vec<Foreign> },
     /// Nothing: it tolerates the taint.
@@ -90,7 +92,7 @@ impl BlockingPod {
     /// Whether it probably does not leave the node, however long one waits.
     pub fn is_stuck(&self) -> bool {
         match &self.leaving {
-            Leaving::Evicted => false,
+            Leaving::Evicted | Leaving::Bound => false,
             Leaving::Terminating { finalizers, .. } => !finalizers.is_empty(),
             Leaving::Tolerates | Leaving::NotEvicted => true,
         }
@@ -123,7 +125,7 @@ impl fmt::Display for BlockingPod {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, leaving } = self;
         match leaving {
-            Leaving::Evicted => write!(formatter, "{name}"),
+            Leaving::Evicted | Leaving::Bound => write!(formatter, "{name}"),
             Leaving::Terminating { since, finalizers } => {
                 write!(formatter, "{name} (terminating")?;
                 write_for(formatter, *since)?;

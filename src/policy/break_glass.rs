@@ -7,7 +7,6 @@ use super::{
     annotation::{BREAK_GLASS, BREAK_GLASS_AT, BREAK_GLASS_BY, OVERRIDDEN},
     evidence::{malformed, parse_time},
     proposal::Proposal,
-    request::Write,
 };
 
 /// How long a break-glass on the Node counts for whoever wrote it (contract section 7).
@@ -68,7 +67,7 @@ fn brought<'a>(proposal: &Proposal<'a>) -> Option<&'a str> {
 /// The reason of the break-glass on the stored Node, unless the write changes or removes it.
 fn found<'a>(proposal: &Proposal<'a>) -> Option<&'a str> {
     let (before, after) = proposal.change(BREAK_GLASS);
-    let is_kept = matches!(proposal.request.write, Write::Delete { .. }) || before == after;
+    let is_kept = proposal.request.write.after().is_none() || before == after;
     well_formed(before.filter(|_| is_kept))
 }
 
@@ -86,7 +85,7 @@ mod tests {
 
     use super::*;
     use crate::policy::{
-        request::{Request, User},
+        request::{Request, User, Write},
         settings::Settings,
     };
 

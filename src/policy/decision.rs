@@ -16,6 +16,7 @@ use super::{
         stamp::{self, Stamps},
     },
     rules::{self, Outcome},
+    settings::Settings,
     source::{Fence, Source},
     text::{Foreign, NAMED, on_one_line, quoted, shortened},
     transition::{Transition, Transitions},
@@ -118,6 +119,24 @@ impl Decision {
     pub fn malformed(node: String, why: String, mode: Mode) -> Self {
         let finding = Finding::new(Reason::ReviewMalformed { why }, mode);
         Self { node, ..Self::unrelated() }.found(finding)
+    }
+
+    /// The decision about a door of which not even the Node could be read: a denial, if the check
+    /// is enforced.
+    pub fn unresolved(
+        node: String,
+        at: Timestamp,
+        transition: Transition,
+        settings: &Settings,
+        unread: Unread,
+    ) -> Self {
+        let undecided = Self { node, at: Some(at), transitions: Transitions::from(transition), ..Self::unrelated() };
+        let (code, mode) = (Code::of_door(transition), settings.mode_of(transition));
+        let outcome = Outcome { unread: vec![unread], ..Outcome::default() };
+        let mut notices = Vec::new();
+        let findings = collect_findings(code.map(|code| (code, mode, outcome)).into_iter(), &mut notices);
+        let warnings = notices.iter().map(|notice| one_line(notice)).collect();
+        findings.into_iter().fold(Self { warnings, ..undecided }, Self::found)
     }
 
     /// Adds a check that failed outside the rules.
@@ -326,7 +345,6 @@ mod tests {
         annotation::METHOD,
         object::node::OUT_OF_SERVICE,
         request::{Request, User, Write},
-        settings::Settings,
     };
 
     #[test]

@@ -88,6 +88,21 @@ where
     kept_items(deserializer, "a list of objects", most, |Object(object), _| keep(object))
 }
 
+/// Parses a list of objects, or `null` as an empty list: only the first `most` of what `keep`
+/// makes of them. All others are skipped.
+pub fn first_objects<'de, D, T, K>(
+    deserializer: D,
+    most: usize,
+    keep: impl Fn(T) -> Option<K>,
+) -> Result<Vec<K>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let first = |Object(object), kept| if kept < most { keep(object) } else { None };
+    Ok(kept_items(deserializer, "a list of objects", most, first)?.unwrap_or_default())
+}
+
 /// Parses a list of texts, or `null` as an empty list: only the first `most`. All others are
 /// skipped.
 pub fn first_texts<'de, D: Deserializer<'de>>(deserializer: D, most: usize) -> Result<Vec<String>, D::Error> {

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! mod, message → reservation → decision → rules → record → assessment → break_glass → proposal
-//!     → settings → reason → source → blocker, facts, review, transition → request
+//!     → settings → reason → source → review → door → blocker, facts, transition → request
 //!     → evidence, object, shell → annotation, json, text
 //! ```
 //!
@@ -65,6 +65,7 @@ pub mod assessment;
 pub mod blocker;
 pub mod break_glass;
 pub mod decision;
+pub mod door;
 pub mod evidence;
 pub mod facts;
 pub mod json;
@@ -136,8 +137,7 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
     let proposal = Proposal::new(request, settings);
     let mut query: FactQuery = applicable(&proposal).flat_map(|(rule, _)| (rule.needs)(&proposal)).collect();
     if proposal.does(Transition::Place) {
-        let may_be_refuted = |source| proposal.may_be_refuted(source);
-        query.extend(source::facts_needed(&request.write, proposal.origin, &settings.sources, may_be_refuted));
+        query.extend(proposal.facts_of_sources());
     }
     if !proposal.transitions.is_none() && break_glass::may_count(&proposal) {
         query.insert(Fact::Access(Verb::BreakGlass));
@@ -146,7 +146,8 @@ pub fn facts_needed(request: &Request, settings: &Settings) -> FactQuery {
 }
 
 /// Decides whether the write may happen, and lists every check that failed. The mutating webhook
-/// first completes the evidence that comes with the write, and judges what it has completed.
+/// first completes the evidence that comes with the write, and judges what it has completed. It
+/// leaves the doors to the validating webhook.
 ///
 /// The same request, facts and settings always give the same decision. If a fact was not read,
 /// every enforced check that needs it denies the write.
@@ -186,6 +187,7 @@ pub fn decide(webhook: Webhook, request: &Request, facts: &Facts, settings: &Set
     match webhook {
         Webhook::Validate => judge(request, facts, settings),
         Webhook::Mutate => {
+            let settings = &settings.without_doors();
             let completion = completion::completion(&request.write, facts.api_now());
             let completed = completion::completed(request, &completion);
             judge(&completed, facts, settings).completing(completion)

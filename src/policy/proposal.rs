@@ -5,11 +5,12 @@ use super::{
         APPLIED_BY, BOOT_ID, BREAK_GLASS, BREAK_GLASS_STAMPS, EVIDENCE, OVERRIDDEN_AT, OVERRIDDEN_BY,
         OVERRIDDEN_STAMPS, PACEMAKER, RECORD_STAMPS, STAMPS,
     },
+    facts::Fact,
     object::node::{Node, Taint},
     reason::{Code, Mode},
     request::Request,
     settings::Settings,
-    source::{RecordOrigin, Source},
+    source::{self, RecordOrigin, Source},
     transition::{Transition, Transitions, entries_beyond},
 };
 
@@ -24,10 +25,11 @@ pub struct Proposal<'a> {
 }
 
 impl<'a> Proposal<'a> {
-    /// Derives from a request what it does.
+    /// Derives from a request what it does. What it does through a door that is off does not count.
     pub fn new(request: &'a Request, settings: &'a Settings) -> Self {
         let write = &request.write;
-        Self { request, settings, transitions: Transitions::of(write), origin: RecordOrigin::of(write) }
+        let transitions = Transitions::of(write).only(|transition| settings.mode_of(transition) != Mode::Off);
+        Self { request, settings, transitions, origin: RecordOrigin::of(write) }
     }
 
     /// Whether the write makes this transition.
@@ -48,6 +50,12 @@ impl<'a> Proposal<'a> {
     /// Whether the check denies the write if it fails.
     pub fn enforces(&self, code: Code) -> bool {
         self.mode(code) == Mode::Enforce
+    }
+
+    /// The facts that tell whether a source vouches for the fence.
+    pub fn facts_of_sources(&self) -> Vec<Fact> {
+        let may_be_refuted = |source| self.may_be_refuted(source);
+        source::facts_needed(&self.request.write, self.origin, &self.settings.sources, may_be_refuted)
     }
 
     /// Whether a fact can refute the word of a source about a fence that has a time: it may be too
@@ -116,6 +124,9 @@ impl<'a> Proposal<'a> {
     /// Amends.
     pub fn removes_entry(&self) -> bool {
         let write = &self.request.write;
+        if !write.is_to_the_node() {
+            return false;
+        }
         let gone = write.before().into_iter().flat_map(|node| entries_beyond(node, write.after())).next().is_some();
         gone || self.does(Transition::Delete)
     }

@@ -4,7 +4,7 @@
 use super::{
     reason::{Code, Mode},
     settings::Settings,
-    transition::Transition::{self, Amend, Attest, Delete, Place, Release},
+    transition::Transition::{self, Amend, Attest, Delete, DeleteUntainted, Detach, ForceDelete, Place, Release},
 };
 
 /// The checks that can fail for a write whose most consequential transition is this one, in the
@@ -43,14 +43,15 @@ fn can_fail(code: Code, leading: Transition) -> bool {
         Code::PodsRemain | Code::VolumesAttached => is_of(&[Release, Delete, Amend]),
         Code::NodeNotRecovered | Code::NodeNotRebooted | Code::BootUnchanged => is_of(&[Release]),
         Code::EvidenceFrozen => is_of(&[Amend, Delete, Attest]),
-        // Every write may attest besides.
-        Code::EvidenceMalformed
-        | Code::EvidenceInFuture
-        | Code::SelfAttested
-        | Code::NotAuthorized
-        | Code::StampForged
-        | Code::FactsUnavailable
-        | Code::RecordUnavailable => true,
+        Code::UnfencedDeletion => is_of(&[DeleteUntainted]),
+        Code::UnfencedForceDeletion => is_of(&[ForceDelete]),
+        Code::UnfencedDetach => is_of(&[Detach]),
+        // Every write to a Node may attest besides.
+        Code::EvidenceMalformed | Code::EvidenceInFuture | Code::SelfAttested | Code::StampForged => {
+            !is_of(&[ForceDelete, Detach])
+        }
+        // A break-glass on the Node may count for every write.
+        Code::NotAuthorized | Code::FactsUnavailable | Code::RecordUnavailable => true,
         Code::ReviewMalformed => false,
     }
 }

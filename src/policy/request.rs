@@ -1,12 +1,22 @@
-//! A request: one write to a Node, with the Node before and after it, and the requester.
+//! A request: one write that concerns a Node, with the Node before and after it, and the requester.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{annotation::is_meaningless, json::null_is_default, object::node::Node, text::NAMED};
+use super::{
+    annotation::is_meaningless,
+    json::null_is_default,
+    object::{
+        node::{Node, OUT_OF_SERVICE, Taint},
+        pod::Pod,
+        volume::VolumeAttachment,
+    },
+    text::NAMED,
+};
 
-/// A request to write a Node. `admission::review` parses it from an AdmissionReview.
+/// A request to write a Node, or to delete what belongs to one. `admission::review` parses it from
+/// an AdmissionReview; [`Door`](super::door::Door) makes it of one that is not about a Node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
     /// The node's name, from the object: `request.name` is empty if a request deletes a collection.
@@ -22,9 +32,26 @@ pub struct Request {
 #[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is boxed")]
 pub enum Write {
-    Create { new: Node },
-    Update { old: Node, new: Node },
-    Delete { old: Node },
+    Create {
+        new: Node,
+    },
+    Update {
+        old: Node,
+        new: Node,
+    },
+    Delete {
+        old: Node,
+    },
+    /// A pod on this Node is deleted without waiting until its containers have ended.
+    ForceDelete {
+        node: Node,
+        pod: Box<Pod>,
+    },
+    /// A volume counts as detached from this Node from now on, or soon.
+    Detach {
+        node: Node,
+        attachment: Box<VolumeAttachment>,
+    },
 }
 
 impl Write {
@@ -39,20 +66,31 @@ impl Write {
         }
     }
 
+    /// The write that puts this Node out of service as the procedure has it.
+    pub fn placement(stored: &Node) -> Self {
+        Self::Update { old: stored.clone(), new: out_of_service(stored) }
+    }
+
     /// The stored Node, before the write. `None` on CREATE.
     pub fn before(&self) -> Option<&Node> {
         match self {
             Self::Create { .. } => None,
             Self::Update { old, .. } | Self::Delete { old } => Some(old),
+            Self::ForceDelete { node, .. } | Self::Detach { node, .. } => Some(node),
         }
     }
 
-    /// The Node that would be stored. `None` on DELETE.
+    /// The Node that would be stored. `None` if something is deleted.
     pub fn after(&self) -> Option<&Node> {
         match self {
             Self::Create { new } | Self::Update { new, .. } => Some(new),
-            Self::Delete { .. } => None,
+            Self::Delete { .. } | Self::ForceDelete { .. } | Self::Detach { .. } => None,
         }
+    }
+
+    /// Whether the write is to the Node itself.
+    pub fn is_to_the_node(&self) -> bool {
+        !matches!(self, Self::ForceDelete { .. } | Self::Detach { .. })
     }
 
     /// The Node whose `status` the gate judges: the stored one, because the `status` that a client
@@ -61,6 +99,7 @@ impl Write {
         match self {
             Self::Create { new } => new,
             Self::Update { old, .. } | Self::Delete { old } => old,
+            Self::ForceDelete { node, .. } | Self::Detach { node, .. } => node,
         }
     }
 
@@ -82,6 +121,7 @@ impl Write {
             Self::Create { new } => (None, Some(new)),
             Self::Update { old, new } => (Some(old), Some(new)),
             Self::Delete { old } => (Some(old), None),
+            Self::ForceDelete { node, .. } | Self::Detach { node, .. } => (Some(node), None),
         };
         for annotations in [old, new].into_iter().flatten().filter_map(|node| node.metadata.annotations.as_mut()) {
             annotations.retain(|key, _| !is_meaningless(key) || kept.contains(key));
@@ -98,14 +138,21 @@ impl Write {
         is_canonical(named) && is_canonical(stored) && named != stored
     }
 
-    /// The newest object in the request: the new one, or on DELETE the old one. The break-glass is
-    /// read from it (contract section 7).
+    /// The newest Node in the request: the new one, or if something is deleted the stored one. The
+    /// break-glass is read from it (contract section 7).
     pub fn newest(&self) -> &Node {
-        match self {
-            Self::Create { new } | Self::Update { new, .. } => new,
-            Self::Delete { old } => old,
-        }
+        self.after().unwrap_or(self.current())
     }
+}
+
+/// The Node with the taint. It stays as it is if it has the taint.
+pub fn out_of_service(node: &Node) -> Node {
+    let mut node = node.clone();
+    if !node.is_out_of_service() {
+        let [key, value, effect] = [OUT_OF_SERVICE, "nodeshutdown", "NoExecute"].map(str::to_owned);
+        node.spec.taints.push(Taint { key, value, effect });
+    }
+    node
 }
 
 /// Whether a version is a positive number, as the API server writes it.

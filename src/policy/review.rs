@@ -1,6 +1,9 @@
 //! An AdmissionReview as the gate judges it. `admission::review` parses and answers it.
 
-use super::request::{Request, User};
+use super::{
+    door::Door,
+    request::{Request, User},
+};
 
 /// The gate's two admission webhooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,9 +43,11 @@ pub struct Review {
 /// The content of a review.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// A request that is not a write to a Node.
+    /// A request that the gate does not judge.
     Unrelated,
-    /// A write to a Node.
+    /// A request about something on a Node, before that Node is known.
+    Door(Box<Door>),
+    /// A write to a Node, or to something on it.
     Node(Box<Request>),
     /// A request that could not be parsed, although it has a `uid`.
     Malformed {
@@ -69,10 +74,15 @@ impl Review {
     /// The content as this webhook judges it. Mutating webhooks run before the API server checks
     /// versions, so that the mutating side leaves a stale write to the API server: its writer
     /// reads a conflict, and tries again with the current Node. The validating side only sees
-    /// what passed that check.
+    /// what passed that check, and it alone judges what is about something on a Node.
     pub fn content_for(&self, webhook: Webhook) -> &Content {
         match (webhook, &self.content) {
-            (Webhook::Mutate, Content::Node(request)) if request.write.is_stale() => &Content::Unrelated,
+            (Webhook::Mutate, Content::Node(request))
+                if request.write.is_stale() || !request.write.is_to_the_node() =>
+            {
+                &Content::Unrelated
+            }
+            (Webhook::Mutate, Content::Door(_)) => &Content::Unrelated,
             (Webhook::Mutate | Webhook::Validate, content) => content,
         }
     }
@@ -81,7 +91,7 @@ impl Review {
     pub fn request(&self) -> Option<&Request> {
         match &self.content {
             Content::Node(request) => Some(request),
-            Content::Unrelated | Content::Malformed { .. } => None,
+            Content::Unrelated | Content::Door(_) | Content::Malformed { .. } => None,
         }
     }
 }

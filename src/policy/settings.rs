@@ -1,12 +1,13 @@
 //! The settings of the checks (contract section 8). `config` reads them from YAML.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use jiff::SignedDuration;
 
 use super::{
     reason::{Code, Mode},
     source::Source,
+    transition::Transition,
 };
 
 /// The settings that an operator can change.
@@ -39,8 +40,29 @@ pub struct Settings {
     /// Whether writing evidence and placing the taint need the RBAC verb `attest` on
     /// `nodes.fencegate.dev`.
     pub attest_needs_rbac: bool,
+    pub doors: Doors,
     pub watch: Watch,
     pub auto_release: AutoRelease,
+}
+
+/// Which of the other doors to the same harm are guarded (contract section 13). `None`: the
+/// configuration does not say, and the door is off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doors {
+    /// `UnfencedDeletion`.
+    pub nodes: Option<Mode>,
+    /// `UnfencedForceDeletion`.
+    pub pods: Option<Mode>,
+    /// `UnfencedDetach`.
+    pub attachments: Option<Mode>,
+}
+
+impl Doors {
+    /// These, and `mode` where they do not say.
+    #[must_use]
+    pub fn or(self, mode: Option<Mode>) -> Self {
+        Self { nodes: self.nodes.or(mode), pods: self.pods.or(mode), attachments: self.attachments.or(mode) }
+    }
 }
 
 /// How nodes that are out of service are watched. No decision depends on it.
@@ -116,6 +138,7 @@ impl Default for Settings {
             max_nodes: None,
             max_not_ready: None,
             attest_needs_rbac: false,
+            doors: Doors::default(),
             watch: Watch::default(),
             auto_release: AutoRelease::default(),
         }
@@ -145,16 +168,37 @@ impl Settings {
 
     /// The mode of a check. A mode in the configuration takes precedence. Otherwise, the setting
     /// that `NotAuthorized`, `TooManyOutOfService` or `TooManyNotReady` needs also turns the check
-    /// on.
+    /// on, and a door has a mode of its own.
     pub fn mode(&self, code: Code) -> Mode {
-        let is_turned_on = match code {
-            Code::NotAuthorized => self.attest_needs_rbac,
-            Code::TooManyOutOfService => self.max_nodes.is_some(),
-            Code::TooManyNotReady => self.max_not_ready.is_some(),
-            _ => false,
+        let turned_on = |is_on: bool| is_on.then_some(Mode::Enforce);
+        let set = match code {
+            Code::NotAuthorized => turned_on(self.attest_needs_rbac),
+            Code::TooManyOutOfService => turned_on(self.max_nodes.is_some()),
+            Code::TooManyNotReady => turned_on(self.max_not_ready.is_some()),
+            Code::UnfencedDeletion => self.doors.nodes,
+            Code::UnfencedForceDeletion => self.doors.pods,
+            Code::UnfencedDetach => self.doors.attachments,
+            _ => None,
         };
-        let default = if is_turned_on { Mode::Enforce } else { code.default_mode() };
-        self.modes.get(&code).copied().unwrap_or(default).min(self.strictest(code))
+        let mode = self.modes.get(&code).copied().or(set).unwrap_or(code.default_mode());
+        mode.min(self.strictest(code))
+    }
+
+    /// The strictest mode in which a write with this transition is judged: a door may be off.
+    pub fn mode_of(&self, transition: Transition) -> Mode {
+        Code::of_door(transition).map_or(Mode::Enforce, |code| self.mode(code))
+    }
+
+    /// The same settings, with every door off.
+    #[must_use]
+    pub fn without_doors(&self) -> Cow<'_, Self> {
+        let doors = [Code::UnfencedDeletion, Code::UnfencedForceDeletion, Code::UnfencedDetach];
+        if doors.iter().all(|code| self.mode(*code) == Mode::Off) {
+            return Cow::Borrowed(self);
+        }
+        let mut settings = self.clone();
+        settings.modes.extend(doors.map(|code| (code, Mode::Off)));
+        Cow::Owned(settings)
     }
 
     /// The mode of a check that the configuration cannot turn off one by one.

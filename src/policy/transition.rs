@@ -1,5 +1,5 @@
-//! What a write does to the taint and to the gate's annotations. It is derived from the Node before
-//! and after the write, and from nothing else.
+//! What a write does to the taint and to the gate's annotations, or which other door to the same
+//! harm it takes. It is derived from the write and from nothing else.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -8,8 +8,8 @@ use super::{
     request::Write,
 };
 
-/// One change that a write makes (contract section 3). The order is from the most to the least
-/// consequential: the first line of a denial names the first transition.
+/// One change that a write makes (contract sections 3 and 13). The order is from the most to the
+/// least consequential: the first line of a denial names the first transition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Transition {
     /// The taint is absent before the write and present after it.
@@ -21,13 +21,29 @@ pub enum Transition {
     Release,
     /// The taint stays, with another value or effect.
     Amend,
+    /// A Node without the taint is deleted, or its last finalizer is removed while it is being
+    /// deleted.
+    DeleteUntainted,
+    /// A pod is deleted without waiting until its containers have ended.
+    ForceDelete,
+    /// A VolumeAttachment is deleted, or its last finalizer is removed.
+    Detach,
     /// An annotation under the gate's prefix is added, changed or removed.
     Attest,
 }
 
 impl Transition {
     /// All transitions, the most consequential first.
-    pub const ALL: [Self; 5] = [Self::Place, Self::Delete, Self::Release, Self::Amend, Self::Attest];
+    pub const ALL: [Self; 8] = [
+        Self::Place,
+        Self::Delete,
+        Self::Release,
+        Self::Amend,
+        Self::DeleteUntainted,
+        Self::ForceDelete,
+        Self::Detach,
+        Self::Attest,
+    ];
 
     /// The name in the contract, in metrics and in the audit log.
     pub fn name(self) -> &'static str {
@@ -37,7 +53,15 @@ impl Transition {
             Self::Release => "Release",
             Self::Amend => "Amend",
             Self::Attest => "Attest",
+            Self::DeleteUntainted => "DeleteUntainted",
+            Self::ForceDelete => "ForceDelete",
+            Self::Detach => "Detach",
         }
+    }
+
+    /// Whether this is another door to the same harm than the taint (contract section 13).
+    pub fn is_a_door(self) -> bool {
+        matches!(self, Self::DeleteUntainted | Self::ForceDelete | Self::Detach)
     }
 
     fn happens(self, write: &Write) -> bool {
@@ -52,8 +76,13 @@ impl Transition {
             (Self::Delete, Write::Update { old, new }) => was && removes_last_finalizer(old, new),
             (Self::Attest, Write::Create { new }) => new.gate_annotations().next().is_some(),
             (Self::Attest, Write::Update { old, new }) => !old.gate_annotations().eq(new.gate_annotations()),
-            (Self::Release | Self::Amend | Self::Delete, Write::Create { .. })
-            | (Self::Release | Self::Amend | Self::Attest, Write::Delete { .. }) => false,
+            (Self::DeleteUntainted, Write::Delete { old }) => !was && old.metadata.finalizers.is_empty(),
+            (Self::DeleteUntainted, Write::Update { old, new }) => !was && removes_last_finalizer(old, new),
+            (Self::ForceDelete, Write::ForceDelete { .. }) | (Self::Detach, Write::Detach { .. }) => true,
+            (Self::Release | Self::Amend | Self::Delete | Self::DeleteUntainted, Write::Create { .. })
+            | (Self::Release | Self::Amend | Self::Attest, Write::Delete { .. })
+            | (Self::ForceDelete | Self::Detach, _)
+            | (_, Write::ForceDelete { .. } | Write::Detach { .. }) => false,
         }
     }
 }
@@ -74,6 +103,12 @@ impl Transitions {
         Self(Transition::ALL.into_iter().filter(|transition| transition.happens(write)).collect())
     }
 
+    /// Only those that this accepts.
+    #[must_use]
+    pub fn only(self, keep: impl Fn(Transition) -> bool) -> Self {
+        Self(self.0.into_iter().filter(|one| keep(*one)).collect())
+    }
+
     /// Whether the write touches nothing that the gate guards.
     pub fn is_none(&self) -> bool {
         self.0.is_empty()
@@ -87,7 +122,7 @@ impl Transitions {
     /// All but this transition.
     #[must_use]
     pub fn without(&self, transition: Transition) -> Self {
-        Self(self.iter().filter(|one| *one != transition).collect())
+        self.clone().only(|one| one != transition)
     }
 
     /// The most consequential first.
@@ -98,6 +133,12 @@ impl Transitions {
     /// The most consequential transition.
     pub fn first(&self) -> Option<Transition> {
         self.0.first().copied()
+    }
+}
+
+impl From<Transition> for Transitions {
+    fn from(transition: Transition) -> Self {
+        Self(vec![transition])
     }
 }
 

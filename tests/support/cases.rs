@@ -17,7 +17,7 @@ use fencegate::{
     policy::{
         self,
         facts::{Fact, Facts, Observed, Verb},
-        review::{Review, Webhook},
+        review::{Content, Review, Webhook},
         settings::Settings,
     },
 };
@@ -177,6 +177,9 @@ impl Case {
 
     /// The cluster of the case, with its unreadable facts.
     pub fn snapshot(&self, review: &Review, settings: &Settings) -> Snapshot {
+        if matches!(&review.content, Content::Door(_)) && self.unreadable.iter().any(|fact| fact == "node") {
+            return Snapshot::Recorded(Box::new(Facts::at(self.now())));
+        }
         let snapshot = reviews::snapshot(&self.cluster).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         let (Some(request), false) = (review.request(), self.unreadable.is_empty()) else { return snapshot };
         let query = policy::facts_needed(request, settings);
@@ -220,8 +223,9 @@ pub async fn answer(
     now: jiff::Timestamp,
 ) -> (Value, Option<String>) {
     let (sender, mut lines) = mpsc::unbounded_channel();
-    let decision = gate(snapshot, settings, now, sender).judge(&call(webhook), review).await;
-    (serde_json::to_value(Answer::new(webhook, review, &decision)).unwrap(), lines.try_recv().ok())
+    let mut review = review.clone();
+    let decision = gate(snapshot, settings, now, sender).judge(&call(webhook), &mut review).await;
+    (serde_json::to_value(Answer::new(webhook, &review, &decision)).unwrap(), lines.try_recv().ok())
 }
 
 /// A gate with these facts, whose audit lines go to `lines`.

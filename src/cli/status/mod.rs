@@ -19,6 +19,7 @@ use crate::{
     cluster::Wanted,
     policy::{
         message::denial,
+        review::Content,
         standing::{Next, Note, Standing, State},
         text::{Foreign, Span},
     },
@@ -214,7 +215,7 @@ fn said(row: &Row, desk: &Desk) -> Option<String> {
     let Standing { state, next, .. } = row.standing;
     let is_wanted = next != Next::Nothing && !matches!(state, State::NotReady | State::Alive);
     let (step, decision) = row.standing.next_step().filter(|(_, decision)| is_wanted && !decision.allowed)?;
-    Some(denial(decision, Some(&step.request(&row.listed.node, &desk.user))))
+    Some(denial(decision, &Content::Node(Box::new(step.request(&row.listed.node, &desk.user)))))
 }
 
 /// Parses the name of a state.

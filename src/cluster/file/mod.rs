@@ -15,6 +15,7 @@ use self::{inventory::Inventory, objects::Objects};
 use super::{ListError, Listed, VIRTUAL_GROUP, VIRTUAL_RESOURCE, Wanted};
 use crate::policy::{
     facts::{FactQuery, Facts},
+    object::{node::Node, pod::Pod},
     request::Request,
 };
 
@@ -25,6 +26,9 @@ mod objects;
 /// The built-in example cluster: `worker-2` is dead, and a database pod and its volume are still on
 /// it.
 const EXAMPLE: &str = include_str!("example.yaml");
+
+/// An audit line has what its decision needed, and nothing else.
+const NOT_RECORDED: &str = "the audit line does not have it";
 
 /// A snapshot of a cluster.
 #[derive(Clone, Debug)]
@@ -131,6 +135,28 @@ impl Snapshot {
         }
     }
 
+    /// The Node with this name. `None` if there is none.
+    ///
+    /// # Errors
+    /// If the file says nothing about Nodes.
+    pub(super) fn node(&self, name: &str) -> Result<Option<Node>, String> {
+        match self {
+            Self::Objects(objects) => objects.node(name),
+            Self::Recorded(_) => Err(NOT_RECORDED.to_owned()),
+        }
+    }
+
+    /// The pod with this name. `None` if there is none.
+    ///
+    /// # Errors
+    /// If the file says nothing about pods.
+    pub(super) fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, String> {
+        match self {
+            Self::Objects(objects) => objects.pod(namespace, name),
+            Self::Recorded(_) => Err(NOT_RECORDED.to_owned()),
+        }
+    }
+
     /// Reads the facts in `query`, at `now`. An audit line has only the facts of its own decision.
     pub fn read(&self, request: &Request, query: &FactQuery, now: Timestamp) -> Facts {
         match self {
@@ -158,7 +184,6 @@ mod tests {
     use super::*;
     use crate::policy::{
         facts::{CustomKind, Fact, Observed, Verb},
-        object::node::Node,
         request::{User, Write},
     };
 

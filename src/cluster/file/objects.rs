@@ -184,6 +184,17 @@ impl Objects {
         })
     }
 
+    pub(super) fn node(&self, name: &str) -> Result<Option<Node>, String> {
+        let all = self.nodes.as_ref().ok_or_else(|| NotInFile { kind: "Node" }.to_string())?;
+        Ok(all.iter().map(|listed| &listed.node).find(|node| node.metadata.name == name).cloned())
+    }
+
+    pub(super) fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, String> {
+        let all = self.pods.as_ref().ok_or_else(|| NotInFile { kind: "Pod" }.to_string())?;
+        let is_it = |pod: &&Pod| pod.metadata.namespace == namespace && pod.metadata.name == name;
+        Ok(all.iter().find(is_it).cloned())
+    }
+
     /// The PersistentVolume that is bound to a claim. It names the claim, so that a file without
     /// PersistentVolumeClaims is enough.
     fn bound_to(&self, claim: &ClaimRef) -> Option<PersistentVolume> {

@@ -45,17 +45,21 @@ pub enum Verb {
     Attest,
     /// Needed to use a break-glass (contract section 7).
     BreakGlass,
+    /// Who has it is believed that a machine is gone, and may delete its Node (contract section
+    /// 13).
+    Vouch,
 }
 
 impl Verb {
-    /// Both verbs.
-    pub const ALL: [Self; 2] = [Self::Attest, Self::BreakGlass];
+    /// All verbs.
+    pub const ALL: [Self; 3] = [Self::Attest, Self::BreakGlass, Self::Vouch];
 
     /// The ClusterRole in the manifests that grants the verb.
     pub fn role(self) -> &'static str {
         match self {
             Self::Attest => "fencegate-attester",
             Self::BreakGlass => "fencegate-break-glass",
+            Self::Vouch => "fencegate-voucher",
         }
     }
 
@@ -64,6 +68,7 @@ impl Verb {
         match self {
             Self::Attest => "attest",
             Self::BreakGlass => "break-glass",
+            Self::Vouch => "vouch",
         }
     }
 }
@@ -274,12 +279,13 @@ impl Facts {
         }
     }
 
-    /// The names of the PersistentVolumes to read, too, if the taint is on the stored Node: they
-    /// say which claims are attached. All attached ones, if the write returns the node to service
-    /// and a pod may keep its volumes there. Otherwise they cannot change the verdict, and only
-    /// those that a denial names are read.
+    /// The names of the PersistentVolumes to read, too, if the taint is on the stored Node or the
+    /// Node is deleted: they say which claims are attached. All attached ones, if the write returns
+    /// the node to service and a pod may keep its volumes there. Otherwise they cannot change the
+    /// verdict, and only those that a denial names are read.
     pub fn volumes_to_read(&self, write: &Write) -> BTreeSet<&str> {
-        let stored = write.before().filter(|node| node.is_out_of_service());
+        let is_deleted = matches!(write, Write::Delete { .. });
+        let stored = write.before().filter(|node| is_deleted || node.is_out_of_service());
         let (Some(node), Ok(attachments)) = (stored, self.volume_attachments.value()) else { return BTreeSet::new() };
         let returns = write.after().is_some_and(|node| !node.is_out_of_service());
         let keeps_volumes = |pod: &Pod| pod.may_keep_volumes(node) && pod.claimed().next().is_some();

@@ -34,6 +34,7 @@ enum Step {
     LeaveTaint,
     DeletePods,
     FindCommonCause,
+    Drain,
     SwitchOff,
     ConfirmFence,
     CheckNodeController,
@@ -41,6 +42,8 @@ enum Step {
     RemoveMark,
     CorrectRecord,
     Record,
+    PutOutOfService,
+    LetVouch,
     UseEffect,
     ReturnOthersFirst,
     RemoveAllEntries,
@@ -124,10 +127,26 @@ fn steps(reason: &Reason, situation: &Situation<'_>) -> Vec<Step> {
         Reason::EvidenceFrozen { .. } if situation.lacks_record() => vec![Step::AddWholeRecord],
         Reason::EvidenceFrozen { .. } => vec![Step::KeepRecord],
         Reason::StampForged { .. } => vec![Step::LeaveOutStamps],
+        Reason::UnfencedDeletion { .. } => {
+            let vouch = situation.let_vouch().map(|_| Step::LetVouch);
+            fence(situation).into_iter().chain(vouch).chain([Step::TryAgain]).collect()
+        }
+        Reason::UnfencedForceDeletion { .. } | Reason::UnfencedDetach { .. } => fence(situation),
         Reason::FactsUnavailable { .. } | Reason::ReviewMalformed { .. } | Reason::RecordUnavailable { .. } => {
             vec![Step::TryAgain]
         }
     }
+}
+
+/// The order of the procedure, for whoever took another door. What was done already is left out.
+fn fence(situation: &Situation<'_>) -> Vec<Step> {
+    let doubted = [Code::EvidenceMissing, Code::EvidenceForOtherBoot];
+    let is_fenced = REQUIRED_EVIDENCE.into_iter().all(|key| situation.is_recorded(key))
+        && !situation.denies(&doubted)
+        && !situation.is_renewed_after_the_fence();
+    let fence: &[Step] = if is_fenced { &[] } else { &[Step::SwitchOff, Step::Record] };
+    let drain = situation.is_ready().then_some(Step::Drain);
+    drain.into_iter().chain(fence.iter().copied()).chain([Step::PutOutOfService]).collect()
 }
 
 /// Whether the node controller should have given up on the node by now.
@@ -144,7 +163,7 @@ fn for_pod(pod: &BlockingPod, situation: &Situation<'_>) -> Step {
     Step::Await(match &pod.leaving {
         Leaving::Terminating { finalizers, .. } if !finalizers.is_empty() => Awaited::FindFinalizers,
         Leaving::Terminating { since: Some(since), .. } if *since > OVERDUE => Awaited::CheckPodGc,
-        Leaving::Terminating { .. } | Leaving::Evicted => Awaited::LetPodsGo,
+        Leaving::Terminating { .. } | Leaving::Evicted | Leaving::Bound => Awaited::LetPodsGo,
         // A release lets such a pod stay, but a machine that was isolated must reboot for it.
         Leaving::Tolerates if situation.does(Transition::Delete) && !situation.is_isolated() => {
             return Step::ReleaseFirst;
@@ -206,6 +225,7 @@ impl Step {
                 let text = "so many nodes seldom die at once: look at the network and the control plane first; every node's state";
                 (text, vec![Situation::list_nodes()])
             }
+            Self::Drain => ("if its machine works, drain the node first", vec![situation.drain()]),
             Self::SwitchOff => return (switch_off(situation), vec![]),
             Self::ConfirmFence => match situation.method() {
                 Some(method) if !method.stops_the_machine() => ("make sure that the machine is still cut off", vec![]),
@@ -233,6 +253,12 @@ impl Step {
                 let mut removed: BTreeSet<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
                 removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
                 (record_what(situation), situation.record(&to_record(situation), &removed).into_iter().collect())
+            }
+            Self::PutOutOfService => return (put_out_of_service(situation), situation.place()),
+            Self::LetVouch => {
+                let text =
+                    "or, if this program deletes a Node only once it knows that its machine is gone, let it vouch";
+                (text, situation.let_vouch().into_iter().collect())
             }
             Self::UseEffect => ("use the effect that the procedure has, NoExecute", situation.place()),
             Self::ReturnOthersFirst => {
@@ -334,9 +360,24 @@ fn to_record(situation: &Situation<'_>) -> Vec<&'static str> {
         FENCED_BY => is_fenced_again || is_confirmed,
         _ => is_fenced_again,
     };
-    let is_told = |key: &&str| is_told_again(key) || (situation.does(Transition::Place) && !situation.is_recorded(key));
+    let is_told = |key: &&str| is_told_again(key) || (situation.needs_fence() && !situation.is_recorded(key));
     [METHOD, FENCED_BY, FENCED_AT].into_iter().filter(is_told).collect()
 }
+
+/// What the taint does, and when it may be placed.
+fn put_out_of_service(situation: &Situation<'_>) -> String {
+    let when = if situation.is_alive() || situation.is_ready() {
+        format!(", about {} after the machine has gone silent", Span(situation.silence()))
+    } else {
+        String::new()
+    };
+    format!(
+        "then put the node out of service{when}: its pods are deleted within about 20 s, and its volumes are detached right after"
+    )
+}
+
+/// What to do if facts could not be read.
+pub(super) const ONCE_READABLE: &str = "nothing was changed; try again once the gate can read these facts";
 
 /// When the write may be tried again.
 fn try_again(situation: &Situation<'_>) -> String {
@@ -345,10 +386,10 @@ fn try_again(situation: &Situation<'_>) -> String {
         && situation.is_alive()
         && !findings.any(|finding| is_overdue(&finding.reason));
     let text = if situation.denies(&[Code::FactsUnavailable]) {
-        "nothing was changed; try again once the gate can read these facts"
+        ONCE_READABLE
     } else if situation.denies(&[Code::RecordUnavailable]) {
         "nothing was changed; try again once the gate can write its audit log: its own log tells why it cannot"
-    } else if situation.does(Transition::Delete) {
+    } else if situation.does(Transition::Delete) || situation.does(Transition::DeleteUntainted) {
         "delete it again once nothing is left"
     } else if situation.denies(&[Code::PodsRemain, Code::VolumesAttached]) {
         "try again once nothing is left"

@@ -4,8 +4,10 @@
 use self::{advice::advice, situation::Situation};
 use super::{
     decision::Decision,
+    door::Subject,
     reason::{Code, Mode},
-    request::Request,
+    request::Write,
+    review::Content,
     text::{on_one_line, quoted, shortened},
     transition::Transition,
 };
@@ -20,15 +22,17 @@ const LONGEST: usize = 4096;
 /// with long names.
 const LONGEST_ADVICE: usize = 3072;
 
-/// The text of a denial, several lines joined by `\n`, at most 4 KiB. `request` is `None` if it
-/// could not be parsed.
-pub fn denial(decision: &Decision, request: Option<&Request>) -> String {
+/// The text of a denial of this content of a review, several lines joined by `\n`, at most 4 KiB.
+pub fn denial(decision: &Decision, content: &Content) -> String {
     let reasons = decision.findings.iter().filter(|finding| finding.denies()).map(|finding| &finding.reason);
-    let advice = match request {
-        Some(request) => advice(&Situation { request, decision }, reasons.clone()),
-        None => vec!["nothing was changed; no API server sends such a review: look who else calls the gate".to_owned()],
+    let advice = match content {
+        Content::Node(request) => advice(&Situation { request, decision }, reasons.clone()),
+        Content::Door(_) => vec![advice::ONCE_READABLE.to_owned()],
+        Content::Unrelated | Content::Malformed { .. } => {
+            vec!["nothing was changed; no API server sends such a review: look who else calls the gate".to_owned()]
+        }
     };
-    let headline = headline(decision);
+    let headline = headline(decision, content);
     let advice = first_lines(advice, LONGEST_ADVICE);
     let rest = LONGEST.saturating_sub(bytes(&advice) + headline.len());
     let reasons = reasons.map(|reason| on_one_line(&format!("  {}: {reason}", reason.code())).into_owned());
@@ -69,20 +73,39 @@ fn fitted(lines: Vec<String>, most: usize) -> Vec<String> {
 }
 
 /// The first line: `node "worker-2" may not be put out of service:`
-fn headline(decision: &Decision) -> String {
+fn headline(decision: &Decision, content: &Content) -> String {
     let what = match decision.transitions.first() {
         Some(Transition::Place) => "may not be put out of service",
         Some(Transition::Release) => "may not return to service",
         Some(Transition::Delete) => "may not be deleted while out of service",
         Some(Transition::Amend) => "may not have its out-of-service taint changed",
         Some(Transition::Attest) => "may not have its fencing evidence changed",
+        Some(Transition::DeleteUntainted) => "may not be deleted before it is fenced",
+        Some(Transition::ForceDelete) => "may not be force-deleted before its node is fenced",
+        Some(Transition::Detach) => "may not be detached before its node is fenced",
         None => "may not be written",
     };
-    if decision.node.is_empty() {
-        format!("a node {what}:")
-    } else {
-        format!("node {} {what}:", quoted(&decision.node))
+    format!("{} {what}:", subject(decision, content))
+}
+
+/// What is written: a node, or something on it.
+fn subject(decision: &Decision, content: &Content) -> String {
+    let pod = |namespace: &str, name: &str| format!("pod {}", quoted(&format!("{namespace}/{name}")));
+    let attachment = |name: &str| format!("VolumeAttachment {}", quoted(name));
+    match content {
+        Content::Node(request) => match &request.write {
+            Write::ForceDelete { pod: of, .. } => return pod(&of.metadata.namespace, &of.metadata.name),
+            Write::Detach { attachment: of, .. } => return attachment(&of.metadata.name),
+            Write::Create { .. } | Write::Update { .. } | Write::Delete { .. } => {}
+        },
+        Content::Door(door) => match &door.subject {
+            Subject::Pod(of) => return pod(&of.metadata.namespace, &of.metadata.name),
+            Subject::Eviction { namespace, name } => return pod(namespace, name),
+            Subject::Attachment(of) => return attachment(&of.metadata.name),
+        },
+        Content::Unrelated | Content::Malformed { .. } => {}
     }
+    if decision.node.is_empty() { "a node".to_owned() } else { format!("node {}", quoted(&decision.node)) }
 }
 
 /// The table of `docs/reasons.md`, in Markdown: every check with its default mode and its summary.

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use crate::policy::{
     annotation::{APPLIED_BY, BREAK_GLASS, FENCED_AT, FENCED_BY, METHOD, NOW, REQUIRED_EVIDENCE},
     blocker::{BlockingPod, Leaving},
-    decision::{BreakGlass, Decision},
+    decision::{BreakGlass, Decision, Finding},
     evidence::{self, Method},
     object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Reason},
@@ -34,15 +34,31 @@ impl<'a> Situation<'a> {
         self.decision.transitions.contains(transition)
     }
 
-    /// Whether one of these checks denies the write.
+    /// Whether one of these checks denies the write, or speaks against the fence that it needs.
     pub fn denies(&self, codes: &[Code]) -> bool {
-        self.decision.findings.iter().any(|finding| finding.denies() && codes.contains(&finding.reason.code()))
+        self.denying().any(|reason| codes.contains(&reason.code()))
+    }
+
+    /// The reasons that deny the write, and those that speak against the fence that it needs.
+    fn denying(&self) -> impl Iterator<Item = &'a Reason> {
+        let denying = self.decision.findings.iter().filter(|finding| finding.denies());
+        denying.flat_map(|Finding { reason, .. }| [reason].into_iter().chain(reason.against()))
+    }
+
+    /// Whether the write needs a fence: it places the taint, or takes another door to the same
+    /// harm.
+    pub fn needs_fence(&self) -> bool {
+        self.does(Transition::Place) || self.decision.transitions.iter().any(Transition::is_a_door)
+    }
+
+    /// Whether the stored Node is Ready.
+    pub fn is_ready(&self) -> bool {
+        self.request.write.before().is_some_and(|node| node.ready().is_some())
     }
 
     /// Whether the machine showed that it lives after the recorded fence.
     pub fn is_renewed_after_the_fence(&self) -> bool {
-        let is_later = |reason: &Reason| matches!(reason, Reason::LeaseStillRenewed { fenced_at: Some(_), .. });
-        self.decision.findings.iter().any(|finding| finding.denies() && is_later(&finding.reason))
+        self.denying().any(|reason| matches!(reason, Reason::LeaseStillRenewed { fenced_at: Some(_), .. }))
     }
 
     /// The well-formed value that the write, or the Node that it deletes, has for a key.
@@ -64,7 +80,7 @@ impl<'a> Situation<'a> {
     /// How long the machine must be silent until nothing contradicts a fence any more: until its
     /// Lease has run out, and until the node controller has turned Ready to Unknown.
     pub fn silence(&self) -> SignedDuration {
-        let leases = self.decision.findings.iter().filter_map(|finding| match &finding.reason {
+        let leases = self.denying().filter_map(|reason| match reason {
             Reason::LeaseStillRenewed { runs_out_after, .. } => *runs_out_after,
             _ => None,
         });
@@ -76,7 +92,7 @@ impl<'a> Situation<'a> {
         let is_sign_of_life = |reason: &Reason| {
             matches!(reason, Reason::NodeStillReady { .. } | Reason::LeaseStillRenewed { runs_out_after: Some(_), .. })
         };
-        self.decision.findings.iter().any(|finding| finding.denies() && is_sign_of_life(&finding.reason))
+        self.denying().any(is_sign_of_life)
     }
 
     /// Whether a break-glass could waive every denial.
@@ -105,8 +121,7 @@ impl<'a> Situation<'a> {
 
     /// The keys whose malformed values deny the write.
     pub fn malformed(&self) -> impl Iterator<Item = &'static str> {
-        let denying = self.decision.findings.iter().filter(|finding| finding.denies());
-        denying.flat_map(|finding| match &finding.reason {
+        self.denying().flat_map(|reason| match reason {
             Reason::EvidenceMalformed { values } => values.iter().map(|value| value.key).collect(),
             _ => vec![],
         })
@@ -162,6 +177,19 @@ impl<'a> Situation<'a> {
             return Vec::new();
         }
         vec![self.taint("=nodeshutdown:NoExecute")]
+    }
+
+    /// Moves what can move off the node, while its machine works.
+    pub fn drain(&self) -> Command {
+        Command::new("kubectl drain").arg(self.name()).arg("--ignore-daemonsets")
+    }
+
+    /// Lets the requester delete Nodes of machines that it knows to be gone, if it is a program.
+    pub fn let_vouch(&self) -> Option<Command> {
+        let account = self.request.user.name.strip_prefix("system:serviceaccount:")?;
+        let name = format!("fencegate-voucher-{}", account.replace(':', "-"));
+        let grant = Command::new("kubectl create clusterrolebinding").arg(name);
+        Some(grant.arg("--clusterrole=fencegate-voucher").arg(format!("--serviceaccount={account}")))
     }
 
     /// Removes every entry of the taint.

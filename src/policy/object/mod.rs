@@ -7,6 +7,7 @@
 pub mod bare_metal_host;
 pub mod budget;
 pub mod custom;
+pub mod deleted_pod;
 pub mod fence_agents_remediation;
 pub mod lease;
 pub mod network_fence;

@@ -253,7 +253,9 @@ impl Pod {
     }
 }
 
-fn only_judged_label<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+pub(super) fn only_judged_label<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
     Ok(kept_entries(deserializer, usize::MAX, |key| key == STATEFUL_SET_POD)?.unwrap_or_default())
 }
 

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::policy::{
-    json::{null_is_default, object_or_null, readable_time},
+    json::{first_texts, null_is_default, object_or_null, readable_time},
     text::Foreign,
 };
 
@@ -32,8 +32,8 @@ pub struct AttachmentMetadata {
     /// Since when the volume is to be detached. Told, never judged.
     #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "readable_time")]
     pub deletion_timestamp: Option<Timestamp>,
-    /// Told, never judged.
-    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    /// The first ones. Only whether there are any is judged.
+    #[serde(deserialize_with = "first_finalizers", skip_serializing_if = "Vec::is_empty")]
     pub finalizers: Vec<String>,
 }
 
@@ -198,6 +198,12 @@ pub struct ObjectName {
 fn start_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text: String = null_is_default(deserializer)?;
     Ok(Foreign::from(text).raw().to_owned())
+}
+
+fn first_finalizers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    /// More than a message names.
+    const FIRST: usize = 100;
+    first_texts(deserializer, FIRST)
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::{
 
 mod budget;
 mod created;
+mod doors;
 mod effect;
 mod eviction;
 mod evidence_age;
@@ -63,6 +64,9 @@ pub(super) const RULES: &[Rule] = &[
     rebooted::BOOT_UNCHANGED,
     frozen::RULE,
     stamps::RULE,
+    doors::DELETION,
+    doors::FORCE_DELETION,
+    doors::DETACH,
 ];
 
 /// Checks whose mode is not a setting: they always deny.

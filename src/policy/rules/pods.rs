@@ -8,7 +8,7 @@ use super::{Outcome, Rule};
 use crate::policy::{
     assessment::Assessment,
     blocker::{BlockingPod, Leaving},
-    facts::{Fact, Facts},
+    facts::{Fact, Facts, Unread},
     object::{node::Node, pod::Pod},
     proposal::Proposal,
     reason::{Code, Reason},
@@ -27,11 +27,20 @@ pub(super) fn returning<'a>(proposal: &Proposal<'a>) -> Option<&'a Node> {
     proposal.request.write.before().filter(|_| returns && !proposal.settings.count_tolerating)
 }
 
-fn check(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Outcome {
-    let pods = match facts.pods.value() {
-        Ok(pods) => pods,
-        Err(why) => return Outcome::unknown(pod_list(proposal), why),
-    };
+fn check(assessment: &Assessment<'_>) -> Outcome {
+    match left(assessment) {
+        Ok((pods, warnings)) => {
+            let failed = (!pods.is_empty()).then_some(Reason::PodsRemain { pods });
+            Outcome { failed, warnings, ..Outcome::default() }
+        }
+        Err(unread) => Outcome { unread: vec![unread], ..Outcome::default() },
+    }
+}
+
+/// The pods that hold the taint, or would, and warnings about those that may stay.
+pub(super) fn left(assessment: &Assessment<'_>) -> Result<(Vec<BlockingPod>, Vec<String>), Unread> {
+    let Assessment { proposal, facts, .. } = assessment;
+    let pods = facts.pods.value().map_err(|why| Unread::unreadable(pod_list(proposal), why))?;
     let (mut staying, remaining): (Vec<&Pod>, Vec<&Pod>) = pods
         .iter()
         .filter(|pod| holds_the_taint(pod, proposal.settings))
@@ -40,8 +49,7 @@ fn check(Assessment { proposal, facts, .. }: &Assessment<'_>) -> Outcome {
     let mut blocking: Vec<BlockingPod> = remaining.into_iter().map(|pod| blocker(pod, stored, facts)).collect();
     blocking.sort_unstable_by(|one, other| (!one.is_stuck(), &one.name).cmp(&(!other.is_stuck(), &other.name)));
     staying.sort_unstable_by_key(|pod| pod.full_name());
-    let failed = (!blocking.is_empty()).then_some(Reason::PodsRemain { pods: blocking });
-    Outcome { failed, warnings: staying_warnings(&staying, stored), ..Outcome::default() }
+    Ok((blocking, staying_warnings(&staying, stored)))
 }
 
 /// The name of the list of pods in messages.
@@ -52,7 +60,7 @@ pub(super) fn pod_list(proposal: &Proposal<'_>) -> String {
 /// Whether the pod must not run twice: it has a guarded owner, or it may still write to a volume of
 /// its own. A finished pod does not write any more, but a guarded owner does not replace it before
 /// it is gone.
-fn holds_the_taint(pod: &Pod, settings: &Settings) -> bool {
+pub(super) fn holds_the_taint(pod: &Pod, settings: &Settings) -> bool {
     let has_guarded_owner = pod.controller().is_some_and(|owner| {
         settings.guarded_owners.iter().any(|kind| kind.group == owner.group() && kind.kind == owner.kind)
     });
@@ -66,6 +74,8 @@ fn blocker(pod: &Pod, stored: &Node, facts: &Facts) -> BlockingPod {
             since: pod.terminating_since().map(|at| facts.now.duration_since(at)),
             finalizers: pod.metadata.finalizers.iter().map(|name| Foreign::from(name.as_str())).collect(),
         }
+    } else if !stored.is_out_of_service() {
+        Leaving::Bound
     } else if pod.tolerates(stored) {
         Leaving::Tolerates
     } else if stored.evicts_nothing() {

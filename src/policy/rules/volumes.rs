@@ -37,9 +37,15 @@ pub(super) const RULE: Rule = Rule {
 };
 
 fn check(assessment: &Assessment<'_>) -> Outcome {
+    let (volumes, unread) = left(assessment);
+    let failed = (!volumes.is_empty()).then_some(Reason::VolumesAttached { volumes });
+    Outcome { failed, unread, ..Outcome::default() }
+}
+
+/// The volumes that hold the taint, or would, and the facts that could not be read.
+pub(super) fn left(assessment: &Assessment<'_>) -> (Vec<BlockingVolume>, Vec<Unread>) {
     let Assessment { proposal, facts, .. } = assessment;
-    let mut outcome = Outcome::pass();
-    let mut blocking = Vec::new();
+    let (mut blocking, mut lacking) = (Vec::new(), Vec::new());
     match facts.volume_attachments.value() {
         Ok(attachments) => {
             let mut in_message_order: Vec<&VolumeAttachment> = attachments.iter().collect();
@@ -49,12 +55,12 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
                 match excused.covers(attachment, facts) {
                     Ok(true) => {}
                     Ok(false) => blocking.push(BlockingVolume::Attachment(Box::new(blocker(attachment, facts)))),
-                    Err(unread) if outcome.unread.contains(&unread) => {}
-                    Err(unread) => outcome.unread.push(unread),
+                    Err(unread) if lacking.contains(&unread) => {}
+                    Err(unread) => lacking.push(unread),
                 }
             }
         }
-        Err(why) => outcome = Outcome::unknown("the list of VolumeAttachments".to_owned(), why),
+        Err(why) => lacking.push(Unread::unreadable("the list of VolumeAttachments".to_owned(), why)),
     }
     let stored = proposal.request.write.current();
     if !returning(proposal).is_some_and(Node::evicted_nothing) {
@@ -62,8 +68,7 @@ fn check(assessment: &Assessment<'_>) -> Outcome {
         names.sort_unstable();
         blocking.extend(names.into_iter().map(|name| BlockingVolume::OfNodeStatus(name.into())));
     }
-    outcome.failed = (!blocking.is_empty()).then_some(Reason::VolumesAttached { volumes: blocking });
-    outcome
+    (blocking, lacking)
 }
 
 /// The claims whose volumes may stay attached: those of pods that stay on the node.

@@ -15,12 +15,9 @@ use super::{
     evidence::parse_time,
     facts::{Fact, FactQuery, Facts, SignOfLife},
     facts_needed,
-    object::{
-        node::{Node, OUT_OF_SERVICE, Taint},
-        pod::Pod,
-    },
+    object::{node::Node, pod::Pod},
     reason::{Code, Reason},
-    request::{Request, User, Write},
+    request::{Request, User, Write, out_of_service},
     review::Webhook,
     settings::{Settings, Watch},
     source::Doubt,
@@ -45,11 +42,10 @@ pub enum Step {
 impl Step {
     /// The write of this step to the stored Node.
     pub fn write(self, stored: &Node) -> Write {
-        let old = stored.clone();
         match self {
-            Self::Place => Write::Update { new: out_of_service(stored), old },
-            Self::Release => Write::Update { new: stored.in_service(), old },
-            Self::Delete => Write::Delete { old },
+            Self::Place => Write::placement(stored),
+            Self::Release => Write::Update { old: stored.clone(), new: stored.in_service() },
+            Self::Delete => Write::Delete { old: stored.clone() },
         }
     }
 
@@ -57,16 +53,6 @@ impl Step {
     pub fn request(self, stored: &Node, user: &User) -> Request {
         Request { node: stored.metadata.name.clone(), user: user.clone(), write: self.write(stored) }
     }
-}
-
-/// The Node with the taint. It stays as it is if it has the taint.
-fn out_of_service(node: &Node) -> Node {
-    let mut node = node.clone();
-    if !node.is_out_of_service() {
-        let [key, value, effect] = [OUT_OF_SERVICE, "nodeshutdown", "NoExecute"].map(str::to_owned);
-        node.spec.taints.push(Taint { key, value, effect });
-    }
-    node
 }
 
 /// Where a node stands.

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::policy::{
     facts::{Access, LeaseAnswer, Observed, Verb},
-    object::{pod::Pod, volume::VolumeAttachment},
+    object::{node::OUT_OF_SERVICE, pod::Pod, volume::VolumeAttachment},
     reason::Mode,
     source::Source,
 };

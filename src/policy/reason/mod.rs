@@ -12,9 +12,12 @@ use super::{
     blocker::{BlockingPod, BlockingVolume, NotRebooted},
     evidence::{Malformed, Method},
     facts::{SignOfLife, Unread, Verb},
-    source::{Unvouched, Unvouching},
-    text::{Ago, FirstFive, Foreign, Span, quoted, write_joined},
+    source::Unvouched,
+    text::Foreign,
+    transition::Transition,
 };
+
+mod words;
 
 /// What a failed check does to the write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -122,6 +125,15 @@ codes! {
     EvidenceFrozen = Enforce,
     /// A stamp is not what the gate would write.
     StampForged = Enforce,
+    /// A Node without the taint is deleted while a pod that the taint would displace is bound to it
+    /// or a volume is attached, and nothing shows that the machine was fenced.
+    UnfencedDeletion = Off,
+    /// A pod that would hold the taint is force-deleted while its node is neither `Ready` nor out
+    /// of service.
+    UnfencedForceDeletion = Off,
+    /// A VolumeAttachment is deleted by hand, or loses its last finalizer while it is attached, and
+    /// nothing shows that the machine was fenced.
+    UnfencedDetach = Off,
     /// A fact that an enforced check needs could not be read in time.
     FactsUnavailable = Enforce,
     /// The request has a `uid`, but could not be understood.
@@ -141,6 +153,18 @@ impl Code {
                 | Self::StampForged
                 | Self::EvidenceFrozen
         )
+    }
+
+    /// The check of a door. `None` for the transitions of the taint and its record.
+    pub fn of_door(transition: Transition) -> Option<Self> {
+        match transition {
+            Transition::DeleteUntainted => Some(Self::UnfencedDeletion),
+            Transition::ForceDelete => Some(Self::UnfencedForceDeletion),
+            Transition::Detach => Some(Self::UnfencedDetach),
+            Transition::Place | Transition::Delete | Transition::Release | Transition::Amend | Transition::Attest => {
+                None
+            }
+        }
     }
 
     /// Whether a break-glass turns the failed check into a warning.
@@ -235,6 +259,18 @@ pub enum Reason {
     StampForged {
         stamps: Vec<Forgery>,
     },
+    /// `against`: why the machine does not count as fenced.
+    UnfencedDeletion {
+        pods: Vec<BlockingPod>,
+        volumes: Vec<BlockingVolume>,
+        against: Vec<Reason>,
+    },
+    UnfencedForceDeletion {
+        ready: String,
+    },
+    UnfencedDetach {
+        against: Vec<Reason>,
+    },
     FactsUnavailable {
         unread: Vec<Unread>,
     },
@@ -265,6 +301,14 @@ pub struct Forgery {
 }
 
 impl Reason {
+    /// Why the machine does not count as fenced, where a door needs that.
+    pub fn against(&self) -> &[Self] {
+        match self {
+            Self::UnfencedDeletion { against, .. } | Self::UnfencedDetach { against } => against,
+            _ => &[],
+        }
+    }
+
     /// The code of the check that failed.
     pub fn code(&self) -> Code {
         match self {
@@ -289,114 +333,13 @@ impl Reason {
             Self::BootUnchanged { .. } => Code::BootUnchanged,
             Self::EvidenceFrozen { .. } => Code::EvidenceFrozen,
             Self::StampForged { .. } => Code::StampForged,
+            Self::UnfencedDeletion { .. } => Code::UnfencedDeletion,
+            Self::UnfencedForceDeletion { .. } => Code::UnfencedForceDeletion,
+            Self::UnfencedDetach { .. } => Code::UnfencedDetach,
             Self::FactsUnavailable { .. } => Code::FactsUnavailable,
             Self::ReviewMalformed { .. } => Code::ReviewMalformed,
             Self::RecordUnavailable { .. } => Code::RecordUnavailable,
         }
-    }
-}
-
-impl fmt::Display for Reason {
-    /// One line, without the code and without control characters.
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreatedOutOfService => formatter
-                .write_str("the Node does not exist yet, and a new Node's empty status would hide a machine that runs"),
-            Self::NodeStillReady { silence: Some(silence) } => {
-                write!(formatter, "the node reports Ready=True and renewed its Lease {}", Ago(*silence))
-            }
-            Self::NodeStillReady { silence: None } => formatter.write_str("the node reports Ready=True"),
-            Self::LeaseStillRenewed { renewal, runs_out_after, fenced_at } => {
-                write!(formatter, "{renewal}")?;
-                if let Some(fenced_at) = fenced_at {
-                    write!(formatter, ", after the recorded fence at {fenced_at}")?;
-                }
-                match runs_out_after {
-                    Some(silence) => write!(formatter, "; it runs out {} after the last renewal", Span(*silence)),
-                    None => Ok(()),
-                }
-            }
-            Self::EvidenceMissing { unvouched } => write!(formatter, "{}", Unvouching(unvouched)),
-            Self::EvidenceMalformed { values } => write_joined(formatter, values, "; "),
-            Self::EvidenceExpired { fenced_at, age, max_age } => write!(
-                formatter,
-                "the recorded fence at {fenced_at} is {} old, evidence counts for {}",
-                Span(*age),
-                Span(*max_age)
-            ),
-            Self::EvidenceInFuture { fenced_at, ahead, clock_skew } => write!(
-                formatter,
-                "the recorded fence at {fenced_at} is {} ahead of now, {}; at most {} is allowed",
-                Span(*ahead),
-                fenced_at.saturating_sub(*ahead).unwrap_or(*fenced_at),
-                Span(*clock_skew)
-            ),
-            Self::EvidenceForOtherBoot { fenced, current: Some(current) } => {
-                write!(
-                    formatter,
-                    "the machine has booted since it was fenced: that was boot {}, it now runs boot {}",
-                    quoted(fenced),
-                    quoted(current)
-                )
-            }
-            Self::EvidenceForOtherBoot { fenced, current: None } => {
-                write!(formatter, "the node reports no boot ID to compare with the fenced boot {}", quoted(fenced))
-            }
-            Self::EffectUndocumented { effects } => {
-                formatter.write_str("the procedure knows NoExecute and NoSchedule, not ")?;
-                write_joined(formatter, effects, ", ")
-            }
-            Self::SelfAttested { user } => {
-                write!(formatter, "no node can vouch for a fence, and {} speaks from one", quoted(user))
-            }
-            Self::NotAuthorized { user, verb, node } => {
-                write!(formatter, "{} may not {} nodes.fencegate.dev/{node}", quoted(user), verb.name())
-            }
-            Self::PlacedWithoutEviction => formatter
-                .write_str("NoSchedule evicts nothing: pods leave after their unreachable toleration, 300s by default"),
-            Self::TooManyOutOfService { others, total, allowed } => {
-                write!(
-                    formatter,
-                    "{} of {total} nodes would be out of service, {allowed} allowed; already out: {}",
-                    others.len() + 1,
-                    FirstFive(others)
-                )
-            }
-            Self::TooManyNotReady { not_ready, total, allowed } => write!(
-                formatter,
-                "{not_ready} of {total} nodes are not Ready, {allowed} allowed: more likely the network or the control plane than the machines"
-            ),
-            Self::PodsRemain { pods } => write!(formatter, "still bound to the node: {}", FirstFive(pods)),
-            Self::VolumesAttached { volumes } => write!(formatter, "still on the node: {}", FirstFive(volumes)),
-            Self::NodeNotRecovered { ready } => write!(formatter, "the node reports Ready={ready}"),
-            Self::NodeNotRebooted { method, why } => {
-                write!(formatter, "{why}; {} does not end what runs on the machine", method.name())
-            }
-            Self::BootUnchanged { boot_id, .. } => {
-                write!(formatter, "Ready in the fenced boot {boot_id}: the record is false or boot IDs are shared")
-            }
-            Self::EvidenceFrozen { keys } => {
-                formatter.write_str("the record cannot change while the node is out of service: ")?;
-                write_joined(formatter, keys, ", ")
-            }
-            Self::StampForged { stamps } => write_joined(formatter, stamps, "; "),
-            Self::FactsUnavailable { unread } => write_joined(formatter, unread, "; "),
-            Self::ReviewMalformed { why } => formatter.write_str(why),
-            Self::RecordUnavailable { why } => write!(formatter, "the decision could not be put on record: {why}"),
-        }
-    }
-}
-
-impl fmt::Display for Renewal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the node {} {} at {:.0}", self.sign.did(), Ago(self.age), self.sign.at)?;
-        self.by_machine.map_or(Ok(()), |wrong| write!(formatter, " (its own wrong clock said {wrong:.0})"))
-    }
-}
-
-impl fmt::Display for Forgery {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.key, self.why)
     }
 }
 

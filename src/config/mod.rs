@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::policy::{
     json::null_is_default,
     reason::{Code, Mode},
-    settings::{AutoReleaseWhen, NodeLimit, OwnerKind, Settings, Watch},
+    settings::{AutoReleaseWhen, Doors, NodeLimit, OwnerKind, Settings, Watch},
     source::Source,
 };
 
@@ -50,6 +50,8 @@ struct File {
     authorization: AuthorizationSection,
     #[serde(deserialize_with = "null_is_default")]
     watch: WatchSection,
+    #[serde(deserialize_with = "null_is_default")]
+    doors: DoorsSection,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,6 +109,14 @@ struct WatchSection {
     stuck_after: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct DoorsSection {
+    nodes: Option<String>,
+    pods: Option<String>,
+    attachments: Option<String>,
+}
+
 /// Parses a configuration. `{}` keeps all defaults. An empty file is an error, because a file that
 /// another program is just writing is empty, too.
 ///
@@ -131,6 +141,8 @@ pub struct Additions {
     pub watch: bool,
     /// As `release.auto`.
     pub auto_release: Option<AutoReleaseWhen>,
+    /// The mode of each door that the file leaves out.
+    pub doors: Option<Mode>,
 }
 
 impl Additions {
@@ -139,6 +151,7 @@ impl Additions {
     pub fn to(&self, settings: Settings) -> Settings {
         let mut settings = settings.with_sources(&self.sources);
         settings.watch.enabled |= self.watch;
+        settings.doors = settings.doors.or(self.doors);
         settings.auto_release.when = self.auto_release.unwrap_or(settings.auto_release.when);
         settings
     }
@@ -174,6 +187,7 @@ impl File {
             Some(other) => return Err(field("authorization.attest", format!("{other:?} is not one of anyone, rbac"))),
         };
         settings.watch = self.watch.settings()?;
+        settings.doors = self.doors.doors()?;
         if let Some(name) = self.release.auto {
             settings.auto_release.when = auto_release("release.auto", &name)?;
         }
@@ -195,6 +209,19 @@ impl WatchSection {
             watch.stuck_after = duration("watch.stuckAfter", &text)?;
         }
         Ok(watch)
+    }
+}
+
+impl DoorsSection {
+    fn doors(self) -> Result<Doors, ConfigError> {
+        let door = |name: &str, text: Option<String>| {
+            text.map(|text| mode(&text).map_err(|why| field(format!("doors.{name}"), why))).transpose()
+        };
+        Ok(Doors {
+            nodes: door("nodes", self.nodes)?,
+            pods: door("pods", self.pods)?,
+            attachments: door("attachments", self.attachments)?,
+        })
     }
 }
 
@@ -253,13 +280,19 @@ fn sources(names: &[String]) -> Result<Vec<Source>, ConfigError> {
     Ok(sources)
 }
 
-fn check(name: &str, mode: &str) -> Result<(Code, Mode), ConfigError> {
+/// Parses the mode of a check.
+///
+/// # Errors
+/// If there is no such mode. The error names those that there are.
+pub fn mode(text: &str) -> Result<Mode, String> {
+    let known = [Mode::Enforce, Mode::Warn, Mode::Off].into_iter().find(|known| known.name() == text);
+    known.ok_or_else(|| format!("{text:?} is not one of enforce, warn, off"))
+}
+
+fn check(name: &str, given: &str) -> Result<(Code, Mode), ConfigError> {
     let at = format!("checks.{name}");
     let code = Code::ALL.iter().find(|code| code.name() == name).ok_or_else(|| field(&at, "there is no such check"))?;
-    let mode = [Mode::Enforce, Mode::Warn, Mode::Off]
-        .into_iter()
-        .find(|known| known.name() == mode)
-        .ok_or_else(|| field(&at, format!("{mode:?} is not one of enforce, warn, off")))?;
+    let mode = mode(given).map_err(|why| field(&at, why))?;
     if mode != Mode::Enforce && !code.can_be_turned_off() {
         return Err(field(&at, "the mode of this check cannot be changed"));
     }
@@ -279,103 +312,4 @@ fn node_limit(name: &str, limit: Limit) -> Result<NodeLimit, ConfigError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The configuration in the contract. It is the default.
-    const CONTRACT: &str = "
-apiVersion: fencegate.dev/v1
-kind: GateConfig
-mode: enforce
-evidence: { maxAge: 24h, clockSkew: 10s, sources: [annotations, cloud-shutdown] }
-checks: {}                                 # any reason with a mode; has the last word
-release: { guardedOwners: [{ group: apps, kind: StatefulSet }], guardClaims: true, countTolerating: false, auto: off, autoAfter: 2m }
-place: { maxNodes: null, maxNotReady: null }
-authorization: { attest: anyone }          # or rbac
-watch: { enabled: false, forgottenAfter: 15m, stuckAfter: 5m }
-";
-
-    #[test]
-    fn the_configuration_in_the_contract_is_the_default() {
-        for empty in [CONTRACT, "# nothing\n", "{}", "evidence:\nchecks:\n"] {
-            assert_eq!(parse(empty.as_bytes()).unwrap(), Settings::default(), "{empty:?}");
-        }
-    }
-
-    #[test]
-    fn every_setting_can_be_set() {
-        let settings = parse(
-            b"mode: warn
-evidence: {maxAge: 1h30m, clockSkew: 0s, sources: [cloud-shutdown]}
-checks: {NodeStillReady: off, PodsRemain: warn, NodeNotRecovered: enforce, StampForged: enforce}
-release: {guardedOwners: [{kind: ReplicationController}], guardClaims: false, countTolerating: true,
-  auto: rebooted, autoAfter: 90s}
-place: {maxNodes: 30%, maxNotReady: 3}
-authorization: {attest: rbac}
-watch: {enabled: true, forgottenAfter: 1h, stuckAfter: 1m}",
-        )
-        .unwrap();
-        assert_eq!(settings.mode, Mode::Warn);
-        assert_eq!(settings.max_age, SignedDuration::from_mins(90));
-        assert_eq!(settings.sources, [Source::CloudShutdown]);
-        assert_eq!(settings.mode(Code::NodeStillReady), Mode::Off);
-        assert_eq!(settings.mode(Code::PodsRemain), Mode::Warn);
-        assert_eq!(settings.guarded_owners, [OwnerKind { group: String::new(), kind: "ReplicationController".into() }]);
-        assert_eq!(settings.max_nodes, Some(NodeLimit::Percent(30)));
-        assert_eq!(settings.max_not_ready, Some(NodeLimit::Count(3)));
-        assert!(settings.attest_needs_rbac && settings.count_tolerating && !settings.guard_claims);
-        let (forgotten_after, stuck_after) = (SignedDuration::from_hours(1), SignedDuration::from_mins(1));
-        assert_eq!(settings.watch, Watch { enabled: true, forgotten_after, stuck_after });
-        assert_eq!(settings.auto_release.when, AutoReleaseWhen::Rebooted);
-        assert_eq!(settings.auto_release.after, SignedDuration::from_secs(90));
-        assert_eq!(parse(b"release: {auto: off}").unwrap(), Settings::default());
-        assert_eq!(parse(b"place: {maxNodes: 2}").unwrap().max_nodes, Some(NodeLimit::Count(2)));
-        let all = parse(b"place: {maxNodes: \"100%\", maxNotReady: \"0%\"}").unwrap();
-        assert_eq!(all.max_nodes, Some(NodeLimit::Percent(100)));
-        assert_eq!(all.max_not_ready, Some(NodeLimit::Percent(0)));
-    }
-
-    #[test]
-    fn an_error_names_the_mistake() {
-        for (text, named) in [
-            ("evidense: {}", "evidense"),
-            ("evidence: {maxage: 1h}", "maxage"),
-            ("evidence: {maxAge: yesterday}", "evidence.maxAge"),
-            ("evidence: {maxAge: -1h}", "evidence.maxAge"),
-            ("evidence: {sources: [anotations]}", "evidence.sources"),
-            ("evidence: {sources: []}", "evidence.sources"),
-            ("evidence: {sources: [annotations, annotations]}", "evidence.sources"),
-            ("checks: {NodeStillRedy: warn}", "checks.NodeStillRedy"),
-            ("checks: {NodeStillReady: maybe}", "checks.NodeStillReady"),
-            ("checks: {StampForged: off}", "checks.StampForged"),
-            ("checks: {EvidenceFrozen: warn}", "checks.EvidenceFrozen"),
-            ("checks: {FactsUnavailable: off}", "checks.FactsUnavailable"),
-            ("checks: {ReviewMalformed: off}", "checks.ReviewMalformed"),
-            ("release: {guardedOwners: [{group: apps}]}", "kind"),
-            ("release: {guardClaims: 1}", "guardClaims"),
-            ("place: {maxNodes: many}", "maxNodes"),
-            ("place: {maxNodes: 101%}", "maxNodes"),
-            ("place: {maxNodes: -1}", "maxNodes"),
-            ("place: {maxNotReady: 101%}", "place.maxNotReady"),
-            ("place: {maxNotReady: 1.5}", "maxNotReady"),
-            ("place: {maxNotready: 1}", "maxNotready"),
-            ("authorization: {attest: everyone}", "authorization.attest"),
-            ("release: {auto: true}", "release.auto"),
-            ("release: {auto: always}", "release.auto"),
-            ("release: {autoAfter: -1s}", "release.autoAfter"),
-            ("watch: {enabled: 1}", "enabled"),
-            ("watch: {stuckAfter: soon}", "watch.stuckAfter"),
-            ("watch: {forgottenAfter: 1}", "watch.forgottenAfter"),
-            ("apiVersion: fencegate.dev/v2", "apiVersion"),
-            ("kind: Pod", "kind"),
-            ("mode: off", "mode"),
-            ("checks: {PodsRemain: off, PodsRemain: enforce}", "PodsRemain"),
-            ("a: [", ""),
-        ] {
-            let error = parse(text.as_bytes()).unwrap_err().to_string();
-            assert!(error.contains(named), "{text}: {error}");
-        }
-        assert!(parse(b"\xff").is_err());
-        assert!(parse(b" \n").unwrap_err().to_string().contains("is empty"));
-    }
-}
+mod tests;
