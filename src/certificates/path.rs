@@ -6,7 +6,8 @@
 //!
 //! A replica sees what is published only when it looks, so a path that may be called stays for
 //! [`Lifetimes::settle`], whoever published it: until then, every replica has looked. Only an older
-//! replica does not wait, because it answers nothing else than the plain path.
+//! replica does not wait, because it answers nothing else than the plain path. The entries of other
+//! doors follow the one that guards the taint.
 
 use std::time::Duration;
 
@@ -61,6 +62,47 @@ pub(super) fn due(
     }
 }
 
+/// The path of another door, beside that of the entry that guards the taint.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct DoorPath {
+    /// The path that it has or should have. `None`: it is somebody else's, or not set.
+    pub(super) path: Option<String>,
+    /// Whether it must be written.
+    pub(super) is_due: bool,
+}
+
+/// A door is called by the path of the entry that guards the taint, as soon as every replica has
+/// looked since that one was published. Where no path is set, there is nothing to wait for, and an
+/// older replica answers nothing else than the plain path.
+pub(super) fn of_door(
+    webhook: Webhook,
+    guard: &Target,
+    door: &Target,
+    recent: &Recent,
+    now: Now,
+    lifetimes: &Lifetimes,
+) -> DoorPath {
+    let Target::Service { path, is_ours, .. } = door else { return DoorPath { path: None, is_due: false } };
+    let own = (path != NO_PATH).then(|| path.clone());
+    let Target::Service { path: wanted, .. } = guard else { return DoorPath { path: own, is_due: false } };
+    let plain = plain(webhook);
+    let has_settled = |path: &str| recent.published_for(webhook, path, now.monotonic) >= lifetimes.settle.unsigned_abs();
+    if wanted == path {
+        return DoorPath { path: own, is_due: *path == plain && !is_ours };
+    }
+    let may_follow = own.is_none() || *wanted == plain || (has_settled(wanted) && has_settled(path));
+    if wanted != NO_PATH && may_follow {
+        DoorPath { path: Some(wanted.clone()), is_due: true }
+    } else {
+        DoorPath { path: own, is_due: false }
+    }
+}
+
+/// Whether API servers call the plain path, or none.
+pub(super) fn is_plain(webhook: Webhook, target: &Target) -> bool {
+    matches!(target, Target::Service { path, .. } if *path == plain(webhook) || path == NO_PATH)
+}
+
 fn is_secret(webhook: Webhook, path: &str) -> bool {
     path.len() == with_secret(webhook, "").len() + DIGITS
         && path.starts_with(&with_secret(webhook, ""))
@@ -84,6 +126,8 @@ struct Published {
     /// Since when without a break.
     since: Duration,
     until: Duration,
+    /// Whether the last reading found it.
+    is_current: bool,
 }
 
 impl Recent {
@@ -91,15 +135,23 @@ impl Recent {
     pub(super) fn observe(&mut self, configurations: &[(Webhook, Read<Configuration>)], now: Duration) {
         for &(webhook, ref read) in configurations {
             let Read::Found(configuration) = read else { continue };
-            let path = match &configuration.target {
+            let paths = configuration.targets().map(|target| match target {
                 Target::Service { path, .. } => path.clone(),
                 // Whatever is in front of the gate may change the path.
                 Target::Url => plain(webhook),
-            };
-            let last = self.0.iter_mut().rfind(|old| old.webhook == webhook);
-            match last {
-                Some(last) if last.path == path => last.until = now,
-                _ => self.0.push(Published { webhook, path, since: now, until: now }),
+            });
+            let mut paths: Vec<String> = paths.collect();
+            for old in self.0.iter_mut().filter(|old| old.webhook == webhook && old.is_current) {
+                let found = paths.len();
+                paths.retain(|path| *path != old.path);
+                old.is_current = paths.len() < found;
+                if old.is_current {
+                    old.until = now;
+                }
+            }
+            while let Some(path) = paths.pop() {
+                paths.retain(|other| *other != path);
+                self.0.push(Published { webhook, path, since: now, until: now, is_current: true });
             }
             self.0.retain(|old| old.webhook != webhook || now.saturating_sub(old.until) < ANSWERED_AFTERWARDS);
         }
@@ -107,8 +159,9 @@ impl Recent {
 
     /// For how long this path has been published, if it still is.
     fn published_for(&self, webhook: Webhook, path: &str, now: Duration) -> Duration {
-        let last = self.0.iter().rfind(|published| published.webhook == webhook);
-        last.filter(|last| last.path == path).map_or(Duration::ZERO, |last| now.saturating_sub(last.since))
+        let is_it = |published: &&Published| published.webhook == webhook && published.is_current;
+        let current = self.0.iter().filter(is_it).find(|published| published.path == path);
+        current.map_or(Duration::ZERO, |published| now.saturating_sub(published.since))
     }
 
     /// The paths to answer.
@@ -136,7 +189,7 @@ mod tests {
     }
 
     fn configuration(target: Target) -> Configuration {
-        Configuration { ca_bundle: Vec::new(), target, version: "1".to_owned() }
+        Configuration { ca_bundle: Vec::new(), target, doors: Vec::new(), owned: None, version: "1".to_owned() }
     }
 
     fn service(path: &str, since: Option<Timestamp>) -> Configuration {
