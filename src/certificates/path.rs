@@ -86,7 +86,8 @@ pub(super) fn of_door(
     let own = (path != NO_PATH).then(|| path.clone());
     let Target::Service { path: wanted, .. } = guard else { return DoorPath { path: own, is_due: false } };
     let plain = plain(webhook);
-    let has_settled = |path: &str| recent.published_for(webhook, path, now.monotonic) >= lifetimes.settle.unsigned_abs();
+    let has_settled =
+        |path: &str| recent.published_for(webhook, path, now.monotonic) >= lifetimes.settle.unsigned_abs();
     if wanted == path {
         return DoorPath { path: own, is_due: *path == plain && !is_ours };
     }
@@ -176,6 +177,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
+    use crate::cluster::registration::Door;
 
     const SECRET: &str = "/validate/0123456789abcdef0123456789abcdef";
     const LIFETIMES: Lifetimes = Lifetimes {
@@ -270,6 +272,43 @@ mod tests {
         assert_eq!(due(&service(SECRET, None), &unknown), None);
         assert_eq!(due(&service("/validate", Some(at(0))), &unknown), None);
         assert_eq!(due(&service("/", None), &unknown), Some((NewPath::Plain, Why::PathNotSecret(Webhook::Validate))));
+    }
+
+    #[test]
+    fn a_door_follows_the_path_of_the_taints_entry_when_every_replica_has_looked() {
+        const OTHER: &str = "/validate/ffffffffffffffffffffffffffffffff";
+        // What a door should have that this replica has seen for `seconds`, as the guard beside it.
+        let of_door = |seconds: u64, guard: &Target, door: &Target| {
+            let doors = vec![Door { name: "d".to_owned(), ca_bundle: Vec::new(), target: door.clone() }];
+            let found = Configuration { doors, ..configuration(guard.clone()) };
+            let mut recent = Recent::default();
+            recent.observe(&[(Webhook::Validate, Read::Found(found))], Duration::from_secs(10));
+            let now = Now { wall: at(0), monotonic: Duration::from_secs(10 + seconds) };
+            let due = super::of_door(Webhook::Validate, guard, door, &recent, now, &LIFETIMES);
+            (due.path, due.is_due)
+        };
+        let called = |path: &str, is_ours| Target::Service { path: path.to_owned(), is_ours, since: None };
+        let some = |path: &str, is_due| (Some(path.to_owned()), is_due);
+        let (secret, none) = (called(SECRET, true), called("/", false));
+        assert_eq!(of_door(0, &secret, &none), some(SECRET, true), "nobody is called where no path is set");
+        assert_eq!(of_door(59, &secret, &called(OTHER, false)), some(OTHER, false));
+        assert_eq!(of_door(60, &secret, &called(OTHER, false)), some(SECRET, true));
+        assert_eq!(of_door(60, &secret, &called(SECRET, false)), some(SECRET, false));
+        let plain = called("/validate", true);
+        assert_eq!(of_door(0, &plain, &secret), some("/validate", true), "an older replica answers nothing else");
+        assert_eq!(
+            of_door(0, &plain, &called("/validate", false)),
+            some("/validate", true),
+            "so that nobody removes it"
+        );
+        assert_eq!(of_door(0, &plain, &plain), some("/validate", false));
+        assert_eq!(of_door(60, &none, &none), (None, false));
+        assert_eq!(of_door(60, &none, &secret), some(SECRET, false));
+        assert_eq!(of_door(60, &Target::Url, &secret), some(SECRET, false));
+        assert_eq!(of_door(60, &secret, &Target::Url), (None, false));
+        for (target, expected) in [(&secret, false), (&Target::Url, false), (&plain, true), (&none, true)] {
+            assert_eq!(is_plain(Webhook::Validate, target), expected, "{target:?}");
+        }
     }
 
     #[test]

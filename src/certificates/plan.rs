@@ -135,7 +135,8 @@ pub fn acceptance(known: &Known, seen: &Seen, now: Now) -> Option<Acceptance> {
         return None;
     }
     let rejected = seen.found().find_map(|(webhook, configuration)| {
-        let mut counting = configuration.bundles().enumerate().filter(|(entry, bundle)| *entry == 0 || !bundle.is_empty());
+        let mut counting =
+            configuration.bundles().enumerate().filter(|(entry, bundle)| *entry == 0 || !bundle.is_empty());
         counting.find_map(|(_, bundle)| {
             let verified = known.leaf.verify(bundle, &known.host, now.wall);
             verified.err().map(|source| Rejection::Bundle { webhook, source })
@@ -226,22 +227,15 @@ fn write(known: &Known, seen: &Seen, authority: &Authority, now: Now, lifetimes:
 /// neither `caBundle` nor path, at any time.
 fn complete(known: &Known, seen: &Seen, bundle: &str, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
     seen.found().find_map(|(webhook, found)| {
-        let due = |door: &Door| {
-            let path = path::of_door(webhook, &found.target, &door.target, &known.recent, now, lifetimes);
-            (door.ca_bundle != bundle.as_bytes() || path.is_due, path.path)
+        let path_of = |door: &Door| path::of_door(webhook, &found.target, &door.target, &known.recent, now, lifetimes);
+        let is_due = |door: &&Door| door.ca_bundle != bundle.as_bytes() || path_of(door).is_due;
+        let why = Why::DoorDiffers(found.doors.iter().find(is_due)?.name.clone());
+        // All of them: an apply takes away what it leaves out.
+        let published = |door: &Door| {
+            let (name, path) = (door.name.clone(), path_of(door).path);
+            Published { name, ca_bundle: bundle.to_owned(), path }
         };
-        let due: Vec<(&Door, bool, Option<String>)> =
-            found.doors.iter().map(|door| (door, due(door))).map(|(door, (is_due, path))| (door, is_due, path)).collect();
-        let (first, ..) = due.iter().find(|(_, is_due, _)| *is_due)?;
-        let why = Why::DoorDiffers(first.name.clone());
-        let doors = due
-            .iter()
-            .map(|(door, _, path)| Published {
-                name: door.name.clone(),
-                ca_bundle: bundle.to_owned(),
-                path: path.clone(),
-            })
-            .collect();
+        let doors = found.doors.iter().map(published).collect();
         Some(Step::Complete { webhook, doors, version: found.version.clone(), why })
     })
 }

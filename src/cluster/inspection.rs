@@ -79,8 +79,8 @@ impl Registered {
         (self.name != WEBHOOK).then(|| self.name.split('.').next().unwrap_or_default())
     }
 
-    /// Whether the match condition of this entry sends pods of this controller to the gate. Those of
-    /// other doors do not depend on controllers.
+    /// Whether the match condition of this entry sends pods of this controller to the gate. Those
+    /// of other doors do not depend on controllers.
     pub fn sends_pods_of(&self, owner: &OwnerKind) -> bool {
         let named = format!("['{}','{}']", owner.group, owner.kind);
         let plain = |text: &str| text.replace('"', "'").split_whitespace().collect::<String>();
@@ -145,8 +145,8 @@ impl Live {
         Ok(Version { name: info.git_version, number })
     }
 
-    /// How this webhook of the gate is registered: the entry that guards the taint, and those of the
-    /// other doors.
+    /// How this webhook of the gate is registered: the entry that guards the taint, and those of
+    /// the other doors.
     ///
     /// # Errors
     /// Why it could not be read, as one line for people.

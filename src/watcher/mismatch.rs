@@ -1,6 +1,6 @@
 //! Whether the gate's configuration and its registration are in the same mode (contract section 8).
-//! A gate that enforces behind a webhook that is ignored, or the other way round, is a mistake. So is
-//! a door that does not send what the configuration guards.
+//! A gate that enforces behind a webhook that is ignored, or the other way round, is a mistake. So
+//! is a door that does not send what the configuration guards.
 
 use crate::{
     cluster::{
@@ -34,8 +34,8 @@ pub(super) async fn mismatches(live: &Live, settings: &Settings) -> Result<Vec<S
     Ok(objects.chain(doors.map(|door| door.name)).collect())
 }
 
-/// Whether the entry of another door is as the configuration needs it. A door may warn while the gate
-/// enforces, and is ignored then if the gate is down.
+/// Whether the entry of another door is as the configuration needs it. A door may warn while the
+/// gate enforces, and is ignored then if the gate is down.
 fn suits(door: &Registered, settings: &Settings) -> bool {
     (settings.mode != Mode::Warn || of_webhook(door) == Mode::Warn)
         && settings.guarded_owners.iter().all(|owner| door.sends_pods_of(owner))

@@ -126,7 +126,10 @@ fn a_door_without_a_bundle_costs_no_replica_its_acceptance_and_one_with_another_
     assert!(verdict(bundle.as_bytes()) && verdict(b""));
     assert!(!verdict(other.bundle(start()).as_bytes()) && !verdict(b"garbage"));
     let reading = with_door(seen(b"", Secret::Usable(authority.clone()), "me"), bundle.as_bytes());
-    assert!(!matches!(acceptance(&known, &reading, now(Duration::ZERO)), Some(Acceptance::Accepted)), "the taint's own");
+    assert!(
+        !matches!(acceptance(&known, &reading, now(Duration::ZERO)), Some(Acceptance::Accepted)),
+        "the taint's own"
+    );
 }
 
 #[test]
@@ -134,10 +137,8 @@ fn a_ca_that_only_a_door_publishes_is_trusted_before_its_bundle_is_replaced() {
     let (authority, lost) = (authority(), authority());
     let mut known = replica(&authority);
     let bundle = authority.bundle(start());
-    let reading = with_door(
-        seen(bundle.as_bytes(), Secret::Usable(authority.clone()), "me"),
-        lost.bundle(start()).as_bytes(),
-    );
+    let reading =
+        with_door(seen(bundle.as_bytes(), Secret::Usable(authority.clone()), "me"), lost.bundle(start()).as_bytes());
     known.observe(&reading, now(Duration::ZERO));
     let step = plan(&known, &reading, now(Duration::ZERO), &LIFETIMES);
     let Step::Change { change: Change::Adopt(adopted), .. } = step else { panic!("{step:?}") };

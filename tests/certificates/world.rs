@@ -93,8 +93,13 @@ impl Store {
     pub fn new(configurations: [bool; 2]) -> Self {
         let empty = |exists: bool| {
             let target = Target::Service { path: "/".to_owned(), is_ours: false, since: None };
-            let configuration =
-                Configuration { ca_bundle: Vec::new(), target, doors: Vec::new(), owned: None, version: "0".to_owned() };
+            let configuration = Configuration {
+                ca_bundle: Vec::new(),
+                target,
+                doors: Vec::new(),
+                owned: None,
+                version: "0".to_owned(),
+            };
             exists.then_some(Stored { configuration, replaced: Vec::new() })
         };
         Self {
@@ -423,7 +428,11 @@ impl Replica {
                 }
                 stored.configuration.version = next;
                 stored.configuration.owned = Some(1);
-                assert_eq!(doors.len(), stored.configuration.doors.len(), "every door, or the others would lose theirs");
+                assert_eq!(
+                    doors.len(),
+                    stored.configuration.doors.len(),
+                    "every door, or the others would lose theirs"
+                );
                 for (door, published) in stored.configuration.doors.iter_mut().zip(doors) {
                     assert_eq!(door.name, published.name);
                     let old = std::mem::replace(&mut door.ca_bundle, published.ca_bundle.into_bytes());

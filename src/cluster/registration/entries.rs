@@ -179,7 +179,8 @@ mod tests {
                 client("pods.fencegate.dev", "", ""),
             ]
         };
-        let fields = json!([owner("kubectl", WEBHOOK, "f:name"), owner(DOORS_MANAGER, "nodes.fencegate.dev", "f:path")]);
+        let fields =
+            json!([owner("kubectl", WEBHOOK, "f:name"), owner(DOORS_MANAGER, "nodes.fencegate.dev", "f:path")]);
         let read = parse(&metadata(fields), entries()).unwrap();
         assert_eq!((read.version.as_str(), read.owned), ("7", Some(1)));
         assert_eq!(read.bundles().collect::<Vec<_>>(), [b"c".as_slice(), b"a", b""]);
