@@ -91,8 +91,8 @@ const OVERLAYS: [(&str, &[&str]); 11] = [
 ];
 
 /// Objects by kind and name, without what may differ between the two ways of installing: labels,
-/// and the namespace, which Helm creates itself. A component names its source and the mode of doors in
-/// an argument, the chart in the configuration: here all are in the configuration.
+/// and the namespace, which Helm creates itself. A component names its source and the mode of
+/// doors in an argument, the chart in the configuration: here all are in the configuration.
 fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
     let sources = source_arguments(&objects);
     let of_doors = shipped_arguments(&objects).into_iter().filter(|argument| argument.starts_with("--doors="));

@@ -19,8 +19,8 @@ const KINDS: [&str; 2] = ["mutatingwebhookconfigurations", "validatingwebhookcon
 /// How many entries each configuration has, in the order of [`KINDS`].
 const ENTRIES: [usize; 2] = [1, 4];
 
-/// Changes to an entry of a configuration, and to the rest of it, as JSON patches, that need the right
-/// `configure`.
+/// Changes to an entry of a configuration, and to the rest of it, as JSON patches, that need the
+/// right `configure`.
 fn changes(entry: usize) -> Vec<Value> {
     let replace = |field: &str, value: Value| json!([{"op": "add", "path": format!("/webhooks/{entry}/{field}"), "value": value}]);
     let metadata =
