@@ -104,6 +104,91 @@ fn every_denial_of_the_policy_is_forbidden_and_names_a_known_reason() {
     }
 }
 
+/// The entries of the other doors, from the JSON patch that kustomize applies and the chart reads.
+fn doors() -> Vec<Value> {
+    let patch = shared("doors/webhooks.yaml").remove(0);
+    let is_added = |one: &&Value| one["op"] == "add" && one["path"] == "/webhooks/-";
+    assert!(
+        patch.as_array().unwrap().iter().all(|one| is_added(&one)),
+        "at the end, so that the first stays the first"
+    );
+    patch.as_array().unwrap().iter().map(|one| one["value"].clone()).collect()
+}
+
+#[test]
+fn each_door_has_an_entry_that_is_called_as_the_first_and_only_where_it_must() {
+    let first = &shared("base/validating-webhook.yaml")[0]["webhooks"][0];
+    let rule = |group: &str, operations: &[&str], resource: &str, scope: &str| json!({"apiGroups": [group], "apiVersions": ["v1"], "operations": operations, "resources": [resource], "scope": scope});
+    let expected = [
+        (
+            "nodes.fencegate.dev",
+            "deletion",
+            json!([
+                rule("", &["UPDATE", "DELETE"], "nodes", "Cluster"),
+                rule("", &["UPDATE"], "nodes/status", "Cluster")
+            ]),
+        ),
+        (
+            "pods.fencegate.dev",
+            "at-once",
+            json!([rule("", &["DELETE"], "pods", "Namespaced"), rule("", &["CREATE"], "pods/eviction", "Namespaced")]),
+        ),
+        (
+            "attachments.fencegate.dev",
+            "by-hand",
+            json!([rule("storage.k8s.io", &["UPDATE", "DELETE"], "volumeattachments", "Cluster")]),
+        ),
+    ];
+    let doors = doors();
+    assert_eq!(doors.len(), expected.len());
+    for (door, (name, condition, rules)) in doors.iter().zip(expected) {
+        assert_eq!((&door["name"], &door["rules"]), (&json!(name), &rules));
+        let fields = [
+            "clientConfig",
+            "failurePolicy",
+            "matchPolicy",
+            "admissionReviewVersions",
+            "sideEffects",
+            "timeoutSeconds",
+        ];
+        for field in fields {
+            assert_eq!(door[field], first[field], "{field} of {name}");
+        }
+        let conditions = conditions(&door["matchConditions"]);
+        // The API server would evaluate all of several, and so would pay for each.
+        assert_eq!(conditions.len(), 1, "{name}");
+        assert_eq!(conditions[0].0, condition);
+    }
+    // What the chart replaces.
+    let pods = doors[1]["matchConditions"][0]["expression"].as_str().unwrap();
+    let guarded: Vec<String> = Settings::default()
+        .guarded_owners
+        .iter()
+        .map(|owner| format!("['{}', '{}']", owner.group, owner.kind))
+        .collect();
+    assert_eq!(pods.matches(&format!("[{}].exists(", guarded.join(", "))).count(), 1, "{pods}");
+}
+
+#[test]
+fn the_doors_need_to_read_single_nodes_and_pods_and_those_who_vouch_have_that_right_alone() {
+    let role = &shared("doors/rbac.yaml")[0];
+    let get = |resource: &str| (String::new(), resource.to_owned(), vec!["get".to_owned()]);
+    assert_eq!(rules(role), [get("pods"), get("nodes")]);
+    let components = fs::read_dir(repository("manifests/components")).unwrap();
+    let names = components.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut vouchers: Vec<String> = names.filter(|name| name.starts_with("vouch-")).collect();
+    vouchers.sort();
+    assert_eq!(vouchers, ["vouch-cloud-controller-manager", "vouch-karpenter"]);
+    for name in vouchers {
+        let bindings = objects(&format!("manifests/components/{name}/binding.yaml"));
+        assert_eq!(bindings.len(), 1);
+        assert_eq!(bindings[0]["roleRef"]["name"], "fencegate-voucher");
+        for subject in bindings[0]["subjects"].as_array().unwrap() {
+            assert_eq!(subject["kind"], "ServiceAccount", "{name}");
+        }
+    }
+}
+
 /// Group, resource and verbs of every rule.
 fn rules(role: &Value) -> Vec<(String, String, Vec<String>)> {
     let strings = |value: &Value| -> Vec<String> {
@@ -146,7 +231,7 @@ fn the_gate_may_read_what_its_rules_need_and_write_one_lease_in_its_namespace() 
 }
 
 #[test]
-fn the_roles_for_attesting_break_glass_and_configuring_are_bound_to_nobody() {
+fn the_roles_for_rights_that_the_gate_asks_for_are_bound_to_nobody() {
     let roles = shared("base/roles.yaml");
     assert!(roles.iter().all(|object| object["kind"] == "ClusterRole"));
     let given: Vec<_> = roles.iter().map(|role| (role["metadata"]["name"].as_str().unwrap(), rules(role))).collect();
@@ -155,6 +240,7 @@ fn the_roles_for_attesting_break_glass_and_configuring_are_bound_to_nobody() {
         ("fencegate-attester", "attest"),
         ("fencegate-break-glass", "break-glass"),
         ("fencegate-configurer", "configure"),
+        ("fencegate-voucher", "vouch"),
     ];
     assert_eq!(given, roles.map(|(role, verb)| (role, right(verb))));
 }

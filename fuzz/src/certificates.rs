@@ -124,8 +124,15 @@ fn files(bytes: &[u8]) {
 /// The next step of a replica that reads this.
 fn step(secret: Secret, ca_bundle: &[u8]) {
     let mut known = Known::new("fencegate-0".to_owned(), HOST.to_owned(), Duration::from_secs(10), MADE.leaf.clone());
-    let found =
-        || Read::Found(Configuration { ca_bundle: ca_bundle.to_vec(), target: Target::Url, version: "1".to_owned() });
+    let found = || {
+        Read::Found(Configuration {
+            ca_bundle: ca_bundle.to_vec(),
+            target: Target::Url,
+            doors: Vec::new(),
+            owned: None,
+            version: "1".to_owned(),
+        })
+    };
     let configurations = Webhook::ALL.map(|webhook| (webhook, found()));
     let lease = Read::Found(Lease { holder: "fencegate-0".to_owned(), version: "1".to_owned() });
     let seen = Seen { began: now(), configurations, secret, request: None, lease, replicas: Replicas::Current };

@@ -196,8 +196,9 @@ impl SelfManaged {
 
     /// Reads and carries out steps until nothing is due.
     async fn reconcile(&mut self, on_change: &impl Fn(&Serving)) -> Result<(), ReconcileError> {
-        /// From nothing to an accepted certificate and secret paths takes nine readings. Twice as
-        /// many mean that something else writes the same objects: leave the rest to the next look.
+        /// From nothing to an accepted certificate and secret paths takes eight readings, and
+        /// eleven with other doors. Many more mean that something else writes the same objects:
+        /// leave the rest to the next look.
         const READINGS: usize = 18;
         for _ in 0..READINGS {
             let (seen, stored) = self.read().await?;
@@ -300,6 +301,12 @@ impl SelfManaged {
                     NewPath::Secret => secret_path(webhook, random()?),
                 };
                 ("SetPath", why, registration.set_path(webhook, &path, &version).await?)
+            }
+            Step::Complete { webhook, doors, version, why } => {
+                ("Complete", why, registration.complete(webhook, &doors, &version).await?)
+            }
+            Step::Disown { webhook, owned, version, why } => {
+                ("Disown", why, registration.disown(webhook, owned, &version).await?)
             }
         };
         match written {

@@ -6,7 +6,8 @@
 //!
 //! A replica sees what is published only when it looks, so a path that may be called stays for
 //! [`Lifetimes::settle`], whoever published it: until then, every replica has looked. Only an older
-//! replica does not wait, because it answers nothing else than the plain path.
+//! replica does not wait, because it answers nothing else than the plain path. The entries of other
+//! doors follow the one that guards the taint.
 
 use std::time::Duration;
 
@@ -61,6 +62,48 @@ pub(super) fn due(
     }
 }
 
+/// The path of another door, beside that of the entry that guards the taint.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct DoorPath {
+    /// The path that it has or should have. `None`: it is somebody else's, or not set.
+    pub(super) path: Option<String>,
+    /// Whether it must be written.
+    pub(super) is_due: bool,
+}
+
+/// A door is called by the path of the entry that guards the taint, as soon as every replica has
+/// looked since that one was published. Where no path is set, there is nothing to wait for, and an
+/// older replica answers nothing else than the plain path.
+pub(super) fn of_door(
+    webhook: Webhook,
+    guard: &Target,
+    door: &Target,
+    recent: &Recent,
+    now: Now,
+    lifetimes: &Lifetimes,
+) -> DoorPath {
+    let Target::Service { path, is_ours, .. } = door else { return DoorPath { path: None, is_due: false } };
+    let own = (path != NO_PATH).then(|| path.clone());
+    let Target::Service { path: wanted, .. } = guard else { return DoorPath { path: own, is_due: false } };
+    let plain = plain(webhook);
+    let has_settled =
+        |path: &str| recent.published_for(webhook, path, now.monotonic) >= lifetimes.settle.unsigned_abs();
+    if wanted == path {
+        return DoorPath { path: own, is_due: *path == plain && !is_ours };
+    }
+    let may_follow = own.is_none() || *wanted == plain || (has_settled(wanted) && has_settled(path));
+    if wanted != NO_PATH && may_follow {
+        DoorPath { path: Some(wanted.clone()), is_due: true }
+    } else {
+        DoorPath { path: own, is_due: false }
+    }
+}
+
+/// Whether API servers call the plain path, or none.
+pub(super) fn is_plain(webhook: Webhook, target: &Target) -> bool {
+    matches!(target, Target::Service { path, .. } if *path == plain(webhook) || path == NO_PATH)
+}
+
 fn is_secret(webhook: Webhook, path: &str) -> bool {
     path.len() == with_secret(webhook, "").len() + DIGITS
         && path.starts_with(&with_secret(webhook, ""))
@@ -84,6 +127,8 @@ struct Published {
     /// Since when without a break.
     since: Duration,
     until: Duration,
+    /// Whether the last reading found it.
+    is_current: bool,
 }
 
 impl Recent {
@@ -91,15 +136,23 @@ impl Recent {
     pub(super) fn observe(&mut self, configurations: &[(Webhook, Read<Configuration>)], now: Duration) {
         for &(webhook, ref read) in configurations {
             let Read::Found(configuration) = read else { continue };
-            let path = match &configuration.target {
+            let paths = configuration.targets().map(|target| match target {
                 Target::Service { path, .. } => path.clone(),
                 // Whatever is in front of the gate may change the path.
                 Target::Url => plain(webhook),
-            };
-            let last = self.0.iter_mut().rfind(|old| old.webhook == webhook);
-            match last {
-                Some(last) if last.path == path => last.until = now,
-                _ => self.0.push(Published { webhook, path, since: now, until: now }),
+            });
+            let mut paths: Vec<String> = paths.collect();
+            for old in self.0.iter_mut().filter(|old| old.webhook == webhook && old.is_current) {
+                let found = paths.len();
+                paths.retain(|path| *path != old.path);
+                old.is_current = paths.len() < found;
+                if old.is_current {
+                    old.until = now;
+                }
+            }
+            while let Some(path) = paths.pop() {
+                paths.retain(|other| *other != path);
+                self.0.push(Published { webhook, path, since: now, until: now, is_current: true });
             }
             self.0.retain(|old| old.webhook != webhook || now.saturating_sub(old.until) < ANSWERED_AFTERWARDS);
         }
@@ -107,8 +160,9 @@ impl Recent {
 
     /// For how long this path has been published, if it still is.
     fn published_for(&self, webhook: Webhook, path: &str, now: Duration) -> Duration {
-        let last = self.0.iter().rfind(|published| published.webhook == webhook);
-        last.filter(|last| last.path == path).map_or(Duration::ZERO, |last| now.saturating_sub(last.since))
+        let is_it = |published: &&Published| published.webhook == webhook && published.is_current;
+        let current = self.0.iter().filter(is_it).find(|published| published.path == path);
+        current.map_or(Duration::ZERO, |published| now.saturating_sub(published.since))
     }
 
     /// The paths to answer.
@@ -123,6 +177,7 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
+    use crate::cluster::registration::Door;
 
     const SECRET: &str = "/validate/0123456789abcdef0123456789abcdef";
     const LIFETIMES: Lifetimes = Lifetimes {
@@ -136,7 +191,7 @@ mod tests {
     }
 
     fn configuration(target: Target) -> Configuration {
-        Configuration { ca_bundle: Vec::new(), target, version: "1".to_owned() }
+        Configuration { ca_bundle: Vec::new(), target, doors: Vec::new(), owned: None, version: "1".to_owned() }
     }
 
     fn service(path: &str, since: Option<Timestamp>) -> Configuration {
@@ -217,6 +272,43 @@ mod tests {
         assert_eq!(due(&service(SECRET, None), &unknown), None);
         assert_eq!(due(&service("/validate", Some(at(0))), &unknown), None);
         assert_eq!(due(&service("/", None), &unknown), Some((NewPath::Plain, Why::PathNotSecret(Webhook::Validate))));
+    }
+
+    #[test]
+    fn a_door_follows_the_path_of_the_taints_entry_when_every_replica_has_looked() {
+        const OTHER: &str = "/validate/ffffffffffffffffffffffffffffffff";
+        // What a door should have that this replica has seen for `seconds`, as the guard beside it.
+        let of_door = |seconds: u64, guard: &Target, door: &Target| {
+            let doors = vec![Door { name: "d".to_owned(), ca_bundle: Vec::new(), target: door.clone() }];
+            let found = Configuration { doors, ..configuration(guard.clone()) };
+            let mut recent = Recent::default();
+            recent.observe(&[(Webhook::Validate, Read::Found(found))], Duration::from_secs(10));
+            let now = Now { wall: at(0), monotonic: Duration::from_secs(10 + seconds) };
+            let due = super::of_door(Webhook::Validate, guard, door, &recent, now, &LIFETIMES);
+            (due.path, due.is_due)
+        };
+        let called = |path: &str, is_ours| Target::Service { path: path.to_owned(), is_ours, since: None };
+        let some = |path: &str, is_due| (Some(path.to_owned()), is_due);
+        let (secret, none) = (called(SECRET, true), called("/", false));
+        assert_eq!(of_door(0, &secret, &none), some(SECRET, true), "nobody is called where no path is set");
+        assert_eq!(of_door(59, &secret, &called(OTHER, false)), some(OTHER, false));
+        assert_eq!(of_door(60, &secret, &called(OTHER, false)), some(SECRET, true));
+        assert_eq!(of_door(60, &secret, &called(SECRET, false)), some(SECRET, false));
+        let plain = called("/validate", true);
+        assert_eq!(of_door(0, &plain, &secret), some("/validate", true), "an older replica answers nothing else");
+        assert_eq!(
+            of_door(0, &plain, &called("/validate", false)),
+            some("/validate", true),
+            "so that nobody removes it"
+        );
+        assert_eq!(of_door(0, &plain, &plain), some("/validate", false));
+        assert_eq!(of_door(60, &none, &none), (None, false));
+        assert_eq!(of_door(60, &none, &secret), some(SECRET, false));
+        assert_eq!(of_door(60, &Target::Url, &secret), some(SECRET, false));
+        assert_eq!(of_door(60, &secret, &Target::Url), (None, false));
+        for (target, expected) in [(&secret, false), (&Target::Url, false), (&plain, true), (&none, true)] {
+            assert_eq!(is_plain(Webhook::Validate, target), expected, "{target:?}");
+        }
     }
 
     #[test]

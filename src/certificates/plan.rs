@@ -55,7 +55,7 @@ use super::{
     step::{Obstacle, Step, Why},
 };
 use crate::{
-    cluster::registration::kind,
+    cluster::registration::{Door, Published, kind},
     election::{Election, Lease, Role},
     policy::review::Webhook,
 };
@@ -76,6 +76,8 @@ pub struct Known {
 }
 
 /// Whether API servers accept the serving certificate: whether it verifies under every `caBundle`.
+/// An entry of another door that has none yet does not count: nobody can be called by it, and the
+/// taint must be guarded meanwhile.
 #[derive(Debug)]
 pub enum Acceptance {
     Accepted,
@@ -113,7 +115,7 @@ impl Known {
             self.election.observe(lease, now.monotonic);
         }
         let Secret::Usable(authority) = &seen.secret else { return };
-        let is_published = |ca: &&str| seen.found().all(|(_, bundle)| has(&bundle.ca_bundle, ca));
+        let is_published = |ca: &&str| seen.found().flat_map(|(_, found)| found.bundles()).all(|one| has(one, ca));
         let since = |ca: &str| self.published.get(ca).copied().unwrap_or(now.monotonic);
         self.published = authority.signers().filter(is_published).map(|ca| (ca.to_owned(), since(ca))).collect();
         self.remembered = Some(authority.clone());
@@ -133,8 +135,12 @@ pub fn acceptance(known: &Known, seen: &Seen, now: Now) -> Option<Acceptance> {
         return None;
     }
     let rejected = seen.found().find_map(|(webhook, configuration)| {
-        let verified = known.leaf.verify(&configuration.ca_bundle, &known.host, now.wall);
-        verified.err().map(|source| Rejection::Bundle { webhook, source })
+        let mut counting =
+            configuration.bundles().enumerate().filter(|(entry, bundle)| *entry == 0 || !bundle.is_empty());
+        counting.find_map(|(_, bundle)| {
+            let verified = known.leaf.verify(bundle, &known.host, now.wall);
+            verified.err().map(|source| Rejection::Bundle { webhook, source })
+        })
     });
     Some(rejected.map_or(Acceptance::Accepted, Acceptance::Rejected))
 }
@@ -156,7 +162,10 @@ pub fn plan(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Step
     if let Some(why) = sign(known, seen, authority, now, lifetimes) {
         return Step::Sign { authority: authority.clone(), from: seen.began, why };
     }
-    match write(seen, authority, now, lifetimes).or_else(|| set_path(known, seen, now, lifetimes)) {
+    let due = write(known, seen, authority, now, lifetimes)
+        .or_else(|| set_path(known, seen, now, lifetimes))
+        .or_else(|| disown(seen));
+    match due {
         Some(step) => with_lease(known, &seen.lease, now, step),
         None => Step::Rest(Why::UpToDate),
     }
@@ -167,8 +176,8 @@ pub fn plan(known: &Known, seen: &Seen, now: Now, lifetimes: &Lifetimes) -> Step
 fn replace_secret(known: &Known, seen: &Seen, now: Now, why: Why) -> Step {
     let is_trusted = |authority: &Authority| {
         // A bundle without any usable certificate was wiped: that is no sign of another CA.
-        let mut used = seen.found().filter(|(_, found)| has_certificate(&found.ca_bundle));
-        used.all(|(_, found)| has(&found.ca_bundle, authority.current()))
+        let mut used = seen.found().flat_map(|(_, found)| found.bundles()).filter(|bundle| has_certificate(bundle));
+        used.all(|bundle| has(bundle, authority.current()))
     };
     match &known.remembered {
         Some(authority) if authority.is_valid(now.wall) && is_trusted(authority) => {
@@ -196,7 +205,7 @@ fn sign(known: &Known, seen: &Seen, authority: &Authority, now: Now, lifetimes: 
 
 /// The next write of the replica that holds the Lease: what is published is completed before the CA
 /// changes again.
-fn write(seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
+fn write(known: &Known, seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
     let unknown = authority.unknown_in(&seen.published());
     if !unknown.is_empty() {
         let change = Change::Adopt(unknown);
@@ -207,8 +216,40 @@ fn write(seen: &Seen, authority: &Authority, now: Now, lifetimes: &Lifetimes) ->
         let (version, why) = (found.version.clone(), Why::BundleDiffers(webhook));
         return Some(Step::Publish { webhook, bundle, version, why });
     }
+    if let Some(step) = complete(known, seen, &bundle, now, lifetimes) {
+        return Some(step);
+    }
     let (change, why) = change_of_published(authority, seen.request.as_ref(), now, lifetimes)?;
     Some(Step::Change { authority: authority.clone(), change, why })
+}
+
+/// The other doors are called as the entry that guards the taint is. Manifests add entries with
+/// neither `caBundle` nor path, at any time.
+fn complete(known: &Known, seen: &Seen, bundle: &str, now: Now, lifetimes: &Lifetimes) -> Option<Step> {
+    seen.found().find_map(|(webhook, found)| {
+        let path_of = |door: &Door| path::of_door(webhook, &found.target, &door.target, &known.recent, now, lifetimes);
+        let is_due = |door: &&Door| door.ca_bundle != bundle.as_bytes() || path_of(door).is_due;
+        let why = Why::DoorDiffers(found.doors.iter().find(is_due)?.name.clone());
+        // All of them: an apply takes away what it leaves out.
+        let published = |door: &Door| {
+            let (name, path) = (door.name.clone(), path_of(door).path);
+            Published { name, ca_bundle: bundle.to_owned(), path }
+        };
+        let doors = found.doors.iter().map(published).collect();
+        Some(Step::Complete { webhook, doors, version: found.version.clone(), why })
+    })
+}
+
+/// The replicas own no field of a door for longer than they must: no server-side apply could remove
+/// the entry. A plain path stays owned, because whoever applied it before takes it away with
+/// manifests that have none.
+fn disown(seen: &Seen) -> Option<Step> {
+    seen.found().find_map(|(webhook, found)| {
+        let owned = found.owned?;
+        let is_done = found.targets().all(|target| !path::is_plain(webhook, target));
+        let version = found.version.clone();
+        is_done.then_some(Step::Disown { webhook, owned, version, why: Why::DoorsOwned })
+    })
 }
 
 /// The change that is due to a CA that every configuration publishes as it is.

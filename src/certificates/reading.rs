@@ -77,8 +77,12 @@ impl Seen {
 
     /// Everything that is published, PEM.
     pub(super) fn published(&self) -> Vec<u8> {
-        let mut bundles: Vec<&[u8]> = self.found().map(|(_, found)| found.ca_bundle.as_slice()).collect();
-        bundles.dedup();
-        bundles.join(&b'\n')
+        let mut different: Vec<&[u8]> = Vec::new();
+        for bundle in self.found().flat_map(|(_, found)| found.bundles()) {
+            if !different.contains(&bundle) {
+                different.push(bundle);
+            }
+        }
+        different.join(&b'\n')
     }
 }

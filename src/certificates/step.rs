@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::authority::{Authority, Change};
 use crate::{
-    cluster::registration::{ROTATE, kind},
+    cluster::registration::{Published, ROTATE, WEBHOOK, kind},
     policy::review::Webhook,
 };
 
@@ -27,10 +27,15 @@ pub enum Step {
     Restore { authority: Authority, why: Why },
     /// Replace the CA in the Secret by its changed form.
     Change { authority: Authority, change: Change, why: Why },
-    /// Write `caBundle` of one webhook configuration, if it still has this version.
+    /// Write `caBundle` of the entry of one webhook configuration that guards the taint, if the
+    /// configuration still has this version.
     Publish { webhook: Webhook, bundle: String, version: String, why: Why },
-    /// Write the path of one webhook configuration, if it still has this version.
+    /// The same for its path.
     SetPath { webhook: Webhook, path: NewPath, version: String, why: Why },
+    /// The same for both in the entries of all other doors.
+    Complete { webhook: Webhook, doors: Vec<Published>, version: String, why: Why },
+    /// Give up the fields of doors that an element of `managedFields` says the replicas own.
+    Disown { webhook: Webhook, owned: usize, version: String, why: Why },
     /// Sign a serving certificate whose life begins at `from`, and serve with it.
     Sign { authority: Authority, from: Timestamp, why: Why },
 }
@@ -47,6 +52,9 @@ pub enum Why {
     SecretUnusable(String),
     UnknownCa,
     BundleDiffers(Webhook),
+    /// The name of the entry.
+    DoorDiffers(String),
+    DoorsOwned,
     CaNearItsEnd,
     /// The request.
     CaRequested(String),
@@ -94,6 +102,8 @@ impl fmt::Display for Why {
             Self::BundleDiffers(webhook) => {
                 return write!(formatter, "caBundle of the {} is not what the Secret requires", kind(*webhook));
             }
+            Self::DoorDiffers(entry) => return write!(formatter, "{entry} is not called as {WEBHOOK} is"),
+            Self::DoorsOwned => "nobody could remove an entry of which the replicas own a field",
             Self::CaNearItsEnd => "less than a third of the CA's life is left",
             Self::CaRequested(request) => {
                 return write!(formatter, "{request:?} in the annotation {ROTATE} requests it");

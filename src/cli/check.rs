@@ -142,7 +142,7 @@ async fn look(live: &Live, namespace: &str) -> Vec<Line> {
     let now = Clock::System.now();
     let mut lines = vec![version(live.version().await)];
     for webhook in Webhook::ALL {
-        lines.push(registered(webhook, live.registered(webhook).await, now));
+        lines.extend(registered(webhook, live.registered(webhook).await, now));
     }
     for (check, name) in POLICIES {
         lines.push(bound(check, live.bound(name).await));
@@ -167,23 +167,33 @@ pub fn supported() -> String {
     format!("{major}.{minor} or newer")
 }
 
-fn registered(webhook: Webhook, read: Result<Option<Registered>, String>, now: Timestamp) -> Line {
+/// A line for the entry that guards the taint, and one for each of the other doors that is
+/// registered.
+fn registered(webhook: Webhook, read: Result<Vec<Registered>, String>, now: Timestamp) -> Vec<Line> {
     let check = match webhook {
         Webhook::Mutate => "mutating webhook",
         Webhook::Validate => "validating webhook",
     };
-    let registered = match read {
-        Ok(Some(registered)) => registered,
-        Ok(None) => return Line::new(check, Grade::Failed, "is not registered: install the manifests again"),
-        Err(why) => return Line::unknown(check, why),
+    let entries = match read {
+        Ok(entries) => entries,
+        Err(why) => return vec![Line::unknown(check, why)],
     };
-    if registered.failure_policy != "Fail" {
-        let policy = &registered.failure_policy;
-        return Line::new(
-            check,
-            Grade::Failed,
-            format!("failurePolicy is {policy}: writes pass while the gate is down"),
-        );
+    let (guards, doors): (Vec<Registered>, Vec<Registered>) =
+        entries.into_iter().partition(|entry| entry.door().is_none());
+    let guard = match guards.first() {
+        Some(guard) => entry(check, guard, now),
+        None => Line::new(check, Grade::Failed, "is not registered: install the manifests again"),
+    };
+    let of_door = |door: &Registered| entry(&format!("webhook for {}", door.door().unwrap_or_default()), door, now);
+    std::iter::once(guard).chain(doors.iter().map(of_door)).collect()
+}
+
+fn entry(check: &str, registered: &Registered, now: Timestamp) -> Line {
+    let policy = &registered.failure_policy;
+    if policy != "Fail" {
+        // A door that only warns is registered so.
+        let grade = if registered.door().is_none() { Grade::Failed } else { Grade::Note };
+        return Line::new(check, grade, format!("failurePolicy is {policy}: writes pass while the gate is down"));
     }
     match ca_until(registered.ca_bundle(), now) {
         Ok(until) => Line::new(check, Grade::Passed, format!("is registered; its CA is valid until {until:.0}")),
@@ -295,12 +305,19 @@ mod tests {
         "2026-11-22T10:12:00Z".parse().unwrap()
     }
 
-    fn webhook(failure_policy: &str, ca_bundle: &[u8]) -> Line {
+    fn entry_of(name: &str, failure_policy: &str, ca_bundle: &[u8]) -> Registered {
         let bundle = k8s_openapi::ByteString(ca_bundle.to_vec());
-        let registered_as = serde_json::from_value(serde_json::json!({
-            "name": "w", "failurePolicy": failure_policy, "clientConfig": {"caBundle": bundle},
-        }));
-        registered(Webhook::Validate, Ok(Some(registered_as.unwrap())), now())
+        let entry = serde_json::json!({
+            "name": format!("{name}.fencegate.dev"), "failurePolicy": failure_policy, "clientConfig": {"caBundle": bundle},
+        });
+        serde_json::from_value(entry).unwrap()
+    }
+
+    fn webhook(failure_policy: &str, ca_bundle: &[u8]) -> Line {
+        let guard = entry_of("out-of-service", failure_policy, ca_bundle);
+        let mut lines = registered(Webhook::Validate, Ok(vec![guard]), now());
+        assert_eq!(lines.len(), 1);
+        lines.remove(0)
     }
 
     #[test]
@@ -312,13 +329,31 @@ mod tests {
             (webhook("Ignore", ca), "writes pass while the gate is down"),
             (webhook("Fail", b""), "caBundle is empty"),
             (webhook("Fail", b"-----BEGIN CERTIFICATE-----"), "caBundle"),
-            (registered(Webhook::Mutate, Ok(None), now()), "is not registered"),
+            (registered(Webhook::Mutate, Ok(Vec::new()), now()).remove(0), "is not registered"),
         ] {
             assert_eq!(line.result, Grade::Failed, "{line:?}");
             assert!(line.text.contains(why), "{line:?}");
         }
         let later = now() + jiff::SignedDuration::from_hours(48);
         assert!(ca_until(ca, later).unwrap_err().contains("no certificate that is valid now"));
+    }
+
+    #[test]
+    fn each_door_that_is_registered_has_a_line_of_its_own() {
+        let ca = Development::make(&["localhost".to_owned()], 1, now()).unwrap();
+        let ca = ca.ca.as_bytes();
+        let entries = vec![
+            entry_of("nodes", "Fail", b""),
+            entry_of("out-of-service", "Fail", ca),
+            entry_of("pods", "Fail", ca),
+            entry_of("attachments", "Ignore", ca),
+        ];
+        let lines = registered(Webhook::Validate, Ok(entries), now());
+        let told: Vec<(&str, Grade)> = lines.iter().map(|line| (line.check.as_str(), line.result)).collect();
+        assert_eq!(told[..2], [("validating webhook", Grade::Passed), ("webhook for nodes", Grade::Failed)]);
+        assert_eq!(told[2..], [("webhook for pods", Grade::Passed), ("webhook for attachments", Grade::Note)]);
+        let without = vec![entry_of("pods", "Fail", ca)];
+        assert!(registered(Webhook::Validate, Ok(without), now())[0].text.contains("is not registered"));
     }
 
     #[test]

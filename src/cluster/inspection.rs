@@ -17,7 +17,7 @@ use super::{
     Live, VIRTUAL_GROUP, VIRTUAL_RESOURCE,
     api::{ReadError, Selection, check_name, clustered, namespaced},
     live::one_line,
-    registration::{NAME, WEBHOOK},
+    registration::{DOORS, NAME, PODS, WEBHOOK},
 };
 use crate::policy::{
     facts::Verb,
@@ -27,6 +27,7 @@ use crate::policy::{
         node::OUT_OF_SERVICE,
     },
     review::Webhook,
+    settings::OwnerKind,
 };
 
 /// How much clocks of the control plane may differ.
@@ -46,11 +47,19 @@ pub struct Version {
 #[serde(rename_all = "camelCase", default)]
 pub struct Registered {
     #[serde(deserialize_with = "null_is_default")]
-    name: String,
+    pub name: String,
     #[serde(deserialize_with = "null_is_default")]
     client_config: ClientConfig,
     #[serde(deserialize_with = "null_is_default")]
     pub failure_policy: String,
+    #[serde(deserialize_with = "null_is_default")]
+    match_conditions: Vec<MatchCondition>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+struct MatchCondition {
+    #[serde(default, deserialize_with = "null_is_default")]
+    expression: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -63,6 +72,19 @@ impl Registered {
     /// `caBundle`, PEM. Empty if it is not set.
     pub fn ca_bundle(&self) -> &[u8] {
         self.client_config.ca_bundle.as_ref().map_or(&[], |bytes| &bytes.0)
+    }
+
+    /// The other door of this entry, for example `nodes`. `None`: it guards the taint.
+    pub fn door(&self) -> Option<&str> {
+        (self.name != WEBHOOK).then(|| self.name.split('.').next().unwrap_or_default())
+    }
+
+    /// Whether the match condition of this entry sends pods of this controller to the gate. Those
+    /// of other doors do not depend on controllers.
+    pub fn sends_pods_of(&self, owner: &OwnerKind) -> bool {
+        let named = format!("['{}','{}']", owner.group, owner.kind);
+        let plain = |text: &str| text.replace('"', "'").split_whitespace().collect::<String>();
+        self.name != PODS || self.match_conditions.iter().all(|one| plain(&one.expression).contains(&named))
     }
 }
 
@@ -123,11 +145,12 @@ impl Live {
         Ok(Version { name: info.git_version, number })
     }
 
-    /// How this webhook of the gate is registered. `None` if it is not.
+    /// How this webhook of the gate is registered: the entry that guards the taint, and those of
+    /// the other doors.
     ///
     /// # Errors
     /// Why it could not be read, as one line for people.
-    pub async fn registered(&self, webhook: Webhook) -> Result<Option<Registered>, String> {
+    pub async fn registered(&self, webhook: Webhook) -> Result<Vec<Registered>, String> {
         #[derive(Deserialize)]
         struct Configuration {
             #[serde(default, deserialize_with = "null_is_default")]
@@ -138,7 +161,8 @@ impl Live {
             Webhook::Validate => clustered::<admission::ValidatingWebhookConfiguration>(),
         };
         let found: Option<Configuration> = self.api.get(&builder, NAME).await.map_err(|error| told(&error))?;
-        Ok(found.and_then(|found| found.webhooks.into_iter().find(|one| one.name == WEBHOOK)))
+        let is_ours = |one: &Registered| one.name == WEBHOOK || DOORS.contains(&one.name.as_str());
+        Ok(found.map(|found| found.webhooks.into_iter().filter(is_ours).collect()).unwrap_or_default())
     }
 
     /// The policy of this name, and its binding of the same name.

@@ -1,5 +1,6 @@
 //! The objects that self-managed certificates need from an API server: the Secret with the CA, the
-//! Lease that elects the writer, and `caBundle` in the two webhook configurations.
+//! Lease that elects the writer, and `caBundle` and `path` in the two webhook configurations.
+//! Entries of other names are left alone.
 //!
 //! It decides nothing; `certificates::plan` does. Every write is conditional on the
 //! `resourceVersion` that was read, so of two replicas that write at once one gets a conflict.
@@ -13,7 +14,6 @@ use k8s_openapi::{
     api::{
         admissionregistration::v1::{
             MutatingWebhook, MutatingWebhookConfiguration, ValidatingWebhook, ValidatingWebhookConfiguration,
-            WebhookClientConfig,
         },
         coordination::v1::{Lease, LeaseSpec},
         core::v1::Pod,
@@ -31,16 +31,26 @@ use tokio::time::timeout;
 use super::{Written, api::describe};
 use crate::policy::review::Webhook;
 
+mod entries;
 mod secret;
 
+use entries::{Client as WebhookClient, parse};
+pub use entries::{Configuration, Door, Published, Target};
 pub use secret::{ROTATE, StoredSecret};
 
 /// The name of the Lease and of both webhook configurations, and the field manager of `caBundle`.
 pub(super) const NAME: &str = "fencegate";
-/// The only webhook in each configuration.
-pub(super) const WEBHOOK: &str = "out-of-service.fencegate.dev";
+/// The entry that guards the taint, in each configuration.
+pub const WEBHOOK: &str = "out-of-service.fencegate.dev";
+/// The entries that may be beside it: the other doors.
+pub(super) const DOORS: [&str; 3] = ["nodes.fencegate.dev", PODS, "attachments.fencegate.dev"];
+/// The door whose match condition depends on the configuration.
+pub(super) const PODS: &str = "pods.fencegate.dev";
 /// The field manager of `path`: of its own, so that the managed fields tell when it was written.
 const PATH_MANAGER: &str = "fencegate-path";
+/// The field manager of what is written to doors. It gives up what it owns when everything is
+/// written: no server-side apply could remove an entry of which another manager owns a field.
+const DOORS_MANAGER: &str = "fencegate-doors";
 /// The label of the replicas' pods.
 const REPLICAS: &str = "app.kubernetes.io/name=fencegate";
 /// Pods that may be called. Those that have ended may stay in the list for long.
@@ -70,34 +80,6 @@ pub struct StoredLease {
     pub version: String,
     lease: Lease,
 }
-
-/// A webhook configuration as it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Configuration {
-    /// PEM; empty if it is not set.
-    pub ca_bundle: Vec<u8>,
-    pub target: Target,
-    /// `metadata.resourceVersion`.
-    pub version: String,
-}
-
-/// What API servers call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    Url,
-    Service {
-        /// As API servers call it: `/` if it is not set.
-        path: String,
-        /// Whether it is the replicas' own, so that nobody else's manifests take it away.
-        is_ours: bool,
-        /// When a replica changed it, by the API server's clock. Whoever only takes a value over
-        /// has no time in the managed fields.
-        since: Option<Timestamp>,
-    },
-}
-
-/// The name of each webhook in a configuration, and how it is called.
-type Clients = Vec<(String, WebhookClientConfig)>;
 
 /// A client for these objects.
 #[derive(Clone)]
@@ -160,43 +142,35 @@ impl Registration {
     /// the webhook.
     pub async fn configuration(&self, webhook: Webhook) -> Result<Option<Configuration>, RegistrationError> {
         let object = || configuration_name(webhook);
-        let read: Result<Option<(ObjectMeta, Clients)>, kube::Error> = match webhook {
+        let read: Result<Option<(ObjectMeta, Vec<WebhookClient>)>, kube::Error> = match webhook {
             Webhook::Mutate => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-                let clients =
-                    |webhooks: Vec<MutatingWebhook>| webhooks.into_iter().map(|one| (one.name, one.client_config));
+                let client = |one: MutatingWebhook| (one.name, one.client_config);
                 let read = within(api.get_opt(NAME)).await;
                 read.map(|found| {
-                    found.map(|found| (found.metadata, clients(found.webhooks.unwrap_or_default()).collect()))
+                    let webhooks = |all: Option<Vec<_>>| all.unwrap_or_default().into_iter().map(client).collect();
+                    found.map(|found| (found.metadata, webhooks(found.webhooks)))
                 })
             }
             Webhook::Validate => {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-                let clients =
-                    |webhooks: Vec<ValidatingWebhook>| webhooks.into_iter().map(|one| (one.name, one.client_config));
+                let client = |one: ValidatingWebhook| (one.name, one.client_config);
                 let read = within(api.get_opt(NAME)).await;
                 read.map(|found| {
-                    found.map(|found| (found.metadata, clients(found.webhooks.unwrap_or_default()).collect()))
+                    let webhooks = |all: Option<Vec<_>>| all.unwrap_or_default().into_iter().map(client).collect();
+                    found.map(|found| (found.metadata, webhooks(found.webhooks)))
                 })
             }
         };
         let found = read.map_err(|source| RegistrationError::Read { object: object(), source })?;
         let Some((metadata, clients)) = found else { return Ok(None) };
-        let ours = clients.into_iter().find(|(name, _)| name == WEBHOOK);
-        let (_, client) = ours.ok_or_else(|| RegistrationError::NoWebhook { object: object() })?;
-        let target = client.service.map_or(Target::Url, |service| {
-            let (is_ours, since) = written_by_us(&metadata);
-            Target::Service { path: as_called(&service.path.unwrap_or_default()), is_ours, since }
-        });
-        Ok(Some(Configuration {
-            ca_bundle: client.ca_bundle.map(|bytes| bytes.0).unwrap_or_default(),
-            target,
-            version: metadata.resource_version.unwrap_or_default(),
-        }))
+        let parsed = parse(&metadata, clients);
+        parsed.map(Some).ok_or_else(|| RegistrationError::NoWebhook { object: object() })
     }
 
-    /// Writes `caBundle` and nothing else, unless the configuration changed since `version` was
-    /// read: server-side apply of this one field under a field manager of its own.
+    /// Writes `caBundle` of the entry that guards the taint and nothing else, unless the
+    /// configuration changed since `version` was read: server-side apply of this one field under a
+    /// field manager of its own.
     ///
     /// # Errors
     /// If the API server returns an error other than a conflict, or does not answer in time.
@@ -206,8 +180,8 @@ impl Registration {
         ca_bundle: &str,
         version: &str,
     ) -> Result<Written, RegistrationError> {
-        let client_config = json!({"caBundle": ByteString(ca_bundle.as_bytes().to_vec())});
-        self.apply(webhook, NAME, client_config, version).await
+        let entry = json!({"name": WEBHOOK, "clientConfig": {"caBundle": encoded(ca_bundle)}});
+        self.apply(webhook, NAME, &json!([entry]), version).await
     }
 
     /// The same for `path`.
@@ -215,7 +189,45 @@ impl Registration {
     /// # Errors
     /// If the API server returns an error other than a conflict, or does not answer in time.
     pub async fn set_path(&self, webhook: Webhook, path: &str, version: &str) -> Result<Written, RegistrationError> {
-        self.apply(webhook, PATH_MANAGER, json!({"service": {"path": path}}), version).await
+        let entry = json!({"name": WEBHOOK, "clientConfig": {"service": {"path": path}}});
+        self.apply(webhook, PATH_MANAGER, &json!([entry]), version).await
+    }
+
+    /// The same for both of every door, under a third field manager.
+    ///
+    /// # Errors
+    /// If the API server returns an error other than a conflict, or does not answer in time.
+    pub async fn complete(
+        &self,
+        webhook: Webhook,
+        doors: &[Published],
+        version: &str,
+    ) -> Result<Written, RegistrationError> {
+        let entry = |door: &Published| {
+            let mut client = json!({"caBundle": encoded(&door.ca_bundle)});
+            if let (Some(path), Some(client)) = (&door.path, client.as_object_mut()) {
+                client.insert("service".to_owned(), json!({"path": path}));
+            }
+            json!({"name": door.name, "clientConfig": client})
+        };
+        let entries: Vec<Value> = doors.iter().map(entry).collect();
+        self.apply(webhook, DOORS_MANAGER, &json!(entries), version).await
+    }
+
+    /// Gives up what [`Self::complete`] made the replicas own: the element of `managedFields` with
+    /// this index. No other field changes.
+    ///
+    /// # Errors
+    /// If the API server returns an error other than a conflict, or does not answer in time.
+    pub async fn disown(&self, webhook: Webhook, owned: usize, version: &str) -> Result<Written, RegistrationError> {
+        let operations = json!([
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": version},
+            {"op": "remove", "path": format!("/metadata/managedFields/{owned}")},
+        ]);
+        let patch = serde_json::from_value(operations).map_err(kube::Error::SerdeError);
+        let patch = patch.map_err(|source| RegistrationError::Write { object: configuration_name(webhook), source })?;
+        let params = PatchParams { field_manager: Some(DOORS_MANAGER.to_owned()), ..PatchParams::default() };
+        self.patch(webhook, &params, &Patch::<Value>::Json(patch)).await
     }
 
     /// Whether all replicas that may be called answer the paths that are published.
@@ -232,27 +244,34 @@ impl Registration {
         Ok(pods.items.iter().all(|pod| annotations(&pod.metadata).contains_key(PATHS)))
     }
 
-    /// Server-side apply of these fields under a field manager of their own.
+    /// Server-side apply of these entries under a field manager of their own.
     async fn apply(
         &self,
         webhook: Webhook,
         manager: &str,
-        client_config: Value,
+        entries: &Value,
         version: &str,
     ) -> Result<Written, RegistrationError> {
-        let applied = applied(webhook, &client_config, version);
         // A field that someone else owns is replaced. Force overrides their ownership of it; it
         // does not override the resourceVersion.
         let params = PatchParams::apply(manager).force();
-        let patch = Patch::Apply(&applied);
+        self.patch(webhook, &params, &Patch::Apply(applied(webhook, entries, version))).await
+    }
+
+    async fn patch(
+        &self,
+        webhook: Webhook,
+        params: &PatchParams,
+        patch: &Patch<Value>,
+    ) -> Result<Written, RegistrationError> {
         let written = match webhook {
             Webhook::Mutate => {
                 let api = Api::<MutatingWebhookConfiguration>::all(self.client.clone());
-                within(api.patch(NAME, &params, &patch)).await.map(|_| ())
+                within(api.patch(NAME, params, patch)).await.map(|_| ())
             }
             Webhook::Validate => {
                 let api = Api::<ValidatingWebhookConfiguration>::all(self.client.clone());
-                within(api.patch(NAME, &params, &patch)).await.map(|_| ())
+                within(api.patch(NAME, params, patch)).await.map(|_| ())
             }
         };
         outcome(written, || configuration_name(webhook))
@@ -285,30 +304,17 @@ fn configuration_name(webhook: Webhook) -> String {
 
 /// The body of the server-side apply. With `resourceVersion` in it, the API server answers a stale
 /// one with 409 instead of merging.
-fn applied(webhook: Webhook, client_config: &Value, version: &str) -> Value {
+fn applied(webhook: Webhook, entries: &Value, version: &str) -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": kind(webhook),
         "metadata": {"name": NAME, "resourceVersion": version},
-        "webhooks": [{"name": WEBHOOK, "clientConfig": client_config}],
+        "webhooks": entries,
     })
 }
 
-/// The path that API servers call if this one is set.
-fn as_called(path: &str) -> String {
-    format!("/{}", path.trim_matches('/'))
-}
-
-/// Whether the path that is there is the replicas' own, and when one of them changed it. Whoever
-/// writes another one takes the field over.
-fn written_by_us(metadata: &ObjectMeta) -> (bool, Option<Timestamp>) {
-    let entries = metadata.managed_fields.iter().flatten();
-    let of_path = entries.filter(|entry| {
-        let fields = entry.fields_v1.as_ref().map(|fields| fields.0.to_string()).unwrap_or_default();
-        entry.manager.as_deref() == Some(PATH_MANAGER) && fields.contains("\"f:path\"")
-    });
-    let times: Vec<Option<Timestamp>> = of_path.map(|entry| entry.time.as_ref().map(|time| time.0)).collect();
-    (!times.is_empty(), times.into_iter().flatten().max())
+fn encoded(ca_bundle: &str) -> ByteString {
+    ByteString(ca_bundle.as_bytes().to_vec())
 }
 
 /// Cancel-safe: a request that takes too long is dropped.
@@ -332,37 +338,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_path_was_written_when_its_owner_wrote_it() {
-        let entry = |manager: &str, field: &str| {
-            json!({"manager": manager, "operation": "Apply", "time": "2026-11-30T10:15:00Z",
-                "fieldsV1": {"f:webhooks": {"k:{\"name\":\"w\"}": {"f:clientConfig": {"f:service": {field: {}}}}}}})
-        };
-        let written_at = |entries: Value| {
-            let (is_ours, at) = written_by_us(&serde_json::from_value(json!({"managedFields": entries})).unwrap());
-            (is_ours, at.map(|at| at.to_string()))
-        };
-        let ours = entry(PATH_MANAGER, "f:path");
-        let at = Some("2026-11-30T10:15:00Z".to_owned());
-        assert_eq!(written_at(json!([entry("kubectl", "f:path"), ours.clone()])), (true, at));
-        assert_eq!(written_at(json!([entry("kubectl", "f:path"), entry(PATH_MANAGER, "f:name")])), (false, None));
-        let mut taken_over = ours;
-        taken_over.as_object_mut().unwrap().remove("time");
-        assert_eq!(written_at(json!([taken_over])), (true, None));
-        for (path, called) in [("", "/"), ("/", "/"), ("/validate", "/validate"), ("/validate/", "/validate")] {
-            assert_eq!(as_called(path), called);
-        }
-    }
-
-    #[test]
     fn what_is_applied_names_the_version_it_replaces_and_no_other_field() {
-        let applied = applied(Webhook::Mutate, &json!({"caBundle": "UEVN"}), "7");
+        let applied = applied(Webhook::Mutate, &json!([{"name": "w", "clientConfig": {"caBundle": "UEVN"}}]), "7");
         assert_eq!(
             applied,
             json!({
                 "apiVersion": "admissionregistration.k8s.io/v1",
                 "kind": "MutatingWebhookConfiguration",
                 "metadata": {"name": "fencegate", "resourceVersion": "7"},
-                "webhooks": [{"name": "out-of-service.fencegate.dev", "clientConfig": {"caBundle": "UEVN"}}],
+                "webhooks": [{"name": "w", "clientConfig": {"caBundle": "UEVN"}}],
             })
         );
     }

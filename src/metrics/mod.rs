@@ -274,7 +274,7 @@ impl Metrics {
         self.watch_leader.set(i64::from(is_leader));
     }
 
-    /// Sets how many objects of the registration are not in the mode of the configuration.
+    /// Sets how many objects of the registration are not as the configuration needs them.
     pub fn mismatches(&self, count: usize) {
         self.registration_mismatches.set(i64::try_from(count).unwrap_or(i64::MAX));
     }

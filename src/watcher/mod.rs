@@ -229,7 +229,7 @@ impl Watcher {
         }
     }
 
-    /// Tells whether the registration is in the mode of the configuration.
+    /// Tells whether the registration is as the configuration needs it.
     async fn compare(&mut self) {
         let settings = self.options.settings.load_full();
         match timeout(PATIENCE, mismatch::mismatches(&self.options.live, &settings)).await {
@@ -237,7 +237,7 @@ impl Watcher {
                 self.options.metrics.mismatches(differing.len());
                 if !differing.is_empty() {
                     let (mode, objects) = (settings.mode.name(), differing.join(", "));
-                    tracing::warn!(mode, objects, "not in the mode of the configuration");
+                    tracing::warn!(mode, objects, "registered otherwise than the configuration needs it");
                 }
             }
             Ok(Err(error)) => self.report(Some(error)),

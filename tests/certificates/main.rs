@@ -32,7 +32,13 @@ enum Event {
     Wipe(usize),
     /// Someone requests another CA.
     Request(u8),
+    /// Someone adds or removes the entry of a door.
+    Door(usize),
+    /// Someone empties `caBundle` of every door, and sets its path.
+    SpoilDoors(usize),
 }
+
+const DOORS: [&str; 3] = ["nodes.fencegate.dev", "pods.fencegate.dev", "attachments.fencegate.dev"];
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let seconds = prop_oneof![5 => 1..20_u64, 4 => 20..90_u64, 3 => 60..900_u64, 1 => 900..3600_u64];
@@ -48,6 +54,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => any::<bool>().prop_map(|overwrite| Event::LoseSecret { overwrite }),
         1 => (0..2_usize).prop_map(Event::Wipe),
         1 => any::<u8>().prop_map(Event::Request),
+        2 => (0..3_usize).prop_map(Event::Door),
+        1 => (0..3_usize).prop_map(Event::SpoilDoors),
     ];
     vec(event, 80..200)
 }
@@ -130,6 +138,8 @@ impl World {
                 }
             }
             Event::Request(number) => self.store.request(&number.to_string()),
+            Event::Door(number) => self.store.toggle_door(DOORS[number]),
+            Event::SpoilDoors(number) => self.store.spoil_doors(["/", "/validate", "/validate/mine"][number]),
         }
         self.check();
     }
@@ -169,7 +179,68 @@ proptest! {
         let last = world.store.authority().unwrap();
         prop_assert_ne!(last.current(), first.as_str());
         prop_assert_eq!(world.store.request_left(), None);
+        let mut are_whole = false;
+        for _ in 0..24 {
+            world.rounds(1, INTERVAL);
+            are_whole |= world.store.doors_are_whole();
+        }
+        prop_assert!(are_whole, "a door is not called as the entry that guards the taint");
     }
+}
+
+#[test]
+fn a_door_that_is_added_is_complete_after_one_look_and_nobody_loses_acceptance() {
+    let mut world = World::new(&[0, 0], [true, true]);
+    world.round();
+    for door in DOORS {
+        world.store.toggle_door(door);
+        world.replicas[0].steps.clear();
+        // The other one looks first, and may not write.
+        world.replicas[1].look(&mut world.store);
+        assert!(world.is_ready() && !world.store.doors_are_whole());
+        world.replicas[0].look(&mut world.store);
+        assert!(world.is_ready() && world.store.doors_are_whole());
+        assert_eq!(
+            world.reasons(0),
+            [
+                &*format!("Complete: {door} is not called as out-of-service.fencegate.dev is"),
+                "Disown: nobody could remove an entry of which the replicas own a field",
+                "Rest",
+            ]
+        );
+    }
+    let first = world.store.target(1).clone();
+    assert!(world.store.doors().iter().all(|door| matches!((&door.target, &first),
+        (Target::Service { path, .. }, Target::Service { path: guard, .. }) if path == guard)));
+    // A path that people set is followed by none, and replaced when every replica has looked.
+    world.store.spoil_doors("/validate/mine");
+    world.rounds(3, INTERVAL);
+    assert!(!world.store.doors_are_whole() && world.is_ready());
+    assert!(world.store.doors().iter().all(|door| !door.ca_bundle.is_empty()), "caBundle does not wait");
+    world.rounds(6, INTERVAL);
+    assert!(world.store.doors_are_whole());
+    // And the daily replacement.
+    world.rounds(6, Duration::from_hours(1));
+    world.rounds(8, INTERVAL);
+    assert!(*world.store.target(1) != first && world.store.doors_are_whole());
+}
+
+#[test]
+fn doors_that_are_there_from_the_beginning_are_published_with_the_rest() {
+    let mut world = World::new(&[0], [true, true]);
+    world.store.toggle_door(DOORS[1]);
+    world.round();
+    assert!(world.is_ready() && world.store.doors_are_whole());
+    let written: Vec<String> = world.reasons(0).into_iter().filter(|why| !why.starts_with("Rest")).collect();
+    assert_eq!(written.len(), 10, "{written:#?}");
+    // While a replica is older, doors have the plain path at once, and keep it.
+    world.store.replicas = Replicas::SomeOlder;
+    world.rounds(1, INTERVAL);
+    let is_plain = |target: &Target| matches!(target, Target::Service { path, .. } if path == "/validate");
+    assert!(is_plain(world.store.target(1)) && world.store.doors().iter().all(|door| is_plain(&door.target)));
+    world.store.replicas = Replicas::Current;
+    world.rounds(16, INTERVAL);
+    assert!(!is_plain(world.store.target(1)) && world.store.doors_are_whole());
 }
 
 #[test]

@@ -16,7 +16,7 @@ use fencegate::{
         reading::{Now, Read, Replicas, Secret, Seen},
         step::{NewPath, Step, Why},
     },
-    cluster::registration::{Configuration, Target},
+    cluster::registration::{Configuration, Door, Target},
     election::Lease,
     policy::review::Webhook,
 };
@@ -93,7 +93,13 @@ impl Store {
     pub fn new(configurations: [bool; 2]) -> Self {
         let empty = |exists: bool| {
             let target = Target::Service { path: "/".to_owned(), is_ours: false, since: None };
-            let configuration = Configuration { ca_bundle: Vec::new(), target, version: "0".to_owned() };
+            let configuration = Configuration {
+                ca_bundle: Vec::new(),
+                target,
+                doors: Vec::new(),
+                owned: None,
+                version: "0".to_owned(),
+            };
             exists.then_some(Stored { configuration, replaced: Vec::new() })
         };
         Self {
@@ -164,10 +170,54 @@ impl Store {
     fn put_bundle(&mut self, index: usize, bundle: Vec<u8>) {
         let (version, time) = (self.version().to_string(), self.time);
         let stored = self.configurations[index].as_mut().unwrap();
-        let target = stored.configuration.target.clone();
-        let old = std::mem::replace(&mut stored.configuration, Configuration { ca_bundle: bundle, target, version });
+        stored.configuration.version = version;
+        let old = std::mem::replace(&mut stored.configuration.ca_bundle, bundle);
         stored.replaced.retain(|(_, at)| time.saturating_sub(*at) < LIFETIMES.settle.unsigned_abs());
-        stored.replaced.push((old.ca_bundle, time));
+        stored.replaced.push((old, time));
+    }
+
+    /// Someone adds the entry of another door, as manifests have it, or removes it.
+    pub fn toggle_door(&mut self, name: &str) {
+        let version = self.version().to_string();
+        let Some(stored) = &mut self.configurations[1] else { return };
+        stored.configuration.version = version;
+        let doors = &mut stored.configuration.doors;
+        let others = doors.len();
+        doors.retain(|door| door.name != name);
+        if doors.len() == others {
+            let target = Target::Service { path: "/".to_owned(), is_ours: false, since: None };
+            doors.push(Door { name: name.to_owned(), ca_bundle: Vec::new(), target });
+        }
+    }
+
+    /// Someone empties `caBundle` of every door, and sets its path.
+    pub fn spoil_doors(&mut self, path: &str) {
+        let version = self.version().to_string();
+        let Some(stored) = &mut self.configurations[1] else { return };
+        stored.configuration.version = version;
+        for door in &mut stored.configuration.doors {
+            stored.replaced.push((std::mem::take(&mut door.ca_bundle), self.time));
+            door.target = Target::Service { path: path.to_owned(), is_ours: false, since: None };
+        }
+    }
+
+    /// Whether API servers call every door as they call the entry that guards the taint, and
+    /// anybody could remove each of them.
+    pub fn doors_are_whole(&self) -> bool {
+        let path = |target: &Target| match target {
+            Target::Url => String::new(),
+            Target::Service { path, .. } => path.clone(),
+        };
+        self.configurations.iter().flatten().map(|stored| &stored.configuration).all(|found| {
+            found.owned.is_none()
+                && found.bundles().all(|bundle| bundle == found.ca_bundle)
+                && found.targets().all(|target| path(target) == path(&found.target))
+        })
+    }
+
+    /// The doors of the validating configuration.
+    pub fn doors(&self) -> &[Door] {
+        &self.configurations[1].as_ref().unwrap().configuration.doors
     }
 
     fn put_path(&mut self, index: usize, path: String) {
@@ -196,7 +246,7 @@ impl Store {
         let is_excused = replica.had_nothing && self.created.contains(leaf.issuer());
         let mut bundles = Vec::new();
         for stored in self.configurations.iter().flatten() {
-            bundles.push((false, stored.configuration.ca_bundle.clone()));
+            bundles.extend(stored.configuration.bundles().map(|bundle| (false, bundle.to_vec())));
             let is_in_use = |at: Duration| self.time.saturating_sub(at) < LIFETIMES.settle.unsigned_abs();
             let used = stored.replaced.iter().filter(|(_, at)| is_in_use(*at) && !is_excused);
             bundles.extend(used.map(|(bundle, _)| (true, bundle.clone())));
@@ -369,6 +419,37 @@ impl Replica {
                     store.put_path(index, path);
                 }
             }
+            Step::Complete { webhook, doors, version, .. } => {
+                let (next, time) = (store.version().to_string(), store.time);
+                let index = usize::from(webhook == Webhook::Validate);
+                let stored = store.configurations[index].as_mut().unwrap();
+                if stored.configuration.version != version {
+                    return;
+                }
+                stored.configuration.version = next;
+                stored.configuration.owned = Some(1);
+                assert_eq!(
+                    doors.len(),
+                    stored.configuration.doors.len(),
+                    "every door, or the others would lose theirs"
+                );
+                for (door, published) in stored.configuration.doors.iter_mut().zip(doors) {
+                    assert_eq!(door.name, published.name);
+                    let old = std::mem::replace(&mut door.ca_bundle, published.ca_bundle.into_bytes());
+                    stored.replaced.push((old, time));
+                    let path = published.path.unwrap_or_else(|| "/".to_owned());
+                    door.target = Target::Service { path, is_ours: true, since: None };
+                }
+            }
+            Step::Disown { webhook, owned, version, .. } => {
+                let next = store.version().to_string();
+                let index = usize::from(webhook == Webhook::Validate);
+                let configuration = &mut store.configurations[index].as_mut().unwrap().configuration;
+                if configuration.version == version {
+                    assert_eq!(configuration.owned.take(), Some(owned));
+                    configuration.version = next;
+                }
+            }
         }
     }
 
@@ -384,6 +465,8 @@ impl Replica {
             Step::Change { change, why, .. } => format!("{}: {why}", change.name()),
             Step::Publish { why, .. } => format!("Publish: {why}"),
             Step::SetPath { why, .. } => format!("SetPath: {why}"),
+            Step::Complete { why, .. } => format!("Complete: {why}"),
+            Step::Disown { why, .. } => format!("Disown: {why}"),
             Step::Sign { why, .. } => format!("Sign: {why}"),
         };
         self.steps.iter().map(name).collect()

@@ -80,6 +80,13 @@ pub async fn paths(plane: &Plane) -> [String; 2] {
     paths
 }
 
+/// The path of each of the other doors.
+pub async fn door_paths(plane: &Plane) -> Vec<String> {
+    let read = plane.get(CONFIGURATIONS[1]).await.unwrap();
+    let doors = read["webhooks"].as_array().unwrap().iter().filter(|one| one["name"] != "out-of-service.fencegate.dev");
+    doors.map(|door| door["clientConfig"]["service"]["path"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
 /// Whether both paths have a secret of 128 bits.
 pub fn are_secret(paths: &[String; 2]) -> bool {
     paths.iter().zip(["/mutate/", "/validate/"]).all(|(path, plain)| {
@@ -341,4 +348,63 @@ async fn a_missing_permission_is_named_verb_by_verb() {
     says("cannot create resource \"secrets\"").await;
     allow(&in_namespace, "", &["configmaps"], &["get"]).await;
     says("cannot get resource \"secrets\"").await;
+}
+
+/// Whether every entry of the validating configuration is called as the first one.
+async fn are_called_alike(plane: &Plane, doors: usize) -> bool {
+    let read = plane.get(CONFIGURATIONS[1]).await.unwrap();
+    let entries = read["webhooks"].as_array().unwrap();
+    let first = &entries[0]["clientConfig"];
+    entries.len() == 1 + doors
+        && first["caBundle"].is_string()
+        && are_secret(&paths(plane).await)
+        && entries.iter().all(|entry| entry["clientConfig"] == *first)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doors_that_are_added_are_called_after_one_look_and_can_be_removed_again() {
+    let plane = plane_with_alice().await;
+    let gate = Gate::guard_with(&plane, 2).await;
+    plane.until("the paths are secret", async |plane| are_secret(&paths(plane).await)).await;
+    lone_node(&plane, "busy", false).await;
+    let load = Load::start(&plane);
+    load.goes_on(&plane, 50).await;
+    let apply = |overlay: &str| {
+        let objects = crate::harness::gate::rendered(&plane, overlay).into_iter();
+        let registration: Vec<Value> =
+            objects.filter(crate::harness::gate::is_webhook).map(|object| gate.within_reach(object)).collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": registration}).to_string();
+        accepts(plane.kubectl("admin", &["apply", "--server-side", "--force-conflicts", "-f", "-"], &list));
+    };
+    for _ in 0..2 {
+        let before = paths(&plane).await;
+        apply("doors");
+        plane.until("every door is called", async |plane| are_called_alike(plane, 3).await).await;
+        assert_eq!(paths(&plane).await, before, "no new path for that");
+        // It reaches the gate, by the path and with the certificate that are published.
+        lone_node(&plane, "idle", false).await;
+        let calls = gate.reviews().await;
+        let called = async |plane: &Plane| {
+            let _ = plane.api("admin", Method::DELETE, "/api/v1/nodes/idle?dryRun=All", None).await;
+            gate.reviews().await > calls
+        };
+        plane.until("a deletion reaches the gate", called).await;
+        plane.api("admin", Method::DELETE, "/api/v1/nodes/idle", None).await.unwrap();
+        // What people break is repaired, entry by entry.
+        for (field, value) in [("caBundle", json!(null)), ("service/path", json!("/validate"))] {
+            let path = format!("/webhooks/2/clientConfig/{field}");
+            let patch = json!([{"op": "replace", "path": path, "value": value}]);
+            plane.patch("admin", "application/json-patch+json", CONFIGURATIONS[1], patch).await.unwrap();
+            plane.until("it is whole again", async |plane| are_called_alike(plane, 3).await).await;
+        }
+        let registration = Registration::new(plane.client("admin"), "fencegate-system".to_owned());
+        let is_free =
+            async |_: &Plane| registration.configuration(Webhook::Validate).await.unwrap().unwrap().owned.is_none();
+        plane.until("no replica owns a field of a door", is_free).await;
+        apply("default");
+        assert!(are_called_alike(&plane, 0).await);
+    }
+    let calls = load.calls();
+    assert_eq!(load.ends().await, Vec::<String>::new(), "of {calls} calls");
+    assert!(gate.replicas[0].is_ready().await && gate.replicas[1].is_ready().await);
 }

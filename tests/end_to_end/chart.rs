@@ -75,6 +75,8 @@ fn everything() -> Value {
         "global": {"imagePullSecrets": ["pull", {"name": "mirror"}]},
         "extraArgs": ["--max-in-flight=9"],
         "autoRelease": {"mode": "recovered"},
+        "doors": {"nodes": "enforce", "pods": "warn", "attachments": "enforce",
+            "vouchers": [{"kind": "ServiceAccount", "name": "karpenter", "namespace": "kube-system"}]},
         "extraEnv": [{"name": "RUST_LOG", "value": "debug"}],
         "extraVolumes": [{"name": "scratch", "emptyDir": {}}],
         "extraVolumeMounts": [{"name": "scratch", "mountPath": "/scratch"}],
@@ -281,6 +283,57 @@ fn warn_turns_down_the_gate_the_binding_and_the_failure_policy_together() {
         }
         assert_eq!(objects.contains_key("Pod fencegate-check"), is_tested);
     }
+}
+
+/// The name and the failurePolicy of every entry of the validating webhook.
+fn entries(objects: &BTreeMap<String, Value>) -> Vec<(String, String)> {
+    let entries = objects["ValidatingWebhookConfiguration fencegate"]["webhooks"].as_array().unwrap();
+    let text = |value: &Value| value.as_str().unwrap().trim_end_matches(".fencegate.dev").to_owned();
+    entries.iter().map(|entry| (text(&entry["name"]), text(&entry["failurePolicy"]))).collect()
+}
+
+#[test]
+fn each_door_has_a_mode_and_what_is_off_is_not_installed() {
+    let installed = |values: &Value| {
+        let objects = with(values.clone());
+        let config: Value =
+            serde_saphyr::from_str(objects["ConfigMap fencegate"]["data"]["config.yaml"].as_str().unwrap()).unwrap();
+        let may_read = objects.contains_key("ClusterRole fencegate-doors");
+        assert_eq!(may_read, objects.contains_key("ClusterRoleBinding fencegate-doors"));
+        let doors = entries(&objects)[1..].iter().map(|(name, policy)| format!("{name} {policy}")).collect::<Vec<_>>();
+        (doors, config["doors"].clone(), may_read)
+    };
+    for off in [json!({}), json!({"doors": {"nodes": "off", "pods": false}})] {
+        assert_eq!(installed(&off), (vec![], Value::Null, false), "{off}");
+    }
+    let doors = json!({"nodes": "enforce", "attachments": "warn"});
+    assert_eq!(
+        installed(&json!({"doors": doors})),
+        (vec!["nodes Fail".to_owned(), "attachments Ignore".to_owned()], doors.clone(), true)
+    );
+    let warn = installed(&json!({"doors": {"pods": "enforce"}, "mode": "warn"}));
+    assert_eq!(warn, (vec!["pods Ignore".to_owned()], json!({"pods": "enforce"}), true));
+}
+
+#[test]
+fn the_door_for_pods_sends_those_of_the_guarded_owners_and_vouchers_are_bound() {
+    let sends = |release: Value| {
+        let objects = with(json!({"doors": {"pods": "enforce"}, "config": {"release": release}}));
+        let entries = &objects["ValidatingWebhookConfiguration fencegate"]["webhooks"];
+        let expression = entries[1]["matchConditions"][0]["expression"].as_str().unwrap();
+        let line = expression.lines().find(|line| line.contains(".exists(guarded,")).unwrap();
+        line.split(".exists(guarded,").next().unwrap().trim().rsplit("exists(o, ").next().unwrap().to_owned()
+    };
+    assert_eq!(sends(json!({})), "[['apps', 'StatefulSet']]");
+    assert_eq!(sends(json!({"guardedOwners": []})), "[]");
+    let owners = json!([{"group": "apps", "kind": "StatefulSet"}, {"kind": "ReplicationController"}]);
+    assert_eq!(sends(json!({"guardedOwners": owners})), "[['apps', 'StatefulSet'], ['', 'ReplicationController']]");
+
+    assert!(!with(json!({"doors": {"nodes": "enforce"}})).contains_key("ClusterRoleBinding fencegate-vouchers"));
+    let subject = json!({"kind": "ServiceAccount", "name": "karpenter", "namespace": "kube-system"});
+    let objects = with(json!({"doors": {"vouchers": [subject]}}));
+    let binding = &objects["ClusterRoleBinding fencegate-vouchers"];
+    assert_eq!((&binding["roleRef"]["name"], &binding["subjects"]), (&json!("fencegate-voucher"), &json!([subject])));
 }
 
 #[test]

@@ -8,19 +8,23 @@ use std::{
 };
 
 use fencegate::{
-    cluster::{Written, registration::Registration},
+    cluster::{
+        Written,
+        registration::{Door, Published, Registration},
+    },
     policy::review::Webhook,
 };
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    certificates::{are_secret, paths},
+    certificates::{are_secret, door_paths, paths},
     harness::{
-        gate::{Gate, Replica, rendered, source_arguments},
+        gate::{Gate, Replica, rendered, shipped_arguments, source_arguments},
         plane::{MERGE, Plane},
     },
     replicas::Load,
+    support,
     world::{
         PLACE, REMOVE, TAINT, accepts, attach, dead_node, detach, evidence, kubectl, lone_node, plane_with_alice,
         record_on, rejects, said,
@@ -69,7 +73,7 @@ pub fn objects(text: &str) -> Vec<Value> {
 }
 
 /// Each overlay, and the values that make the chart install the same.
-const OVERLAYS: [(&str, &[&str]); 10] = [
+const OVERLAYS: [(&str, &[&str]); 11] = [
     ("default", &[]),
     ("warn", &["mode=\"warn\""]),
     ("cert-manager", &["certificates=\"cert-manager\""]),
@@ -79,6 +83,7 @@ const OVERLAYS: [(&str, &[&str]); 10] = [
     ("metal3", &[r#"sources=["annotations","cloud-shutdown","bare-metal-host"]"#]),
     ("two-node-fencing", &[r#"sources=["annotations","cloud-shutdown","pacemaker"]"#]),
     ("auto-release", &["autoRelease.mode=\"recovered\""]),
+    ("doors", &[r#"doors={"nodes":"enforce","pods":"enforce","attachments":"enforce"}"#]),
     (
         "monitoring",
         &[r#"metrics={"podMonitor":{"enabled":true},"prometheusRule":{"enabled":true},"dashboard":{"enabled":true}}"#],
@@ -86,10 +91,13 @@ const OVERLAYS: [(&str, &[&str]); 10] = [
 ];
 
 /// Objects by kind and name, without what may differ between the two ways of installing: labels,
-/// and the namespace, which Helm creates itself. A component names its source in an argument, the
-/// chart in the configuration: here all are in the configuration.
+/// and the namespace, which Helm creates itself. A component names its source and the mode of
+/// doors in an argument, the chart in the configuration: here all are in the configuration.
 fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
-    let arguments: Vec<String> = source_arguments(&objects).into_iter().map(str::to_owned).collect();
+    let sources = source_arguments(&objects);
+    let of_doors = shipped_arguments(&objects).into_iter().filter(|argument| argument.starts_with("--doors="));
+    let doors: Option<String> = of_doors.last().map(str::to_owned);
+    let arguments: Vec<String> = sources.into_iter().map(str::to_owned).chain(doors.clone()).collect();
     let objects = objects.into_iter().filter(|object| !object.is_null() && object["kind"] != "Namespace");
     objects
         .map(|mut object| {
@@ -98,13 +106,16 @@ fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
             metadata.remove("namespace");
             if let Some(text) = object["data"]["config.yaml"].as_str() {
                 let mut config: Value = serde_saphyr::from_str(text).unwrap();
-                let sources = arguments.iter().map(|argument| json!(argument.trim_start_matches("--source=")));
-                config["evidence"]["sources"].as_array_mut().unwrap().extend(sources);
+                let sources = arguments.iter().filter_map(|argument| argument.strip_prefix("--source="));
+                config["evidence"]["sources"].as_array_mut().unwrap().extend(sources.map(|source| json!(source)));
+                if let Some(mode) = doors.as_ref().and_then(|argument| argument.strip_prefix("--doors=")) {
+                    config["doors"] = json!({"nodes": mode, "pods": mode, "attachments": mode});
+                }
                 object["data"] = config;
             }
             if object["kind"] == "Deployment" {
                 let given = object["spec"]["template"]["spec"]["containers"][0]["args"].as_array_mut().unwrap();
-                given.retain(|argument| !arguments.iter().any(|source| source == argument));
+                given.retain(|argument| !arguments.iter().any(|folded| folded == argument));
             }
             fold(&mut object);
             (format!("{} {}", object["kind"], object["metadata"]["name"]), object)
@@ -164,6 +175,12 @@ async fn the_chart_refuses_values_that_it_does_not_know_or_that_cannot_work() {
         ("serviceAccount={\"name\":\"x\"}", "name"),
         ("commonLabels={\"a\":1}", "commonLabels"),
         ("extraEnv={\"a\":\"b\"}", "extraEnv"),
+        ("doors={\"nodes\":true}", "nodes"),
+        ("doors={\"pods\":\"deny\"}", "pods"),
+        ("doors={\"volumes\":\"warn\"}", "volumes"),
+        ("doors={\"vouchers\":[\"karpenter\"]}", "vouchers"),
+        ("config={\"doors\":{}}", "doors"),
+        ("config={\"release\":{\"guardedOwners\":[{\"kind\":\"a'b\"}]}}", "guardedOwners"),
     ] {
         let refused = template(&plane, NAMESPACE, &chart(), &[value]);
         assert!(!refused.status.success() && said(&refused).contains(named), "{value}: {}", said(&refused));
@@ -281,7 +298,8 @@ async fn the_chart_keeps_the_path_that_the_replicas_published() {
         let arguments = [verb, "fencegate", folder, "--namespace", NAMESPACE, "--create-namespace", "--set", IMAGE];
         accepts(helm(&plane, &arguments.iter().chain(more).copied().collect::<Vec<_>>()));
     };
-    run("install", &[]);
+    let doors = ["--set-json", r#"doors={"nodes":"enforce","pods":"warn","attachments":"enforce"}"#];
+    run("install", &doors);
     assert_eq!(paths(&plane).await, ["", ""]);
     let registration = Registration::new(plane.client("admin"), NAMESPACE.to_owned());
     for generation in ["1", "2"] {
@@ -290,15 +308,33 @@ async fn the_chart_keeps_the_path_that_the_replicas_published() {
             let path = format!("/{}/{}", webhook.name(), generation.repeat(32));
             assert_eq!(registration.set_path(webhook, &path, &read.version).await.unwrap(), Written::Done);
         }
-        let published = paths(&plane).await;
-        assert!(are_secret(&published));
-        run("upgrade", &["--set-json", &format!("replicas={generation}")]);
-        assert_eq!(paths(&plane).await, published);
+        // Each entry keeps its own: those of other doors follow a little later.
+        let read = registration.configuration(Webhook::Validate).await.unwrap().unwrap();
+        let followed = |door: &Door| {
+            let path = Some(format!("/validate/{}", (generation.to_owned() + "a").repeat(16)));
+            Published { name: door.name.clone(), ca_bundle: support::certificates().ca, path }
+        };
+        let followed: Vec<Published> = read.doors.iter().map(followed).collect();
+        assert_eq!(followed.len(), 3);
+        let written = registration.complete(Webhook::Validate, &followed, &read.version).await.unwrap();
+        assert_eq!(written, Written::Done);
+        let published = (paths(&plane).await, door_paths(&plane).await);
+        assert!(are_secret(&published.0) && published.1.iter().all(|path| path.contains(generation)));
+        run("upgrade", &[&doors[..], &["--set-json", &format!("replicas={generation}")]].concat());
+        assert_eq!((paths(&plane).await, door_paths(&plane).await), published);
     }
+    // A door that is turned off is gone, once no replica owns a field of it.
+    let read = registration.configuration(Webhook::Validate).await.unwrap().unwrap();
+    let written = registration.disown(Webhook::Validate, read.owned.unwrap(), &read.version).await.unwrap();
+    assert_eq!(written, Written::Done);
+    run("upgrade", &["--set-json", r#"doors={"nodes":"enforce"}"#]);
+    assert_eq!(door_paths(&plane).await.len(), 1);
     // From files, whose secret people set. Helm asks to be told that it may take the path over.
     let from_files = ["--set-json", r#"certificates="files""#, "--set-json", r#"pathSecret="0123456789abcdefghij""#];
-    run("upgrade", &[&from_files[..], &["--force-conflicts"]].concat());
+    let with_door = ["--set-json", r#"doors={"nodes":"enforce"}"#, "--force-conflicts"];
+    run("upgrade", &[&from_files[..], &with_door].concat());
     assert_eq!(paths(&plane).await, ["/mutate/0123456789abcdefghij", "/validate/0123456789abcdefghij"]);
+    assert_eq!(door_paths(&plane).await, ["/validate/0123456789abcdefghij"]);
 }
 
 /// A node in the middle of an outage, as version 0.1.0 recorded it: it did not know which boot was

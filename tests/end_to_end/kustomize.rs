@@ -100,6 +100,7 @@ async fn another_namespace_moves_everything_and_the_gate_guards_from_there() {
         "two-node-fencing",
         "monitoring",
         "auto-release",
+        "doors",
     ] {
         let there = by_name(&moved(&plane, overlay, "guard"));
         for (name, object) in by_name(&moved(&plane, overlay, "fencegate-system")) {
@@ -128,4 +129,52 @@ async fn another_namespace_moves_everything_and_the_gate_guards_from_there() {
     assert!(plane.get("/api/v1/namespaces/fencegate-system").await.is_err());
     let checked = fencegate(&plane, "alice", "check", &["--gate-namespace=guard"]);
     assert!(said(&checked).contains("is denied by the webhook"), "{}", said(&checked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_doors_are_called_and_fail_as_the_first_entry_whatever_the_order_of_components() {
+    let plane = Plane::without_controllers().await;
+    let component = |name: &str| format!("REPOSITORY/manifests/components/{name}");
+    let render = |base: &str, components: &[&str], more: &str| {
+        let components: Vec<String> = components.iter().map(|name| component(name)).collect();
+        let text = format!("resources: [REPOSITORY/manifests/{base}]\ncomponents: {components:?}\n{more}");
+        let objects = customized(&plane, &text);
+        let kind = json!("ValidatingWebhookConfiguration");
+        let entries = objects.iter().find(|object| object["kind"] == kind).unwrap()["webhooks"].clone();
+        let entries = entries.as_array().unwrap().clone();
+        let names: Vec<&str> = entries.iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+        let doors = ["nodes", "pods", "attachments"].map(|door| format!("{door}.fencegate.dev"));
+        assert_eq!(names[0], "out-of-service.fencegate.dev");
+        assert_eq!(names[1..], doors);
+        for entry in &entries {
+            for field in ["clientConfig", "failurePolicy", "timeoutSeconds"] {
+                assert_eq!(entry[field], entries[0][field], "{field} of {} in {text}", entry["name"]);
+            }
+        }
+        let mutating = objects.iter().find(|object| object["kind"] == "MutatingWebhookConfiguration").unwrap();
+        assert_eq!(mutating["webhooks"].as_array().unwrap().len(), 1);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let arguments = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        assert_eq!(arguments.iter().filter(|argument| **argument == "--doors=enforce").count(), 1, "{arguments:?}");
+        let service = &entries[0]["clientConfig"]["service"];
+        (
+            service["path"].as_str().unwrap_or_default().to_owned(),
+            service["namespace"].clone(),
+            entries[0]["failurePolicy"].clone(),
+        )
+    };
+    let there = |namespace: &str, path: &str, policy: &str| (path.to_owned(), json!(namespace), json!(policy));
+    let shipped = |path: &str, policy: &str| there("fencegate-system", path, policy);
+    for components in
+        [["doors", "warn", "self-managed"], ["self-managed", "warn", "doors"], ["warn", "self-managed", "doors"]]
+    {
+        assert_eq!(render("base", &components, ""), shipped("", "Ignore"), "{components:?}");
+    }
+    assert_eq!(render("overlays/warn", &["doors"], ""), shipped("", "Ignore"));
+    assert_eq!(render("overlays/doors", &["medik8s", "auto-release", "vouch-karpenter"], ""), shipped("", "Fail"));
+    for overlay in ["overlays/tls-files", "overlays/cert-manager"] {
+        assert_eq!(render(overlay, &["doors"], ""), shipped("/validate", "Fail"));
+    }
+    let moved = "namespace: guard\ntransformers: [REPOSITORY/manifests/transformers/namespace]\n";
+    assert_eq!(render("overlays/cert-manager", &["doors"], moved), there("guard", "/validate", "Fail"));
 }

@@ -32,6 +32,7 @@ mod certificates;
 mod chart;
 mod clocks;
 mod commands;
+mod doors;
 mod everything_else;
 mod fullest;
 mod held;

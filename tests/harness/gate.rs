@@ -150,7 +150,9 @@ impl Gate {
     /// The Service as a name of this machine, and webhook configurations that call its port here.
     pub fn within_reach(&self, mut object: Value) -> Value {
         if is_webhook(&object) {
-            object["webhooks"][0]["clientConfig"]["service"]["port"] = json!(self.service.port);
+            for entry in object["webhooks"].as_array_mut().unwrap() {
+                entry["clientConfig"]["service"]["port"] = json!(self.service.port);
+            }
         } else if object["kind"] == "Service" {
             object["spec"] = json!({"type": "ExternalName", "externalName": "localhost"});
         }

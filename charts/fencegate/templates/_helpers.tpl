@@ -93,3 +93,46 @@ manifests have.
 {{- with get $values $field }}{{ $_ := set $pod $field (concat (get $pod $field | default list) .) }}{{ end }}
 {{- end }}
 {{- end -}}
+
+{{/* The mode of each of the other doors that is not off. Unquoted, YAML reads off as false. */}}
+{{- define "fencegate.doors" -}}
+{{- $doors := dict }}
+{{- range $door := list "nodes" "pods" "attachments" }}
+{{- $mode := get $.Values.doors $door | toString }}
+{{- if has $mode (list "enforce" "warn") }}{{ $_ := set $doors $door $mode }}{{ end }}
+{{- end }}
+{{- toYaml $doors }}
+{{- end -}}
+
+{{/*
+The entries of the other doors, from the patch that kustomize applies. A door that only warns stops
+nothing while the gate is down. The pods that may hold the taint are those of the configuration.
+*/}}
+{{- define "fencegate.doorEntries" -}}
+{{- $doors := include "fencegate.doors" . | fromYaml }}
+{{- $file := "files/doors/webhooks.yaml" }}
+{{- $entries := list }}
+{{- range .Files.Get $file | replace "fencegate-system" .Release.Namespace | fromYamlArray }}
+{{- $entry := .value }}
+{{- $mode := get $doors (trimSuffix ".fencegate.dev" $entry.name) }}
+{{- if $mode }}
+{{- if eq $mode "warn" }}{{ $_ := set $entry "failurePolicy" "Ignore" }}{{ end }}
+{{- if eq $entry.name "pods.fencegate.dev" }}
+{{- $release := $.Values.config.release | default dict }}
+{{- if kindIs "slice" $release.guardedOwners }}
+{{- $guarded := list }}
+{{- range $release.guardedOwners }}
+{{- $guarded = append $guarded (printf "['%s', '%s']" (.group | default "") .kind) }}
+{{- end }}
+{{- $default := "[['apps', 'StatefulSet']]" }}
+{{- $condition := index $entry.matchConditions 0 }}
+{{- if not (contains $default $condition.expression) }}{{ fail (printf "%s: %s is missing" $file $default) }}{{ end }}
+{{- $_ := set $condition "expression" ($condition.expression | replace $default (printf "[%s]" (join ", " $guarded))) }}
+{{- end }}
+{{- end }}
+{{- $entries = append $entries $entry }}
+{{- end }}
+{{- end }}
+{{- if ne (len $entries) (len $doors) }}{{ fail (printf "%s: it does not have an entry for each door" $file) }}{{ end }}
+{{- toYaml $entries }}
+{{- end -}}
