@@ -115,6 +115,11 @@ end-to-end: control-plane ## run the tests on a real control plane
 	@mkdir -p target
 	@set -o pipefail; $(END_TO_END) 2>&1 | tee target/end-to-end.log
 
+# Not in `make test`: the attach/detach controller forces a detach after six minutes.
+.PHONY: test-slow
+test-slow: control-plane ## run the end-to-end tests that wait for the forced detach: ten minutes
+	$(CARGO) test --locked --features slow --test end_to_end doors::slow:: -- --show-output
+
 # Not in `make test`: cert-manager takes minutes to build. CRDs, RBAC and webhooks are those of its chart.
 CERT_MANAGER := $(abspath target/cert-manager)
 .PHONY: cert-manager

@@ -79,10 +79,18 @@ impl Door {
     }
 
     /// An update of a VolumeAttachment. `None` unless it removes the last finalizer while the
-    /// volume is attached: the driver does that once it has detached the volume.
+    /// volume is attached.
+    ///
+    /// The external-attacher does that, too, of an attachment that is being deleted, once the
+    /// driver has detached the volume, and only then reports it as detached
+    /// (`github.com/kubernetes-csi/external-attacher/v4`, `pkg/controller/util.go`:
+    /// `markAsDetached`). Its service account has another name with each driver, so that any
+    /// service account may.
     pub fn updates_attachment(user: User, old: VolumeAttachment, new: &VolumeAttachment) -> Option<Self> {
         let is_freed = !old.metadata.finalizers.is_empty() && new.metadata.finalizers.is_empty();
-        (is_freed && old.status.attached).then(|| Self { user, subject: Subject::Attachment(Box::new(old)) })
+        let is_attachers = old.metadata.deletion_timestamp.is_some() && user.is_a_service_account();
+        let is_judged = is_freed && old.status.attached && !is_attachers;
+        is_judged.then(|| Self { user, subject: Subject::Attachment(Box::new(old)) })
     }
 
     /// What the write does.
@@ -220,6 +228,12 @@ mod tests {
             let by_controller = user("system:serviceaccount:kube-system:attachdetach-controller", &[]);
             let door = Door::updates_attachment(by_controller, old, &new);
             assert_eq!(door.is_some(), is_judged, "{before:?} attached={attached} {after:?}");
+        }
+        // The attacher, once the volume is detached.
+        for (name, is_judged) in [("system:serviceaccount:csi:attacher", false), ("alice", true)] {
+            let (mut old, new) = (attachment(&["a"], true), attachment(&[], true));
+            old.metadata.deletion_timestamp = Some("2026-11-22T10:19:00Z".parse().unwrap());
+            assert_eq!(Door::updates_attachment(user(name, &[]), old, &new).is_some(), is_judged, "{name}");
         }
     }
 }

@@ -179,6 +179,9 @@ const NODES_GROUP: &str = "system:nodes";
 /// The prefix of a kubelet's user name. The rest is the name of its node
 /// (`k8s.io/kubernetes/pkg/auth/nodeidentifier`).
 const NODE_USER_PREFIX: &str = "system:node:";
+/// The prefix of a service account's user name. The rest is `namespace:name`
+/// (`k8s.io/apiserver/pkg/authentication/serviceaccount`: `ServiceAccountUsernamePrefix`).
+pub(super) const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
 /// In `extra` of a service account token that is bound to a pod: the node that the pod runs on
 /// (`k8s.io/apiserver/pkg/authentication/serviceaccount`: `NodeNameKey`).
 const NODE_NAME_EXTRA: &str = "authentication.kubernetes.io/node-name";
@@ -187,6 +190,11 @@ impl User {
     /// Whether the requester is a kubelet, of any node.
     pub fn is_kubelet(&self) -> bool {
         self.groups.iter().any(|group| group == NODES_GROUP)
+    }
+
+    /// Whether the requester is a program in the cluster.
+    pub fn is_a_service_account(&self) -> bool {
+        self.name.starts_with(SERVICE_ACCOUNT_PREFIX)
     }
 
     /// Whether the requester is the kubelet of this node, or a pod that runs on it. These

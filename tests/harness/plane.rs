@@ -33,6 +33,8 @@ const USERS: &[(&str, &str, &str)] = &[
     ("gate-in-guard", "system:serviceaccount:guard:fencegate", "system:serviceaccounts"),
     ("oncall", "oncall", "oncall"),
     ("tenant", "tenant", "tenants"),
+    ("attacher", "system:serviceaccount:csi:attacher", "system:serviceaccounts,system:masters"),
+    ("crowd", "kwok", "system:nodes,system:masters"),
     ("node-n1", "system:node:n1", "system:nodes"),
     ("node-n2", "system:node:n2", "system:nodes"),
     ("node-n3", "system:node:n3", "system:nodes"),
@@ -226,13 +228,13 @@ impl Plane {
         self.spawn("kube-scheduler", &scheduler);
     }
 
-    /// Starts the external-attacher and its CSI driver.
+    /// Starts the external-attacher, with a service account, and its CSI driver.
     pub fn start_attacher(&mut self) -> AbortHandle {
         let socket = self.folder.path().join("csi.sock");
         let driver = csi::serve(&socket);
         let arguments = [
             format!("--csi-address=unix://{}", socket.display()),
-            format!("--kubeconfig={}", self.kubeconfig("admin")),
+            format!("--kubeconfig={}", self.kubeconfig("attacher")),
             "--leader-election=false".to_owned(),
             "--retry-interval-start=100ms".to_owned(),
         ];
@@ -240,11 +242,12 @@ impl Plane {
         driver
     }
 
-    /// Starts kwok, which simulates the kubelets of all Nodes with the label `crowd=true`.
+    /// Starts kwok, which simulates the kubelets of all Nodes with the label `crowd=true`, with one
+    /// account for all of them.
     pub fn start_crowd(&mut self) {
         let stages = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/harness/stages.yaml");
         let arguments = [
-            format!("--kubeconfig={}", self.kubeconfig("admin")),
+            format!("--kubeconfig={}", self.kubeconfig("crowd")),
             format!("--config={}", stages.display()),
             "--manage-nodes-with-label-selector=crowd=true".to_owned(),
             "--node-lease-duration-seconds=10".to_owned(),

@@ -48,18 +48,21 @@ pub enum Verb {
     /// Who has it is believed that a machine is gone, and may delete its Node (contract section
     /// 13).
     Vouch,
+    /// Every verb: whoever has it was not given one of the others on purpose.
+    Every,
 }
 
 impl Verb {
     /// All verbs.
-    pub const ALL: [Self; 3] = [Self::Attest, Self::BreakGlass, Self::Vouch];
+    pub const ALL: [Self; 4] = [Self::Attest, Self::BreakGlass, Self::Vouch, Self::Every];
 
-    /// The ClusterRole in the manifests that grants the verb.
+    /// The ClusterRole that grants the verb: one of the manifests, or Kubernetes' own.
     pub fn role(self) -> &'static str {
         match self {
             Self::Attest => "fencegate-attester",
             Self::BreakGlass => "fencegate-break-glass",
             Self::Vouch => "fencegate-voucher",
+            Self::Every => "cluster-admin",
         }
     }
 
@@ -69,6 +72,7 @@ impl Verb {
             Self::Attest => "attest",
             Self::BreakGlass => "break-glass",
             Self::Vouch => "vouch",
+            Self::Every => "*",
         }
     }
 }

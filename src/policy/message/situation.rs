@@ -11,7 +11,7 @@ use crate::policy::{
     evidence::{self, Method},
     object::node::{Node, OUT_OF_SERVICE},
     reason::{Code, Reason},
-    request::Request,
+    request::{Request, SERVICE_ACCOUNT_PREFIX},
     shell::Command,
     text::{NAMED, is_printable},
     transition::Transition,
@@ -186,7 +186,7 @@ impl<'a> Situation<'a> {
 
     /// Lets the requester delete Nodes of machines that it knows to be gone, if it is a program.
     pub fn let_vouch(&self) -> Option<Command> {
-        let account = self.request.user.name.strip_prefix("system:serviceaccount:")?;
+        let account = self.request.user.name.strip_prefix(SERVICE_ACCOUNT_PREFIX)?;
         let name = format!("fencegate-voucher-{}", account.replace(':', "-"));
         let grant = Command::new("kubectl create clusterrolebinding").arg(name);
         Some(grant.arg("--clusterrole=fencegate-voucher").arg(format!("--serviceaccount={account}")))

@@ -1,0 +1,76 @@
+//! The harm that comes with the forced detach, six minutes after the pod is gone. No flag of the
+//! controllers makes it come sooner. `make test-slow` runs these.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    harness::plane::Plane,
+    world::{World, accepts, kubectl, runs_on},
+};
+
+/// The attach/detach controller forces a detach after six minutes; the rest is more than everything
+/// else takes.
+const LONGEST: Duration = Duration::from_mins(10);
+
+/// Cuts the machine off, runs this command, and waits for two writers.
+async fn two_writers_after(command: &[&str]) {
+    let world = World::start().await;
+    let command: Vec<&str> =
+        command.iter().map(|word| if *word == "NODE" { world.node.as_str() } else { word }).collect();
+    world.machine().cut_off();
+    world.until_ready(false).await;
+    let start = Instant::now();
+    accepts(kubectl(&world.plane, &command));
+    while world.san.corrupted().is_empty() {
+        assert!(start.elapsed() < LONGEST, "no second writer: {:?}", runs_on(&world.plane).await);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let seconds = start.elapsed().as_secs();
+    println!("two writers {seconds} s after kubectl {}: {}", command.join(" "), world.san.corrupted()[0]);
+}
+
+/// Cuts the machine off, and tries this command for longer than the harm takes.
+async fn one_writer_despite(command: &[&str]) {
+    let world = World::start().await;
+    let _gate = super::guard(&world.plane).await;
+    let command: Vec<&str> =
+        command.iter().map(|word| if *word == "NODE" { world.node.as_str() } else { word }).collect();
+    world.machine().cut_off();
+    world.until_ready(false).await;
+    let start = Instant::now();
+    while start.elapsed() < LONGEST {
+        let refused = kubectl(&world.plane, &command);
+        assert!(!refused.status.success(), "{command:?} was allowed after {:?}", start.elapsed());
+        assert_eq!(world.san.corrupted(), Vec::<String>::new());
+        tokio::time::sleep(Duration::from_secs(20)).await;
+    }
+    assert_attached(&world.plane).await;
+}
+
+async fn assert_attached(plane: &Plane) {
+    let list = plane.get("/apis/storage.k8s.io/v1/volumeattachments").await.unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "{list}");
+}
+
+const DELETE_NODE: [&str; 4] = ["delete", "node", "NODE", "--wait=false"];
+const FORCE: [&str; 5] = ["delete", "pod", "db-0", "--force", "--grace-period=0"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_door_a_deleted_node_leads_to_two_writers() {
+    two_writers_after(&DELETE_NODE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_door_a_force_deleted_pod_leads_to_two_writers() {
+    two_writers_after(&FORCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_door_a_node_that_cannot_be_deleted_has_one_writer() {
+    one_writer_despite(&DELETE_NODE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_door_a_pod_that_cannot_be_force_deleted_is_the_only_writer() {
+    one_writer_despite(&FORCE).await;
+}
