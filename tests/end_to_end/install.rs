@@ -95,8 +95,8 @@ const OVERLAYS: [(&str, &[&str]); 11] = [
 /// doors in an argument, the chart in the configuration: here all are in the configuration.
 fn substance(objects: Vec<Value>) -> BTreeMap<String, Value> {
     let sources = source_arguments(&objects);
-    let of_doors = shipped_arguments(&objects).into_iter().filter(|argument| argument.starts_with("--doors="));
-    let doors: Option<String> = of_doors.last().map(str::to_owned);
+    let is_of_doors = |argument: &&str| argument.starts_with("--doors=");
+    let doors: Option<String> = shipped_arguments(&objects).into_iter().find(is_of_doors).map(str::to_owned);
     let arguments: Vec<String> = sources.into_iter().map(str::to_owned).chain(doors.clone()).collect();
     let objects = objects.into_iter().filter(|object| !object.is_null() && object["kind"] != "Namespace");
     objects
