@@ -178,7 +178,7 @@ fn the_doors_need_to_read_single_nodes_and_pods_and_those_who_vouch_have_that_ri
     let names = components.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut vouchers: Vec<String> = names.filter(|name| name.starts_with("vouch-")).collect();
     vouchers.sort();
-    assert_eq!(vouchers, ["vouch-cloud-controller-manager", "vouch-karpenter"]);
+    assert_eq!(vouchers, ["vouch-cloud-controller-manager", "vouch-cluster-autoscaler", "vouch-karpenter"]);
     for name in vouchers {
         let bindings = objects(&format!("manifests/components/{name}/binding.yaml"));
         assert_eq!(bindings.len(), 1);

@@ -7,9 +7,19 @@ use crate::{
         Live,
         inspection::{Bound, Registered},
     },
-    policy::{reason::Mode, review::Webhook, settings::Settings},
+    policy::{
+        reason::{Code, Mode},
+        review::Webhook,
+        settings::Settings,
+    },
 };
 
+/// The entry of each other door, and the check that judges what it sends.
+const DOORS: [(&str, Code); 3] = [
+    ("nodes.fencegate.dev", Code::UnfencedDeletion),
+    ("pods.fencegate.dev", Code::UnfencedForceDeletion),
+    ("attachments.fencegate.dev", Code::UnfencedDetach),
+];
 /// The policy and its binding.
 const POLICY: &str = "fencegate";
 
@@ -30,15 +40,28 @@ pub(super) async fn mismatches(live: &Live, settings: &Settings) -> Result<Vec<S
     ];
     let differs = |(_, mode): &(_, Option<Mode>)| *mode != Some(settings.mode);
     let objects = all.into_iter().filter(differs).map(|(object, _)| object.to_owned());
-    let doors = validating.into_iter().filter(|entry| entry.door().is_some() && !suits(entry, settings));
-    Ok(objects.chain(doors.map(|door| door.name)).collect())
+    Ok(objects.chain(of_doors(&validating, settings)).collect())
 }
 
-/// Whether the entry of another door is as the configuration needs it. A door may warn while the
-/// gate enforces, and is ignored then if the gate is down.
-fn suits(door: &Registered, settings: &Settings) -> bool {
-    (settings.mode != Mode::Warn || of_webhook(door) == Mode::Warn)
-        && settings.guarded_owners.iter().all(|owner| door.sends_pods_of(owner))
+/// The other doors whose entry is not as the configuration needs it: it is missing, or sends what
+/// nobody judges.
+fn of_doors(registered: &[Registered], settings: &Settings) -> Vec<String> {
+    let differs = |(name, code): &(&str, Code)| match (registered.iter().find(|entry| entry.name == *name), code) {
+        (None, code) => settings.mode(*code) != Mode::Off,
+        (Some(entry), code) => !suits(entry, settings.mode(*code), settings),
+    };
+    DOORS.into_iter().filter(differs).map(|(name, _)| name.to_owned()).collect()
+}
+
+/// Whether the entry of another door, which is in this mode, is as the configuration needs it. A
+/// gate that is down may stop what a door that only warns sends, unless the whole gate only warns.
+fn suits(entry: &Registered, door: Mode, settings: &Settings) -> bool {
+    let is_in_mode = match door {
+        Mode::Off => false,
+        Mode::Warn => settings.mode == Mode::Enforce || of_webhook(entry) == Mode::Warn,
+        Mode::Enforce => of_webhook(entry) == Mode::Enforce,
+    };
+    is_in_mode && settings.guarded_owners.iter().all(|owner| entry.sends_pods_of(owner))
 }
 
 fn of_guard(registered: &[Registered]) -> Option<Mode> {
@@ -59,6 +82,7 @@ mod tests {
     use serde_json::{from_value, json};
 
     use super::*;
+    use crate::policy::settings::Doors;
 
     fn entry(name: &str, policy: &str, condition: &str) -> Registered {
         let conditions = json!([{"name": "c", "expression": condition}]);
@@ -66,17 +90,38 @@ mod tests {
     }
 
     #[test]
-    fn a_door_never_fails_where_the_gate_warns_and_sends_every_kind_that_is_guarded() {
-        let (enforce, warn) = (Settings::default(), Settings { mode: Mode::Warn, ..Settings::default() });
-        let door = |policy: &str| entry("nodes.fencegate.dev", policy, "true");
-        assert!(suits(&door("Fail"), &enforce) && suits(&door("Ignore"), &enforce) && suits(&door("Ignore"), &warn));
-        assert!(!suits(&door("Fail"), &warn));
-        let pods = |condition: &str| entry("pods.fencegate.dev", "Fail", condition);
-        assert!(suits(&pods("[['apps', 'StatefulSet']].exists(g, true)"), &enforce));
-        assert!(suits(&pods("[[\"\",\"X\"],\n  [\"apps\",\"StatefulSet\"]].exists(g, true)"), &enforce));
-        assert!(!suits(&pods("[['apps', 'Deployment']].exists(g, true)"), &enforce));
-        let none = Settings { guarded_owners: Vec::new(), ..Settings::default() };
-        assert!(suits(&pods("[].exists(g, true)"), &none));
+    fn a_door_is_registered_as_it_is_configured_and_sends_every_kind_that_is_guarded() {
+        let of = |mode, nodes, registered: &[Registered]| {
+            let doors = Doors { nodes, ..Doors::default() };
+            of_doors(registered, &Settings { mode, doors, ..Settings::default() })
+        };
+        let (missing, fails, ignored) = (
+            &[][..],
+            &[entry("nodes.fencegate.dev", "Fail", "true")][..],
+            &[entry("nodes.fencegate.dev", "Ignore", "true")][..],
+        );
+        for (mode, door, registered, suits) in [
+            (Mode::Enforce, None, missing, true),
+            (Mode::Enforce, Some(Mode::Off), fails, false),
+            (Mode::Enforce, Some(Mode::Enforce), missing, false),
+            (Mode::Enforce, Some(Mode::Enforce), fails, true),
+            (Mode::Enforce, Some(Mode::Enforce), ignored, false),
+            (Mode::Enforce, Some(Mode::Warn), missing, false),
+            (Mode::Enforce, Some(Mode::Warn), fails, true),
+            (Mode::Enforce, Some(Mode::Warn), ignored, true),
+            (Mode::Warn, Some(Mode::Enforce), fails, false),
+            (Mode::Warn, Some(Mode::Enforce), ignored, true),
+        ] {
+            assert_eq!(of(mode, door, registered).is_empty(), suits, "{mode:?} {door:?} {registered:?}");
+        }
+        let owners = |condition: &str, settings: &Settings| {
+            suits(&entry("pods.fencegate.dev", "Fail", condition), Mode::Enforce, settings)
+        };
+        let default = Settings::default();
+        assert!(owners("[['apps', 'StatefulSet']].exists(g, true)", &default));
+        assert!(owners("[[\"\",\"X\"],\n  [\"apps\",\"StatefulSet\"]].exists(g, true)", &default));
+        assert!(!owners("[['apps', 'Deployment']].exists(g, true)", &default));
+        assert!(owners("[].exists(g, true)", &Settings { guarded_owners: Vec::new(), ..Settings::default() }));
     }
 
     #[test]
