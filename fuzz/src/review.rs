@@ -12,6 +12,7 @@ use fencegate::{
     policy::{
         self, Decision,
         facts::{Fact, Facts},
+        object::node::Node,
         reason::Code,
         request::Request,
         review::{Content, Review, Webhook},
@@ -41,7 +42,7 @@ static SETTINGS: LazyLock<[Settings; 4]> = LazyLock::new(|| {
     let strict = "evidence: {maxAge: 4m, sources: [network-fence, fence-agents-remediation, self-node-remediation, \
                   bare-metal-host, pacemaker, cloud-shutdown, annotations]}\n\
                   place: {maxNodes: 1, maxNotReady: 50%}\nauthorization: {attest: rbac}\n\
-                  release: {countTolerating: true}\n";
+                  release: {countTolerating: true}\ndoors: {nodes: enforce, pods: enforce, attachments: enforce}\n";
     let lenient = "checks: {NodeStillReady: warn, EvidenceMissing: warn, PodsRemain: warn, VolumesAttached: warn}";
     ["{}", strict, lenient, "mode: warn"].map(|text| config::parse(text.as_bytes()).unwrap())
 });
@@ -90,7 +91,12 @@ fn answer(webhook: Webhook, body: &[u8], settings: &Settings, facts: impl Fn(&Re
 pub fn decide(webhook: Webhook, review: &Review, settings: &Settings, facts: impl Fn(&Request) -> Facts) -> Decision {
     match review.content_for(webhook) {
         Content::Node(request) => policy::decide(webhook, request, &facts(request), settings),
-        Content::Unrelated | Content::Door(_) => Decision::unrelated(),
+        // The gate reads the Node; here it is a bare one.
+        Content::Door(door) => match door.as_ref().clone().request(Node::default()) {
+            Some(request) => policy::decide(webhook, &request, &facts(&request), settings),
+            None => Decision::unrelated(),
+        },
+        Content::Unrelated => Decision::unrelated(),
         Content::Malformed { node, why } => {
             Decision::malformed(node.clone(), why.clone(), settings.strictest(Code::ReviewMalformed))
         }
