@@ -225,7 +225,7 @@ impl Step {
                 let text = "so many nodes seldom die at once: look at the network and the control plane first; every node's state";
                 (text, vec![Situation::list_nodes()])
             }
-            Self::Drain => ("if its machine works, drain the node first", vec![situation.drain()]),
+            Self::Drain | Self::PutOutOfService | Self::LetVouch => return self.words_of_door(situation),
             Self::SwitchOff => return (switch_off(situation), vec![]),
             Self::ConfirmFence => match situation.method() {
                 Some(method) if !method.stops_the_machine() => ("make sure that the machine is still cut off", vec![]),
@@ -253,12 +253,6 @@ impl Step {
                 let mut removed: BTreeSet<&str> = situation.malformed().filter(|key| is_optional(key)).collect();
                 removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
                 (record_what(situation), situation.record(&to_record(situation), &removed).into_iter().collect())
-            }
-            Self::PutOutOfService => return (put_out_of_service(situation), situation.place()),
-            Self::LetVouch => {
-                let text =
-                    "or, if this program deletes a Node only once it knows that its machine is gone, let it vouch";
-                (text, situation.let_vouch().into_iter().collect())
             }
             Self::UseEffect => ("use the effect that the procedure has, NoExecute", situation.place()),
             Self::ReturnOthersFirst => {
@@ -299,6 +293,21 @@ impl Step {
             Self::TryAgain => return (try_again(situation), vec![]),
         };
         (text.to_owned(), commands)
+    }
+}
+
+impl Step {
+    /// The same for the steps that lead from another door to the procedure.
+    fn words_of_door(self, situation: &Situation<'_>) -> (String, Vec<Command>) {
+        match self {
+            Self::Drain => ("if its machine works, drain the node first".to_owned(), vec![situation.drain()]),
+            Self::LetVouch => {
+                let text =
+                    "or, if this program deletes a Node only once it knows that its machine is gone, let it vouch";
+                (text.to_owned(), situation.let_vouch().into_iter().collect())
+            }
+            _ => (put_out_of_service(situation), situation.place()),
+        }
     }
 }
 
