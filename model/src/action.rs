@@ -6,7 +6,9 @@
 //! out where a shorter wait can only do more harm: a pod may be evicted as soon as the node's
 //! `Ready` is `Unknown`.
 
-use crate::world::{Attachment, Excuse, GRACE, Kubelet, Lease, MAX_AGE, Node, Pod, Ready, Remediation, TICK, World};
+use crate::world::{
+    Attachment, Excuse, GRACE, Kubelet, Lease, MAX_AGE, Node, Owner, Pod, Ready, Remediation, TICK, World,
+};
 
 /// An event of the environment, or one step of a controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,7 +51,7 @@ pub enum Event {
     /// The attach/detach controller begins to detach the disk.
     DetachBegins,
     DetachEnds,
-    /// The StatefulSet's new pod runs on another machine, with the disk.
+    /// The pod's replacement runs on another machine, with the disk.
     ReplacementRuns,
     /// A remediation by fence agent is created for the silent node.
     RemediationBegins,
@@ -118,21 +120,27 @@ impl Event {
                 let evicts = node.as_ref().is_some_and(Node::evicts);
                 world.pod == Pod::Bound && (evicts || is_unknown)
             }
-            // An orphan is collected, too. Whoever deletes the Node of a machine that still writes
-            // does the same harm without the taint: another door, which the model leaves shut.
+            // An orphan is collected, too.
             Self::PodGc => match node {
                 Some(_) => world.pod == Pod::Terminating && is_unknown && world.cached_taint,
-                None => world.pod != Pod::Gone && !world.writes_to_disk(),
+                None => world.pod != Pod::Gone && (world.doors || !world.writes_to_disk()),
             },
             Self::DetachBegins => {
                 let is_unmounted = world.is_heard() && !machine.process;
                 // After six minutes, the controller detaches by force.
                 let is_forced = is_unknown || node.is_none();
-                let is_safe = is_unmounted || world.cached_taint || (is_forced && !world.writes_to_disk());
+                let is_safe =
+                    is_unmounted || world.cached_taint || (is_forced && (world.doors || !world.writes_to_disk()));
                 world.attachment == Attachment::Attached && world.pod == Pod::Gone && is_safe
             }
             Self::DetachEnds => world.attachment == Attachment::Detaching,
-            Self::ReplacementRuns => !world.elsewhere && world.pod == Pod::Gone && world.attachment == Attachment::Gone,
+            Self::ReplacementRuns => {
+                let is_replaced = match world.owner {
+                    Owner::StatefulSet => world.pod == Pod::Gone,
+                    Owner::Deployment => world.pod != Pod::Bound,
+                };
+                !world.elsewhere && is_replaced && world.attachment == Attachment::Gone
+            }
             Self::RemediationBegins => world.remediation.is_none() && is_unknown && node.is_some(),
             // A reboot takes time: nothing that the new kubelet says is as old as the remediation.
             Self::AgentReboots => {
@@ -176,7 +184,12 @@ impl Event {
             }
             Self::PowerOn => boot(world),
             Self::Isolate => world.machine.isolated = true,
-            Self::Unisolate | Self::LiftEarly => world.machine.isolated = false,
+            Self::Unisolate | Self::LiftEarly => {
+                if world.relied_on_isolation && world.machine.process {
+                    world.excuse = world.excuse.or(Some(Excuse::LiftedWithoutReboot));
+                }
+                world.machine.isolated = false;
+            }
             Self::NodeUnknown => {
                 if let Some(node) = &mut world.node {
                     (node.ready, node.ready_since) = (Ready::Unknown, world.now);
@@ -185,7 +198,12 @@ impl Event {
             Self::CachesCatchUp => world.cached_taint = world.is_out_of_service(),
             Self::Evict => world.pod = Pod::Terminating,
             Self::PodGc => world.pod = Pod::Gone,
-            Self::DetachBegins => world.attachment = Attachment::Detaching,
+            Self::DetachBegins => {
+                if world.forced_while_ready && world.machine.process && world.node.is_some() && !world.cached_taint {
+                    world.excuse = world.excuse.or(Some(Excuse::ForcedWhileReady));
+                }
+                world.attachment = Attachment::Detaching;
+            }
             Self::DetachEnds => world.attachment = Attachment::Gone,
             Self::ReplacementRuns => world.elsewhere = true,
             Self::RemediationBegins => {

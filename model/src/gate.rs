@@ -12,32 +12,24 @@ use std::{
 use dashmap::DashMap;
 use fencegate::policy::{
     self,
-    facts::{Access, CustomKind, Fact, FactValue, Facts, LeaseAnswer, Observed},
-    object::{
-        lease::{Lease, LeaseFields, LeaseMetadata, LeaseSpec, LeaseSpecFields, ManagedFields, Owned},
-        node::{
-            Condition, Node, NodeInfo, NodeMetadata, NodeSpec, NodeStatus, OUT_OF_SERVICE, OwnedCondition,
-            OwnedConditions, OwnedFields, OwnedStatus, ReadyOwner, Taint,
-        },
-        pod::Pod,
-        volume::{PersistentVolume, VolumeAttachment},
-    },
+    decision::Decision,
+    door::{Door, Grace},
+    facts::{Access, CustomKind, Fact, FactValue, Facts, LeaseAnswer, Observed, Verb},
     reason::{Code, Mode},
     request::{Request, User, Write},
     review::Webhook,
-    settings::Settings,
+    settings::{Doors, Settings},
     source::Source,
 };
 use jiff::{SignedDuration, Timestamp};
-use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
 
-use crate::world::{self, Attachment, Ready, Seconds, World};
+use crate::{
+    shown,
+    world::{self, Attachment, Owner, Seconds, World},
+};
 
 /// The name of the suspect node.
-const NAME: &str = "a";
-/// The name of the disk's PersistentVolume.
-const VOLUME: &str = "pv-1";
+pub const NAME: &str = "a";
 
 /// Who writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +44,8 @@ pub enum Actor {
     PodOnNode,
     /// The controller of fence agents.
     Far,
+    /// A cloud's node controller, which deletes the Nodes of machines that are gone.
+    Cloud,
 }
 
 impl Actor {
@@ -62,11 +56,20 @@ impl Actor {
             Self::Kubelet => "system:node:a",
             Self::PodOnNode => "system:serviceaccount:shop:agent",
             Self::Far => "system:serviceaccount:medik8s:far",
+            Self::Cloud => "system:serviceaccount:kube-system:cloud-node-lifecycle-controller",
         }
     }
 
     pub fn may_break_glass(self) -> bool {
         self == Self::Oncall
+    }
+
+    fn may(self, verb: Verb) -> bool {
+        match verb {
+            Verb::BreakGlass => self.may_break_glass(),
+            Verb::Vouch => self == Self::Cloud,
+            Verb::Attest | Verb::Every => false,
+        }
     }
 
     pub fn is_on_the_node(self) -> bool {
@@ -89,17 +92,37 @@ impl Actor {
 /// ahead of the API server's.
 pub type Clocks = (Seconds, Seconds);
 
+/// Another door to the harm than the taint, beside the deletion of the Node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// The pod is deleted with a grace period of 0.
+    ForceDelete,
+    /// The VolumeAttachment is deleted: its driver detaches the disk.
+    Detach,
+    /// The VolumeAttachment that is being deleted loses its finalizer: nothing waits for its driver.
+    Unfinalize,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Asked {
+    /// This Node is stored; `None`: it is deleted.
+    Node(Option<world::Node>),
+    Way(Way),
+}
+
 /// What the gate is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Seen {
     before: Option<world::Node>,
-    after: Option<world::Node>,
+    asked: Asked,
     actor: Actor,
     clocks: Clocks,
     now: Seconds,
     lease: Option<world::Lease>,
     pod: world::Pod,
-    attachment: bool,
+    owner: Owner,
+    attachment: Attachment,
     remediation: Option<world::Remediation>,
 }
 
@@ -119,11 +142,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// The gate with the settings of a default installation and the overlay of fence agents.
-    /// `without`: this check is taken out.
-    pub fn new(without: Option<Code>) -> Self {
+    /// The gate with the settings of a default installation and the overlay of fence agents, and
+    /// the overlay of the other doors if they count. `without`: this check is taken out.
+    pub fn new(without: Option<Code>, doors: bool) -> Self {
         let mut settings = Settings::default();
         settings.sources.push(Source::FenceAgentsRemediation);
+        settings.doors = Doors::default().or(doors.then_some(Mode::Enforce));
         settings.modes.extend(without.map(|code| (code, Mode::Off)));
         Self { settings: Some(settings), answers: DashMap::new() }
     }
@@ -140,41 +164,56 @@ impl Gate {
 
     /// The API server's answer to a write of the Node.
     pub fn admit(&self, world: &World, after: Option<world::Node>, actor: Actor, clocks: Clocks) -> Admission {
-        let Some(settings) = &self.settings else { return Admission::Stored { node: after, broke_glass: false } };
+        self.answer(world, Asked::Node(after), actor, clocks)
+    }
+
+    /// The API server's answer to a request that takes another door. The Node stays as it is.
+    pub fn admit_way(&self, world: &World, way: Way, actor: Actor) -> Admission {
+        self.answer(world, Asked::Way(way), actor, (0, 0))
+    }
+
+    fn answer(&self, world: &World, asked: Asked, actor: Actor, clocks: Clocks) -> Admission {
+        let Some(settings) = &self.settings else {
+            let node = match asked {
+                Asked::Node(after) => after,
+                Asked::Way(_) => world.node.clone(),
+            };
+            return Admission::Stored { node, broke_glass: false };
+        };
         let seen = Seen {
             before: world.node.clone(),
-            after,
+            asked,
             actor,
             clocks,
             now: world.now,
             lease: world.lease.clone(),
             pod: world.pod,
-            attachment: world.attachment != Attachment::Gone,
+            owner: world.owner,
+            attachment: world.attachment,
             remediation: world.remediation.clone(),
         };
         if let Some(known) = self.answers.get(&seen) {
             return known.clone();
         }
-        let answer = answer(&seen, settings);
+        let answer = match &seen.asked {
+            Asked::Node(after) => to_write(&seen, after.clone(), settings),
+            Asked::Way(way) => to_way(&seen, *way, settings),
+        };
         self.answers.insert(seen, answer.clone());
         answer
     }
 }
 
-fn answer(seen: &Seen, settings: &Settings) -> Admission {
-    let mut after = seen.after.clone();
+fn to_write(seen: &Seen, mut after: Option<world::Node>, settings: &Settings) -> Admission {
     let mut broke_glass = false;
     for (webhook, ahead) in [(Webhook::Mutate, seen.clocks.0), (Webhook::Validate, seen.clocks.1)] {
-        let write = Write::between(seen.before.as_ref().map(node), after.as_ref().map(node));
+        let write = Write::between(seen.before.as_ref().map(shown::node), after.as_ref().map(shown::node));
         let Some(write) = write else { return Admission::Stored { node: None, broke_glass } };
         let request = Request { node: NAME.to_owned(), user: seen.actor.user(), write };
-        let facts = facts(seen, &request, settings, time(seen.now + ahead));
-        let decision = policy::decide(webhook, &request, &facts, settings);
-        if !decision.allowed {
-            let codes: Vec<&str> = decision.codes().into_iter().map(Code::name).collect();
-            let reasons: Vec<String> = decision.findings.iter().map(|finding| finding.reason.to_string()).collect();
-            return Admission::Denied(format!("{}: {}", codes.join(", "), reasons.join("; ")));
-        }
+        let decision = match decide(webhook, seen, &request, settings, ahead) {
+            Ok(decision) => decision,
+            Err(denied) => return denied,
+        };
         broke_glass |= decision.break_glass.used().is_some();
         if let (Some(after), Webhook::Mutate) = (after.as_mut(), webhook) {
             for (key, value) in &decision.stamps {
@@ -185,19 +224,67 @@ fn answer(seen: &Seen, settings: &Settings) -> Admission {
     Admission::Stored { node: after, broke_glass }
 }
 
+/// Only the validating webhook is asked, and only about what is a [`Door`] on a Node that is there.
+fn to_way(seen: &Seen, way: Way, settings: &Settings) -> Admission {
+    let node = || seen.before.clone();
+    let request = door(seen, way).zip(seen.before.as_ref()).and_then(|(door, node)| door.request(shown::node(node)));
+    let Some(request) = request else { return Admission::Stored { node: node(), broke_glass: false } };
+    match decide(Webhook::Validate, seen, &request, settings, 0) {
+        Ok(decision) => Admission::Stored { node: node(), broke_glass: decision.break_glass.used().is_some() },
+        Err(denied) => denied,
+    }
+}
+
+fn door(seen: &Seen, way: Way) -> Option<Door> {
+    let user = seen.actor.user();
+    match way {
+        Way::ForceDelete => {
+            let grace = Grace { asked: Some(0), own: Some(30) };
+            Door::deletes_pod(user, shown::pod(seen.pod, seen.owner)?, grace)
+        }
+        Way::Detach => Door::deletes_attachment(user, shown::attachment(seen.attachment)?),
+        Way::Unfinalize => {
+            let old = shown::attachment(seen.attachment)?;
+            let mut new = old.clone();
+            new.metadata.finalizers.clear();
+            Door::updates_attachment(user, old, &new)
+        }
+    }
+}
+
+/// The decision, if the write is allowed.
+fn decide(
+    webhook: Webhook,
+    seen: &Seen,
+    request: &Request,
+    settings: &Settings,
+    ahead: Seconds,
+) -> Result<Decision, Admission> {
+    let facts = facts(seen, request, settings, time(seen.now + ahead));
+    let decision = policy::decide(webhook, request, &facts, settings);
+    if decision.allowed {
+        return Ok(decision);
+    }
+    let codes: Vec<&str> = decision.codes().into_iter().map(Code::name).collect();
+    let reasons: Vec<String> = decision.findings.iter().map(|finding| finding.reason.to_string()).collect();
+    Err(Admission::Denied(format!("{}: {}", codes.join(", "), reasons.join("; "))))
+}
+
 /// The facts that the policy asks for, and no other.
 fn facts(seen: &Seen, request: &Request, settings: &Settings, now: Timestamp) -> Facts {
     let mut facts = Facts::at(now);
     for fact in policy::facts_needed(request, settings) {
         let value = match fact {
             Fact::Lease => {
-                FactValue::Lease(LeaseAnswer { date: time(seen.now), lease: seen.lease.as_ref().map(lease) })
+                FactValue::Lease(LeaseAnswer { date: time(seen.now), lease: seen.lease.as_ref().map(shown::lease) })
             }
-            Fact::Pods => FactValue::Pods(pod(seen.pod)),
-            Fact::VolumeAttachments => FactValue::VolumeAttachments(attachment(seen.attachment)),
-            Fact::Access(verb) => FactValue::Access(verb, Access { allowed: seen.actor.may_break_glass() }),
+            Fact::Pods => FactValue::Pods(shown::pod(seen.pod, seen.owner).into_iter().collect()),
+            Fact::VolumeAttachments => {
+                FactValue::VolumeAttachments(shown::attachment(seen.attachment).into_iter().collect())
+            }
+            Fact::Access(verb) => FactValue::Access(verb, Access { allowed: seen.actor.may(verb) }),
             Fact::Custom(CustomKind::FenceAgentsRemediation) => {
-                let objects = seen.remediation.iter().map(remediation).collect();
+                let objects = seen.remediation.iter().map(shown::remediation).collect();
                 FactValue::Custom(CustomKind::FenceAgentsRemediation, Some(objects))
             }
             Fact::Custom(kind) => FactValue::Custom(kind, None),
@@ -207,13 +294,13 @@ fn facts(seen: &Seen, request: &Request, settings: &Settings, now: Timestamp) ->
         facts.learn(now, value);
     }
     let read: Vec<String> = facts.volumes_to_read(&request.write).into_iter().map(str::to_owned).collect();
-    let volumes = read.into_iter().map(|name| (name, Observed::Known { at: now, value: volume() }));
+    let volumes = read.into_iter().map(|name| (name, Observed::Known { at: now, value: shown::volume() }));
     facts.persistent_volumes.extend(volumes);
     facts
 }
 
 /// The moment of the model as a time.
-fn time(at: Seconds) -> Timestamp {
+pub fn time(at: Seconds) -> Timestamp {
     static START: LazyLock<Timestamp> =
         LazyLock::new(|| "2026-11-22T10:00:00Z".parse().unwrap_or(Timestamp::UNIX_EPOCH));
     *START + SignedDuration::from_secs(at.into())
@@ -250,144 +337,4 @@ pub fn interned(text: &str) -> &'static str {
         texts.insert(text.to_owned(), kept);
         kept
     })
-}
-
-fn node(node: &world::Node) -> Node {
-    let since = Some(time(node.ready_since));
-    let condition = |status: &str| Condition {
-        kind: "Ready".to_owned(),
-        status: status.to_owned(),
-        last_heartbeat_time: since,
-        last_transition_time: since,
-    };
-    let owner = |at: Option<Seconds>, status: Option<Owned>, heartbeat: Option<Owned>| ReadyOwner {
-        time: at.map(time),
-        fields_v1: OwnedFields {
-            status: OwnedStatus { conditions: OwnedConditions { ready: Some(OwnedCondition { status, heartbeat }) } },
-        },
-    };
-    let (conditions, owners) = match node.ready {
-        Ready::True | Ready::False => {
-            let status = if node.ready == Ready::True { "True" } else { "False" };
-            (vec![condition(status)], vec![owner(Some(node.ready_since), Some(Owned {}), Some(Owned {}))])
-        }
-        Ready::Unknown => {
-            let of_kubelet = owner(node.reported, None, Some(Owned {}));
-            (vec![condition("Unknown")], vec![of_kubelet, owner(Some(node.ready_since), Some(Owned {}), None)])
-        }
-        Ready::Absent => (Vec::new(), Vec::new()),
-    };
-    let annotations = node.annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-    let taint = |effect: &world::Effect| Taint {
-        key: OUT_OF_SERVICE.to_owned(),
-        value: "nodeshutdown".to_owned(),
-        effect: effect.name().to_owned(),
-    };
-    Node {
-        metadata: NodeMetadata {
-            name: NAME.to_owned(),
-            creation_timestamp: Some(time(node.created)),
-            managed_fields: Some(owners),
-            annotations: Some(annotations),
-            ..NodeMetadata::default()
-        },
-        spec: NodeSpec { taints: node.taint.iter().map(taint).collect(), ..NodeSpec::default() },
-        status: NodeStatus {
-            conditions,
-            node_info: NodeInfo { boot_id: node.boot.map(boot_id).unwrap_or_default() },
-            ..NodeStatus::default()
-        },
-    }
-}
-
-fn lease(lease: &world::Lease) -> Lease {
-    let renewed = Some(time(lease.renewed));
-    let renewal = ManagedFields {
-        time: renewed,
-        fields_v1: LeaseFields { spec: LeaseSpecFields { renew_time: Some(Owned {}) } },
-    };
-    let managed_fields = lease.managed.then(|| vec![renewal]);
-    Lease {
-        metadata: LeaseMetadata { managed_fields },
-        spec: LeaseSpec { renew_time: renewed, lease_duration_seconds: Some(40) },
-    }
-}
-
-/// The pod of a StatefulSet, with a claim.
-fn pod(pod: world::Pod) -> Vec<Pod> {
-    let deleted = match pod {
-        world::Pod::Gone => return Vec::new(),
-        world::Pod::Bound => Value::Null,
-        world::Pod::Terminating => json!("2026-11-22T10:00:00Z"),
-    };
-    let owner = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "controller": true});
-    parsed(json!({
-        "metadata": {
-            "namespace": "shop",
-            "name": "db-0",
-            "creationTimestamp": "2026-11-22T08:00:00Z",
-            "deletionTimestamp": deleted,
-            "labels": {"statefulset.kubernetes.io/pod-name": "db-0"},
-            "ownerReferences": [owner],
-        },
-        "spec": {
-            "nodeName": NAME,
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}],
-        },
-        "status": {"phase": "Running"},
-    }))
-    .into_iter()
-    .collect()
-}
-
-fn attachment(is_there: bool) -> Vec<VolumeAttachment> {
-    let attachment = json!({
-        "metadata": {"name": "csi-1"},
-        "spec": {"attacher": "csi.example.com", "nodeName": NAME, "source": {"persistentVolumeName": VOLUME}},
-        "status": {"attached": true},
-    });
-    parsed(attachment).into_iter().filter(|_| is_there).collect()
-}
-
-/// The claim of the disk's PersistentVolume.
-fn volume() -> Option<PersistentVolume> {
-    parsed(json!({
-        "metadata": {"name": VOLUME},
-        "spec": {"claimRef": {"namespace": "shop", "name": "data-db-0"}},
-    }))
-}
-
-fn remediation(remediation: &world::Remediation) -> Value {
-    let at = |at: Seconds| time(at).to_string();
-    let condition =
-        |at_time| json!({"type": "FenceAgentActionSucceeded", "status": "True", "lastTransitionTime": at(at_time)});
-    json!({
-        "metadata": {"name": NAME, "namespace": "medik8s", "creationTimestamp": at(remediation.created)},
-        "status": {"conditions": remediation.succeeded.map(condition).into_iter().collect::<Vec<_>>()},
-    })
-}
-
-/// An object of the policy from its JSON. The model's own objects can always be parsed; a test
-/// holds it.
-fn parsed<T: DeserializeOwned>(object: Value) -> Option<T> {
-    serde_json::from_value(object).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_policy_can_read_the_models_objects() {
-        assert_eq!(pod(world::Pod::Bound).len(), 1);
-        assert!(pod(world::Pod::Terminating).iter().all(Pod::is_terminating));
-        assert_eq!(attachment(true).len(), 1);
-        assert!(volume().is_some());
-        let read = CustomKind::FenceAgentsRemediation.check(&remediation(&world::Remediation {
-            created: 0,
-            rebooted: true,
-            succeeded: Some(30),
-        }));
-        assert!(read.is_ok());
-    }
 }

@@ -16,6 +16,7 @@ mod gate;
 mod rescue;
 mod scenario;
 mod search;
+mod shown;
 mod world;
 mod write;
 
@@ -69,24 +70,24 @@ fn the_gate_holds(scenarios: &[Scenario]) -> bool {
     let mut holds = true;
     for scenario in scenarios {
         let start = Instant::now();
-        let found = search(Gate::new(None), scenario, Until::Complete);
+        let found = search(Gate::new(None, scenario.has_doors()), scenario, Until::Complete);
         total += found.states;
         let verdict = if found.harm.is_empty() { "no harm" } else { "HARM" };
         let (name, states, seconds) = (scenario.name, found.states, start.elapsed().as_secs());
-        println!("{name:<12} {states:>9} states {seconds:>4} s  {verdict}: {}", scenario.about);
+        println!("{name:<15} {states:>9} states {seconds:>4} s  {verdict}: {}", scenario.about);
         found.harm.iter().for_each(|harm| println!("{harm}"));
         if found.harm.is_empty() && !found.unreached.is_empty() {
             println!("  never reached: {}", found.unreached.join(", "));
         }
         holds &= found.harm.is_empty() && found.unreached.is_empty();
     }
-    println!("{:<12} {total:>9} states", "all");
+    println!("{:<15} {total:>9} states", "all");
     holds
 }
 
 /// Without the gate, and without each check, there is harm; or it is known why not.
 fn everything_is_needed(scenarios: &[Scenario]) -> bool {
-    let without_gate = does_harm("the gate", TWO_WRITERS, "people", scenarios, Gate::absent);
+    let without_gate = does_harm("the gate", TWO_WRITERS, "people", scenarios, |_| Gate::absent());
     Code::ALL.iter().fold(without_gate, |holds, code| holds & is_needed(*code, scenarios))
 }
 
@@ -101,7 +102,7 @@ enum Purpose {
 fn is_needed(code: Code, scenarios: &[Scenario]) -> bool {
     match purpose(code) {
         Purpose::Prevents(what, scenario) => {
-            does_harm(code.name(), what, scenario, scenarios, || Gate::new(Some(code)))
+            does_harm(code.name(), what, scenario, scenarios, |doors| Gate::new(Some(code), doors))
         }
         Purpose::Beside(why) => {
             println!("without {code}: no harm in the model, because {why}");
@@ -111,9 +112,18 @@ fn is_needed(code: Code, scenarios: &[Scenario]) -> bool {
 }
 
 /// Looks for this harm and prints it.
-fn does_harm(without: &str, what: &'static str, name: &str, scenarios: &[Scenario], gate: impl Fn() -> Gate) -> bool {
+fn does_harm(
+    without: &str,
+    what: &'static str,
+    name: &str,
+    scenarios: &[Scenario],
+    gate: impl Fn(bool) -> Gate,
+) -> bool {
     let mut found = scenarios.iter().filter(|scenario| scenario.name == name).flat_map(|scenario| {
-        search(gate(), scenario, Until::Harm(what)).harm.into_iter().filter(|harm| harm.what == what)
+        search(gate(scenario.has_doors()), scenario, Until::Harm(what))
+            .harm
+            .into_iter()
+            .filter(|harm| harm.what == what)
     });
     let first = found.next();
     match &first {
@@ -129,6 +139,8 @@ fn purpose(code: Code) -> Purpose {
         Code::NodeStillReady | Code::LeaseStillRenewed | Code::EvidenceMissing => Prevents(TWO_WRITERS, "people"),
         Code::EvidenceExpired | Code::NodeNotRebooted => Prevents(TWO_WRITERS, "isolation"),
         Code::EvidenceInFuture => Prevents(TWO_WRITERS, "clocks"),
+        Code::UnfencedDeletion | Code::UnfencedForceDeletion => Prevents(TWO_WRITERS, "doors"),
+        Code::UnfencedDetach => Prevents(TWO_WRITERS, "deployment"),
         Code::SelfAttested => Prevents(TWO_WRITERS, "own-word"),
         Code::PodsRemain => Prevents(BROKEN, "file-system"),
         Code::VolumesAttached => Prevents(BROKEN, "people"),

@@ -9,8 +9,9 @@ use crate::{
     gate::{
         Actor::{self, *},
         Clocks,
+        Way::{self, *},
     },
-    world::{Budget, Effect::*},
+    world::{Budget, Effect::*, Excuse, Owner},
     write::{
         Intent::{self, *},
         When,
@@ -25,6 +26,12 @@ pub struct Scenario {
     pub about: &'static str,
     pub events: Vec<Event>,
     pub writes: Vec<(Actor, Intent)>,
+    /// The other doors that are taken, beside the deletion of the Node. If there are any, they are
+    /// guarded.
+    pub ways: Vec<(Actor, Way)>,
+    pub owner: Owner,
+    /// What the policy leaves open, and must be found.
+    pub open: Vec<Excuse>,
     /// Of the replicas that answer.
     pub clocks: Vec<Clocks>,
     /// Whether somebody keeps a copy of the Node.
@@ -34,6 +41,17 @@ pub struct Scenario {
     /// Whether the taint can come off again with what takes part.
     pub returns: bool,
     pub budget: Budget,
+}
+
+impl Scenario {
+    pub fn has_doors(&self) -> bool {
+        !self.ways.is_empty()
+    }
+
+    /// Whether this is among what the policy leaves open here.
+    pub fn opens(&self, excuse: Excuse) -> bool {
+        self.open.contains(&excuse)
+    }
 }
 
 /// What happens in every scenario, beside the steps of the controllers.
@@ -47,6 +65,9 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
         about,
         events: ALWAYS.iter().chain(&Event::CONTROLLERS).chain(events).copied().collect(),
         writes: writes.to_vec(),
+        ways: Vec::new(),
+        owner: Owner::StatefulSet,
+        open: Vec::new(),
         clocks: vec![(0, 0)],
         reads: false,
         is_attachable: true,
@@ -177,6 +198,67 @@ pub fn scenarios(size: Size) -> Vec<Scenario> {
                     (Alice, Attest(StorageIsolation, When::Now)),
                     (Alice, Place(NoExecute)),
                     (Alice, Release),
+                ],
+            )
+        },
+        Scenario {
+            ways: vec![(Alice, ForceDelete), (Alice, Detach), (Alice, Unfinalize)],
+            open: vec![Excuse::ForcedWhileReady],
+            ..scenario(
+                "doors",
+                "the other doors: the Node is deleted, its pod force-deleted, its disk detached by hand",
+                &[Event::PowerOff, PowerOn],
+                &[
+                    (Alice, Attest(PowerOff, When::Now)),
+                    (Alice, AttestAndPlace(PowerOff)),
+                    (Alice, Release),
+                    (Alice, Delete),
+                    (Cloud, Delete),
+                ],
+            )
+        },
+        Scenario {
+            ways: vec![(Alice, Detach), (Alice, Unfinalize)],
+            owner: Owner::Deployment,
+            ..scenario(
+                "deployment",
+                "two of these doors around a Deployment's pod, which is replaced before it is gone",
+                &[Event::PowerOff, PowerOn],
+                &[
+                    (Alice, Attest(PowerOff, When::Now)),
+                    (Alice, AttestAndPlace(PowerOff)),
+                    (Alice, Release),
+                    (Alice, Delete),
+                ],
+            )
+        },
+        Scenario {
+            ways: vec![(Oncall, ForceDelete), (Oncall, Detach), (Alice, ForceDelete)],
+            open: vec![Excuse::ForcedWhileReady],
+            ..scenario(
+                "doors-glass",
+                "the same doors with a break-glass",
+                &[Event::PowerOff],
+                &[
+                    (Alice, BreakGlass),
+                    (Oncall, BreakGlass),
+                    (Oncall, Delete),
+                    (Alice, Delete),
+                    (Alice, AttestAndPlace(PowerOff)),
+                ],
+            )
+        },
+        Scenario {
+            ways: vec![(Alice, ForceDelete), (Alice, Detach)],
+            open: vec![Excuse::ForcedWhileReady, Excuse::LiftedWithoutReboot],
+            ..scenario(
+                "doors-isolation",
+                "the same doors of a machine that the storage refuses",
+                &[Isolate, Unisolate, PowerOn],
+                &[
+                    (Alice, Attest(StorageIsolation, When::Now)),
+                    (Alice, AttestAndPlace(StorageIsolation)),
+                    (Alice, Delete),
                 ],
             )
         },

@@ -12,11 +12,11 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use crate::{
     action::Event,
-    gate::{Actor, Clocks, Gate},
+    gate::{Actor, Clocks, Gate, Way},
     rescue::{is_fenced, rescue},
     scenario::Scenario,
-    world::{Attachment, Pod, World},
-    write::{Answer, Intent, read, send},
+    world::{Attachment, Excuse, Pod, World},
+    write::{Answer, Intent, read, send, take},
 };
 
 /// The cores of the machines that run this.
@@ -27,6 +27,7 @@ const THREADS: usize = 2;
 pub enum Step {
     Happens(Event),
     Writes(Actor, Intent, Clocks),
+    Takes(Actor, Way),
     /// Somebody reads the Node and keeps the copy.
     Reads,
 }
@@ -67,7 +68,14 @@ pub fn search(gate: Gate, scenario: &Scenario, until: Until) -> Found {
     };
     let checker = cluster.checker().threads(threads).finish_when(until).spawn_bfs().join();
     let mut discoveries = checker.discoveries();
-    let goals = [(PLACED, true), (RETURNED, scenario.returns)].into_iter().filter(|(_, is_expected)| *is_expected);
+    let goals = [
+        (PLACED, true),
+        (RETURNED, scenario.returns),
+        (FORCED, scenario.opens(Excuse::ForcedWhileReady)),
+        (LIFTED, scenario.opens(Excuse::LiftedWithoutReboot)),
+    ]
+    .into_iter()
+    .filter(|(_, is_expected)| *is_expected);
     let unreached = goals.map(|(goal, _)| goal).filter(|goal| discoveries.remove(goal).is_none()).collect();
     let harm = discoveries.into_iter().map(|(what, path)| {
         let last = path.last_state().clone();
@@ -84,6 +92,9 @@ pub const BROKEN: &str = "a write broke something at once";
 const STUCK: &str = "the fence is true, and the documented order does not end";
 const PLACED: &str = "a node was put out of service";
 const RETURNED: &str = "a node was returned to service, and its pod runs elsewhere";
+/// What the policy leaves open. It is looked for, so that the documents stay true.
+const FORCED: &str = "two writers, because a pod was force-deleted while its node was Ready";
+const LIFTED: &str = "two writers, because an isolation was lifted without a reboot";
 
 #[derive(Clone)]
 struct Cluster {
@@ -105,7 +116,9 @@ impl Model for Cluster {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::healthy(self.scenario.is_attachable, self.scenario.budget.clone())]
+        let Scenario { is_attachable, budget, owner, .. } = &self.scenario;
+        let doors = self.scenario.has_doors();
+        vec![World { owner: *owner, doors, ..World::healthy(*is_attachable, budget.clone()) }]
     }
 
     fn actions(&self, world: &World, steps: &mut Vec<Step>) {
@@ -117,6 +130,7 @@ impl Model for Cluster {
             for (actor, intent) in &self.scenario.writes {
                 steps.extend(self.scenario.clocks.iter().map(|clocks| Step::Writes(*actor, *intent, *clocks)));
             }
+            steps.extend(self.scenario.ways.iter().map(|(actor, way)| Step::Takes(*actor, *way)));
         }
     }
 
@@ -124,13 +138,8 @@ impl Model for Cluster {
         let next = match step {
             Step::Happens(event) => event.happen(world),
             Step::Reads => read(world),
-            Step::Writes(actor, intent, clocks) => match send(&self.gate, world, actor, intent, clocks)? {
-                Answer::Stored(mut next) => {
-                    next.left.writes = next.left.writes.saturating_sub(1);
-                    Some(*next)
-                }
-                Answer::Denied(_) => None,
-            },
+            Step::Writes(actor, intent, clocks) => admitted(send(&self.gate, world, actor, intent, clocks)),
+            Step::Takes(actor, way) => admitted(take(&self.gate, world, actor, way)),
         };
         next.filter(|next| next != world)
     }
@@ -148,6 +157,13 @@ impl Model for Cluster {
                 cluster.once(2, !is_fenced(world) || rescue(&cluster.gate, world).is_ok())
             }));
         }
+        if self.scenario.opens(Excuse::ForcedWhileReady) {
+            properties.push(Property::sometimes(FORCED, |_, world| has_two_writers(world, Excuse::ForcedWhileReady)));
+        }
+        if self.scenario.opens(Excuse::LiftedWithoutReboot) {
+            properties
+                .push(Property::sometimes(LIFTED, |_, world| has_two_writers(world, Excuse::LiftedWithoutReboot)));
+        }
         if self.scenario.returns {
             properties.push(Property::sometimes(RETURNED, |_, world: &World| {
                 let is_moved = world.pod == Pod::Gone && world.attachment == Attachment::Gone && world.elsewhere;
@@ -155,6 +171,21 @@ impl Model for Cluster {
             }));
         }
         properties
+    }
+}
+
+fn has_two_writers(world: &World, excuse: Excuse) -> bool {
+    world.elsewhere && world.writes_to_disk() && world.excuse == Some(excuse)
+}
+
+/// The world after a write that is stored.
+fn admitted(answer: Option<Answer>) -> Option<World> {
+    match answer? {
+        Answer::Stored(mut next) => {
+            next.left.writes = next.left.writes.saturating_sub(1);
+            Some(*next)
+        }
+        Answer::Denied(_) => None,
     }
 }
 
@@ -179,6 +210,7 @@ impl fmt::Display for Step {
             Self::Writes(actor, intent, (mutating, validating)) => {
                 write!(formatter, "{actor:?} writes: {intent:?} (clocks {mutating:+} s, {validating:+} s)")
             }
+            Self::Takes(actor, way) => write!(formatter, "{actor:?} takes another door: {way:?}"),
             Self::Reads => formatter.write_str("somebody reads the Node"),
         }
     }

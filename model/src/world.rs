@@ -31,6 +31,15 @@ pub struct World {
     pub attachment: Attachment,
     /// Whether the disk is attached by a controller: a network file system is not.
     pub is_attachable: bool,
+    pub owner: Owner,
+    /// Whether the other doors count: the controllers also act on a machine that writes, if
+    /// somebody made them believe that it does not. Otherwise nobody does.
+    pub doors: bool,
+    /// The pod was force-deleted while its node was Ready, and its process ran on.
+    pub forced_while_ready: bool,
+    /// Another door was taken, or the Node deleted with its taint, while nothing but the storage
+    /// kept the machine from writing.
+    pub relied_on_isolation: bool,
     /// The pod's replacement runs on another machine, and writes to the disk.
     pub elsewhere: bool,
     /// The taint as the controllers' caches have it. They may be late.
@@ -123,7 +132,16 @@ pub struct Lease {
     pub managed: bool,
 }
 
-/// The StatefulSet's pod on the suspect machine, as the API server has it.
+/// What replaces the pod, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// Once it is gone: both have one name.
+    StatefulSet,
+    /// As soon as it is being deleted. Only the disk's attachment keeps the replacement waiting.
+    Deployment,
+}
+
+/// The pod on the suspect machine, as the API server has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pod {
     Bound,
@@ -174,6 +192,14 @@ pub enum Excuse {
     FalseWord,
     /// Somebody with the right to used a break-glass.
     BrokeGlass,
+    /// The pod was force-deleted while its node was Ready, then the machine was cut off before its
+    /// kubelet had stopped the pod, and the attach/detach controller detached the disk by force.
+    /// The policy leaves this open: a Ready node does as it is told, as far as anybody can see.
+    ForcedWhileReady,
+    /// Another door was taken, or the Node deleted with its taint, because the storage refused the
+    /// machine, which ran on; then its storage accepted it again, in the same boot. The policy
+    /// leaves this open: only a release waits for a reboot (`NodeNotRebooted`).
+    LiftedWithoutReboot,
     /// The machine came back with the taint on, and started the pod again, because nothing evicted
     /// it. No write happens that a gate could deny.
     AliveWithTaint,
@@ -228,6 +254,10 @@ impl World {
             pod: Pod::Bound,
             attachment: if is_attachable { Attachment::Attached } else { Attachment::Gone },
             is_attachable,
+            owner: Owner::StatefulSet,
+            doors: false,
+            forced_while_ready: false,
+            relied_on_isolation: false,
             elsewhere: false,
             cached_taint: false,
             remediation: None,
@@ -244,6 +274,10 @@ impl World {
     /// Whether the suspect machine can write to the disk.
     pub fn writes_to_disk(&self) -> bool {
         self.machine.powered && self.machine.process && !self.machine.isolated
+    }
+
+    pub fn remember_isolation(&mut self) {
+        self.relied_on_isolation |= self.machine.process && self.machine.isolated;
     }
 
     pub fn is_out_of_service(&self) -> bool {

@@ -6,7 +6,7 @@ use fencegate::policy::{
 };
 
 use crate::{
-    gate::{Actor, Admission, Clocks, Gate, moment, written},
+    gate::{Actor, Admission, Clocks, Gate, Way, moment, written},
     world::{Attachment, Broken, Copy, Effect, Excuse, GRACE, MAX_AGE, Node, Pod, Ready, Seconds, Word, World},
 };
 
@@ -94,6 +94,8 @@ fn wanted(world: &World, intent: Intent, actor: Actor) -> Option<Wanted> {
         Intent::Withdraw => EVIDENCE.iter().for_each(|key| node.annotate(key, None)),
         Intent::Forge => node.annotate(RECORDED_BY, Some(Actor::Oncall.name())),
         Intent::BreakGlass => node.annotate(BREAK_GLASS, Some("the monitor is wrong")),
+        // It asks the cloud, which knows that the instance is gone.
+        Intent::Delete if actor == Actor::Cloud && world.machine.powered => return None,
         Intent::Delete => return Some(Wanted::Deleted),
         Intent::PutCopy => {
             let Copy { taint, annotations } = world.copy.clone()?;
@@ -153,10 +155,45 @@ pub fn send(gate: &Gate, world: &World, actor: Actor, intent: Intent, clocks: Cl
         Admission::Stored { node, broke_glass } => {
             let (before, sent, stored) = (world.node.as_ref(), after.as_ref(), node.as_ref());
             let mut next = world.clone();
+            if world.doors && before.is_some() && stored.is_none() {
+                if !world.is_out_of_service() {
+                    blame(&mut next, actor, broke_glass);
+                }
+                next.remember_isolation();
+            }
             judge(&mut next, &Admitted { before, sent, stored, actor, broke_glass });
             next.node = node;
             (next != *world).then(|| Answer::Stored(Box::new(next)))
         }
+    }
+}
+
+/// Takes another door than the taint, by hand. `None`: it does not apply here.
+pub fn take(gate: &Gate, world: &World, actor: Actor, way: Way) -> Option<Answer> {
+    let mut next = world.clone();
+    match way {
+        Way::ForceDelete if world.pod != Pod::Gone => next.pod = Pod::Gone,
+        Way::Detach if world.attachment == Attachment::Attached => next.attachment = Attachment::Detaching,
+        Way::Unfinalize if world.attachment == Attachment::Detaching => next.attachment = Attachment::Gone,
+        Way::ForceDelete | Way::Detach | Way::Unfinalize => return None,
+    }
+    match gate.admit_way(world, way, actor) {
+        Admission::Denied(why) => Some(Answer::Denied(why)),
+        Admission::Stored { broke_glass, .. } => {
+            blame(&mut next, actor, broke_glass);
+            next.remember_isolation();
+            let is_ready = world.node.as_ref().is_some_and(|node| node.ready == Ready::True);
+            next.forced_while_ready |= way == Way::ForceDelete && is_ready && world.machine.process;
+            Some(Answer::Stored(Box::new(next)))
+        }
+    }
+}
+
+/// Whether a person is to blame for another door that is taken while the machine writes.
+fn blame(next: &mut World, actor: Actor, broke_glass: bool) {
+    if next.writes_to_disk() && next.excuse.is_none() {
+        let may_break = broke_glass && actor.may_break_glass() && next.glass == Some(actor);
+        next.excuse = if may_break { Some(Excuse::BrokeGlass) } else { excuse(next) };
     }
 }
 
@@ -215,7 +252,7 @@ fn judge(next: &mut World, write: &Admitted<'_>) {
 /// Whose word and whose break-glass is on the Node. What the gate writes out for another source is
 /// nobody's word.
 fn remember_who_said_it(next: &mut World, write: &Admitted<'_>) {
-    if write.changes(write.sent, BREAK_GLASS) {
+    if write.sent.is_some() && write.changes(write.sent, BREAK_GLASS) {
         next.glass = annotation(write.sent, BREAK_GLASS).map(|_| write.actor);
     }
     let fenced_at = annotation(write.stored, FENCED_AT);
