@@ -22,6 +22,7 @@ pub const MAX_AGE: Seconds = 24 * 3600;
 
 /// Everything.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, and a state must be small")]
 pub struct World {
     pub now: Seconds,
     pub machine: Machine,
