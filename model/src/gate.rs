@@ -99,7 +99,8 @@ pub enum Way {
     ForceDelete,
     /// The VolumeAttachment is deleted: its driver detaches the disk.
     Detach,
-    /// The VolumeAttachment that is being deleted loses its finalizer: nothing waits for its driver.
+    /// The VolumeAttachment that is being deleted loses its finalizer: nothing waits for its
+    /// driver.
     Unfinalize,
 }
 

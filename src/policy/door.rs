@@ -47,13 +47,11 @@ pub struct Grace {
 }
 
 impl Grace {
-    /// Whether the API server removes the pod at once
-    /// (`k8s.io/apiserver/pkg/registry/rest/delete.go`: `BeforeDelete`).
+    /// Whether this deletion takes away what is left of the pod's time
+    /// (`k8s.io/apiserver/pkg/registry/rest/delete.go`: `BeforeDelete`). If none is left, an
+    /// earlier deletion took it, which was judged; any other one then completes that, for example
+    /// the namespace controller's just after the kubelet's.
     pub fn is_none(self, pod: &Pod) -> bool {
-        let remaining = pod.metadata.deletion_grace_period_seconds;
-        if pod.is_terminating() && remaining.is_none_or(|seconds| seconds == 0) {
-            return true;
-        }
         self.asked.or(self.own.filter(|_| !pod.is_terminating())) == Some(0)
     }
 }
@@ -170,8 +168,9 @@ mod tests {
             (&terminating(json!(30)), None, Some(0), false, "the deletion that is under way goes on"),
             (&terminating(json!(30)), Some(0), Some(30), true, "a second deletion, forced"),
             (&terminating(json!(30)), Some(5), Some(30), false, "a shorter grace period"),
-            (&terminating(json!(0)), None, Some(30), true, "a forced deletion that was not completed"),
-            (&terminating(Value::Null), Some(30), Some(30), true, "no grace period is left"),
+            (&terminating(json!(0)), None, Some(30), false, "completes a deletion that was judged"),
+            (&terminating(json!(0)), Some(0), Some(30), true, "forced once more"),
+            (&terminating(Value::Null), Some(30), Some(30), false, "no grace period is left"),
         ] {
             assert_eq!(Grace { asked, own }.is_none(&pod(pod_)), forced, "{what}");
         }
