@@ -47,11 +47,6 @@ impl Scenario {
     pub fn has_doors(&self) -> bool {
         !self.ways.is_empty()
     }
-
-    /// Whether this is among what the policy leaves open here.
-    pub fn opens(&self, excuse: Excuse) -> bool {
-        self.open.contains(&excuse)
-    }
 }
 
 /// What happens in every scenario, beside the steps of the controllers.

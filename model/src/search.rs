@@ -68,15 +68,9 @@ pub fn search(gate: Gate, scenario: &Scenario, until: Until) -> Found {
     };
     let checker = cluster.checker().threads(threads).finish_when(until).spawn_bfs().join();
     let mut discoveries = checker.discoveries();
-    let goals = [
-        (PLACED, true),
-        (RETURNED, scenario.returns),
-        (FORCED, scenario.opens(Excuse::ForcedWhileReady)),
-        (LIFTED, scenario.opens(Excuse::LiftedWithoutReboot)),
-    ]
-    .into_iter()
-    .filter(|(_, is_expected)| *is_expected);
-    let unreached = goals.map(|(goal, _)| goal).filter(|goal| discoveries.remove(goal).is_none()).collect();
+    let goals = [(PLACED, true), (RETURNED, scenario.returns)].into_iter().filter(|(_, is_expected)| *is_expected);
+    let goals = goals.map(|(goal, _)| goal).chain(open(scenario).map(|(goal, _)| goal));
+    let unreached = goals.filter(|goal| discoveries.remove(goal).is_none()).collect();
     let harm = discoveries.into_iter().map(|(what, path)| {
         let last = path.last_state().clone();
         let denial = if what == STUCK { rescue(&gate, &last).err() } else { None };
@@ -92,9 +86,22 @@ pub const BROKEN: &str = "a write broke something at once";
 const STUCK: &str = "the fence is true, and the documented order does not end";
 const PLACED: &str = "a node was put out of service";
 const RETURNED: &str = "a node was returned to service, and its pod runs elsewhere";
+/// Whether a state is one that is looked for.
+type IsMet = fn(&Cluster, &World) -> bool;
 /// What the policy leaves open. It is looked for, so that the documents stay true.
-const FORCED: &str = "two writers, because a pod was force-deleted while its node was Ready";
-const LIFTED: &str = "two writers, because an isolation was lifted without a reboot";
+const OPEN: [(Excuse, &str, IsMet); 2] = [
+    (Excuse::ForcedWhileReady, "two writers, because a pod was force-deleted while its node was Ready", |_, world| {
+        has_two_writers(world, Excuse::ForcedWhileReady)
+    }),
+    (Excuse::LiftedWithoutReboot, "two writers, because an isolation was lifted without a reboot", |_, world| {
+        has_two_writers(world, Excuse::LiftedWithoutReboot)
+    }),
+];
+
+/// What the policy leaves open in this scenario, and how it is told.
+fn open(scenario: &Scenario) -> impl Iterator<Item = (&'static str, IsMet)> {
+    OPEN.into_iter().filter(|(excuse, ..)| scenario.open.contains(excuse)).map(|(_, goal, is_met)| (goal, is_met))
+}
 
 #[derive(Clone)]
 struct Cluster {
@@ -157,13 +164,7 @@ impl Model for Cluster {
                 cluster.once(2, !is_fenced(world) || rescue(&cluster.gate, world).is_ok())
             }));
         }
-        if self.scenario.opens(Excuse::ForcedWhileReady) {
-            properties.push(Property::sometimes(FORCED, |_, world| has_two_writers(world, Excuse::ForcedWhileReady)));
-        }
-        if self.scenario.opens(Excuse::LiftedWithoutReboot) {
-            properties
-                .push(Property::sometimes(LIFTED, |_, world| has_two_writers(world, Excuse::LiftedWithoutReboot)));
-        }
+        properties.extend(open(&self.scenario).map(|(goal, is_met)| Property::sometimes(goal, is_met)));
         if self.scenario.returns {
             properties.push(Property::sometimes(RETURNED, |_, world: &World| {
                 let is_moved = world.pod == Pod::Gone && world.attachment == Attachment::Gone && world.elsewhere;

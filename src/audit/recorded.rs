@@ -141,10 +141,10 @@ impl Recorded {
         let door = subject(line.pod, line.attachment).map(|subject| Door { user: user.clone(), subject });
         let (before, after) = (line.before.map(|Object(node)| node), line.after.map(|Object(node)| node));
         let malformed = line.reasons.into_iter().find(|reason| reason.code == Code::ReviewMalformed.name());
-        let content = match (door, before, malformed) {
-            (Some(door), None, _) => Content::Door(Box::new(door)),
-            (Some(door), Some(node), _) => Content::Node(Box::new(door.request(node).ok_or(LineError::NoObjects)?)),
-            (None, before, malformed) => match (Write::between(before, after), malformed) {
+        let content = match (door, before) {
+            (Some(door), None) => Content::Door(Box::new(door)),
+            (Some(door), Some(node)) => Content::Node(Box::new(door.request(node).ok_or(LineError::NoObjects)?)),
+            (None, before) => match (Write::between(before, after), malformed) {
                 (Some(write), _) => Content::Node(Box::new(Request { node: line.node, user: user.clone(), write })),
                 (None, Some(RawReason { message, .. })) => Content::Malformed { node: line.node, why: message },
                 (None, None) => return Err(LineError::NoObjects),

@@ -17,7 +17,7 @@ use super::{
     Live, VIRTUAL_GROUP, VIRTUAL_RESOURCE,
     api::{ReadError, Selection, check_name, clustered, namespaced},
     live::one_line,
-    registration::{DOORS, NAME, PODS, WEBHOOK},
+    registration::{NAME, PODS, WEBHOOK, is_door},
 };
 use crate::policy::{
     facts::Verb,
@@ -161,7 +161,7 @@ impl Live {
             Webhook::Validate => clustered::<admission::ValidatingWebhookConfiguration>(),
         };
         let found: Option<Configuration> = self.api.get(&builder, NAME).await.map_err(|error| told(&error))?;
-        let is_ours = |one: &Registered| one.name == WEBHOOK || DOORS.contains(&one.name.as_str());
+        let is_ours = |one: &Registered| one.name == WEBHOOK || is_door(&one.name);
         Ok(found.map(|found| found.webhooks.into_iter().filter(is_ours).collect()).unwrap_or_default())
     }
 

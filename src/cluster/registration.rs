@@ -29,7 +29,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::{Written, api::describe};
-use crate::policy::review::Webhook;
+use crate::policy::{reason::Code, review::Webhook};
 
 mod entries;
 mod secret;
@@ -42,8 +42,13 @@ pub use secret::{ROTATE, StoredSecret};
 pub(super) const NAME: &str = "fencegate";
 /// The entry that guards the taint, in each configuration.
 pub const WEBHOOK: &str = "out-of-service.fencegate.dev";
-/// The entries that may be beside it: the other doors.
-pub(super) const DOORS: [&str; 3] = ["nodes.fencegate.dev", PODS, "attachments.fencegate.dev"];
+/// The entries that may be beside it, those of the other doors, each with the check that judges
+/// what it sends.
+pub const DOORS: [(&str, Code); 3] = [
+    ("nodes.fencegate.dev", Code::UnfencedDeletion),
+    (PODS, Code::UnfencedForceDeletion),
+    ("attachments.fencegate.dev", Code::UnfencedDetach),
+];
 /// The door whose match condition depends on the configuration.
 pub(super) const PODS: &str = "pods.fencegate.dev";
 /// The field manager of `path`: of its own, so that the managed fields tell when it was written.
@@ -288,6 +293,11 @@ impl Registration {
     fn lease_name(&self) -> String {
         format!("Lease {}/{NAME}", self.namespace)
     }
+}
+
+/// Whether this is the name of another door's entry.
+pub(super) fn is_door(name: &str) -> bool {
+    DOORS.iter().any(|(door, _)| *door == name)
 }
 
 /// The kind of a webhook's configuration.

@@ -10,7 +10,7 @@ use crate::policy::{
     evidence::parse_time,
     object::node::Node,
     reason::{Code, Mode},
-    request::Write,
+    request::{OnNode, Write},
     review::{Review, Webhook},
     text::{Foreign, Span, quoted},
     transition::Transition,
@@ -55,7 +55,8 @@ pub fn of_decision(webhook: Webhook, review: &Review, decision: &Decision) -> Ve
     if stored.metadata.uid.is_empty() {
         return Vec::new();
     }
-    let user = format!("{}{}", Foreign::from(review.user.name.as_str()), subject(&request.write));
+    let on_node = request.write.on_node().map(|OnNode { kind, name }| format!(", {kind} {}", Foreign::from(name)));
+    let user = format!("{}{}", Foreign::from(review.user.name.as_str()), on_node.unwrap_or_default());
     let actions = Actions::of(transition);
     let event = |action, reason, is_warning, note, is_repeated_by_automation| Event {
         node: request.node.clone(),
@@ -86,17 +87,6 @@ pub fn of_decision(webhook: Webhook, review: &Review, decision: &Decision) -> Ve
             .map(|(reason, note)| event(actions.done, reason, false, format!("admitted: {note}"), false))
     };
     done.into_iter().chain(would_be_denied).collect()
-}
-
-/// What is written, if it is not the Node itself.
-fn subject(write: &Write) -> String {
-    match write {
-        Write::ForceDelete { pod, .. } => format!(", pod {}", Foreign::from(pod.full_name())),
-        Write::Detach { attachment, .. } => {
-            format!(", VolumeAttachment {}", Foreign::from(attachment.metadata.name.as_str()))
-        }
-        Write::Create { .. } | Write::Update { .. } | Write::Delete { .. } => String::new(),
-    }
 }
 
 /// The reason and the note of what is done in the order of the procedure.

@@ -7,7 +7,7 @@
 
 use super::{
     object::{node::Node, pod::Pod, volume::VolumeAttachment},
-    request::{Request, User, Write},
+    request::{OnNode, Request, User, Write},
     transition::Transition,
 };
 
@@ -96,6 +96,15 @@ impl Door {
         match self.subject {
             Subject::Pod(_) | Subject::Eviction { .. } => Transition::ForceDelete,
             Subject::Attachment(_) => Transition::Detach,
+        }
+    }
+
+    /// What is written.
+    pub fn on_node(&self) -> OnNode {
+        match &self.subject {
+            Subject::Pod(pod) => OnNode::pod(&pod.metadata.namespace, &pod.metadata.name),
+            Subject::Eviction { namespace, name } => OnNode::pod(namespace, name),
+            Subject::Attachment(attachment) => OnNode::attachment(attachment),
         }
     }
 

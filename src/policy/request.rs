@@ -54,6 +54,25 @@ pub enum Write {
     },
 }
 
+/// Something on a Node, as people name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnNode {
+    pub kind: &'static str,
+    pub name: String,
+}
+
+impl OnNode {
+    /// A pod.
+    pub fn pod(namespace: &str, name: &str) -> Self {
+        Self { kind: "pod", name: format!("{namespace}/{name}") }
+    }
+
+    /// A VolumeAttachment.
+    pub fn attachment(attachment: &VolumeAttachment) -> Self {
+        Self { kind: "VolumeAttachment", name: attachment.metadata.name.clone() }
+    }
+}
+
 impl Write {
     /// The write with this Node before and after it: the inverse of [`before`](Self::before) and
     /// [`after`](Self::after). `None` if there is no Node at all.
@@ -85,6 +104,15 @@ impl Write {
         match self {
             Self::Create { new } | Self::Update { new, .. } => Some(new),
             Self::Delete { .. } | Self::ForceDelete { .. } | Self::Detach { .. } => None,
+        }
+    }
+
+    /// What is written, if it is not the Node itself.
+    pub fn on_node(&self) -> Option<OnNode> {
+        match self {
+            Self::Create { .. } | Self::Update { .. } | Self::Delete { .. } => None,
+            Self::ForceDelete { pod, .. } => Some(OnNode::pod(&pod.metadata.namespace, &pod.metadata.name)),
+            Self::Detach { attachment, .. } => Some(OnNode::attachment(attachment)),
         }
     }
 

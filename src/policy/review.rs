@@ -2,7 +2,7 @@
 
 use super::{
     door::Door,
-    request::{Request, User},
+    request::{OnNode, Request, User},
 };
 
 /// The gate's two admission webhooks.
@@ -56,6 +56,17 @@ pub enum Content {
         /// The error, one line for people.
         why: String,
     },
+}
+
+impl Content {
+    /// What is written, if it is not the Node itself.
+    pub fn on_node(&self) -> Option<OnNode> {
+        match self {
+            Self::Node(request) => request.write.on_node(),
+            Self::Door(door) => Some(door.on_node()),
+            Self::Unrelated | Self::Malformed { .. } => None,
+        }
+    }
 }
 
 impl Review {

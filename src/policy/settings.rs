@@ -192,12 +192,12 @@ impl Settings {
     /// The same settings, with every door off.
     #[must_use]
     pub fn without_doors(&self) -> Cow<'_, Self> {
-        let doors = [Code::UnfencedDeletion, Code::UnfencedForceDeletion, Code::UnfencedDetach];
-        if doors.iter().all(|code| self.mode(*code) == Mode::Off) {
+        let doors = || Transition::ALL.into_iter().filter_map(Code::of_door);
+        if doors().all(|code| self.mode(code) == Mode::Off) {
             return Cow::Borrowed(self);
         }
         let mut settings = self.clone();
-        settings.modes.extend(doors.map(|code| (code, Mode::Off)));
+        settings.modes.extend(doors().map(|code| (code, Mode::Off)));
         Cow::Owned(settings)
     }
 

@@ -59,11 +59,6 @@ impl Transition {
         }
     }
 
-    /// Whether this is another door to the same harm than the taint (contract section 13).
-    pub fn is_a_door(self) -> bool {
-        matches!(self, Self::DeleteUntainted | Self::ForceDelete | Self::Detach)
-    }
-
     fn happens(self, write: &Write) -> bool {
         let (before, after) = (write.before(), write.after());
         let was = before.is_some_and(Node::is_out_of_service);

@@ -6,20 +6,11 @@ use crate::{
     cluster::{
         Live,
         inspection::{Bound, Registered},
+        registration::DOORS,
     },
-    policy::{
-        reason::{Code, Mode},
-        review::Webhook,
-        settings::Settings,
-    },
+    policy::{reason::Mode, review::Webhook, settings::Settings},
 };
 
-/// The entry of each other door, and the check that judges what it sends.
-const DOORS: [(&str, Code); 3] = [
-    ("nodes.fencegate.dev", Code::UnfencedDeletion),
-    ("pods.fencegate.dev", Code::UnfencedForceDeletion),
-    ("attachments.fencegate.dev", Code::UnfencedDetach),
-];
 /// The policy and its binding.
 const POLICY: &str = "fencegate";
 
@@ -46,11 +37,12 @@ pub(super) async fn mismatches(live: &Live, settings: &Settings) -> Result<Vec<S
 /// The other doors whose entry is not as the configuration needs it: it is missing, or sends what
 /// nobody judges.
 fn of_doors(registered: &[Registered], settings: &Settings) -> Vec<String> {
-    let differs = |(name, code): &(&str, Code)| match (registered.iter().find(|entry| entry.name == *name), code) {
-        (None, code) => settings.mode(*code) != Mode::Off,
-        (Some(entry), code) => !suits(entry, settings.mode(*code), settings),
+    let doors = DOORS.into_iter().map(|(name, code)| (name, settings.mode(code)));
+    let differs = |(name, mode): &(&str, Mode)| match registered.iter().find(|entry| entry.name == *name) {
+        None => *mode != Mode::Off,
+        Some(entry) => !suits(entry, *mode, settings),
     };
-    DOORS.into_iter().filter(differs).map(|(name, _)| name.to_owned()).collect()
+    doors.filter(differs).map(|(name, _)| name.to_owned()).collect()
 }
 
 /// Whether the entry of another door, which is in this mode, is as the configuration needs it. A

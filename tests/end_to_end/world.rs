@@ -86,10 +86,15 @@ impl World {
     }
 
     pub async fn attachments(&self) -> usize {
-        let list = self.plane.get("/apis/storage.k8s.io/v1/volumeattachments").await.unwrap();
-        let here = |attachment: &&Value| attachment["spec"]["nodeName"] == self.node.as_str();
-        list["items"].as_array().unwrap().iter().filter(here).count()
+        attachments_of(&self.plane, &self.node).await.len()
     }
+}
+
+/// The VolumeAttachments of a node.
+pub async fn attachments_of(plane: &Plane, node: &str) -> Vec<Value> {
+    let list = plane.get("/apis/storage.k8s.io/v1/volumeattachments").await.unwrap();
+    let of_node = |attachment: &&Value| attachment["spec"]["nodeName"] == node;
+    list["items"].as_array().unwrap().iter().filter(of_node).cloned().collect()
 }
 
 /// Creates the volume `pv-<claim>`, which only this claim can use.
@@ -135,11 +140,16 @@ pub fn is_tainted(node: &Value) -> bool {
     node["spec"]["taints"].to_string().contains(TAINT)
 }
 
-/// The node that the database runs on. `None` if it does not run.
-pub async fn runs_on(plane: &Plane) -> Option<String> {
+/// The pod of the database. `None` if it does not run.
+pub async fn running(plane: &Plane) -> Option<Value> {
     let pod = plane.get("/api/v1/namespaces/default/pods/db-0").await.ok()?;
     let runs = pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null();
-    runs.then(|| pod["spec"]["nodeName"].as_str().unwrap().to_owned())
+    runs.then_some(pod)
+}
+
+/// The node that the database runs on. `None` if it does not run.
+pub async fn runs_on(plane: &Plane) -> Option<String> {
+    Some(running(plane).await?["spec"]["nodeName"].as_str().unwrap().to_owned())
 }
 
 pub fn now() -> String {

@@ -47,31 +47,29 @@ struct EvictionMetadata {
 
 /// The door that a request takes. `None` if it takes none.
 pub(super) fn door(request: &RawRequest<'_, &RawValue>, user: &User) -> Result<Option<Door>, Malformed> {
-    let Some(Object(resource)) = request.resource.as_ref().filter(|Object(resource)| is_guarded(resource)) else {
-        return Ok(None);
-    };
+    let Some(Object(Resource { group, resource })) = &request.resource else { return Ok(None) };
     let user = user.clone();
     let (old, new) = (("oldObject", request.old_object), ("object", request.object));
-    match (resource.resource.as_str(), request.sub_resource.as_str(), request.operation.as_str()) {
-        ("pods", "", "DELETE") => {
+    match (group.as_str(), resource.as_str(), request.sub_resource.as_str(), request.operation.as_str()) {
+        ("", "pods", "", "DELETE") => {
             let pod: DeletedPod = read(old, "Pod")?;
             // The API server sends none for the deletion of a collection without options.
             let asked: Options = read_or_default(("options", request.options), "DeleteOptions")?;
             let grace = Grace { asked: asked.grace_period_seconds, own: pod.own_grace() };
             Ok(Door::deletes_pod(user, pod.pod(), grace))
         }
-        ("pods", "eviction", "CREATE") => {
+        ("", "pods", "eviction", "CREATE") => {
             let Eviction { metadata, delete_options } = read(new, "Eviction")?;
             let or = |value: &str, other: String| if value.is_empty() { other } else { value.to_owned() };
             let namespace = or(&request.namespace, metadata.namespace);
             let name = or(&request.name, metadata.name);
             Ok(Door::evicts_pod(user, namespace, name, delete_options.grace_period_seconds))
         }
-        ("volumeattachments", "", "DELETE") => {
+        (STORAGE, "volumeattachments", "", "DELETE") => {
             let attachment: VolumeAttachment = read(old, "VolumeAttachment")?;
             Ok(Door::deletes_attachment(user, attachment))
         }
-        ("volumeattachments", "", "UPDATE") => {
+        (STORAGE, "volumeattachments", "", "UPDATE") => {
             let stored: VolumeAttachment = read(old, "VolumeAttachment")?;
             let written: VolumeAttachment = read(new, "VolumeAttachment")?;
             Ok(Door::updates_attachment(user, stored, &written))

@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use super::{DOORS, DOORS_MANAGER, PATH_MANAGER, WEBHOOK};
+use super::{DOORS_MANAGER, PATH_MANAGER, WEBHOOK, is_door};
 
 /// The name of an entry, and how it is called.
 pub(super) type Client = (String, WebhookClientConfig);
@@ -80,7 +80,7 @@ pub(super) fn parse(metadata: &ObjectMeta, clients: Vec<Client>) -> Option<Confi
     let (mut guard, mut doors) = (None, Vec::new());
     for (name, client) in clients {
         let is_guard = name == WEBHOOK;
-        if !is_guard && !DOORS.contains(&name.as_str()) {
+        if !is_guard && !is_door(&name) {
             continue;
         }
         let manager = if is_guard { PATH_MANAGER } else { DOORS_MANAGER };

@@ -225,12 +225,10 @@ impl Step {
                 let text = "so many nodes seldom die at once: look at the network and the control plane first; every node's state";
                 (text, vec![Situation::list_nodes()])
             }
-            Self::Drain | Self::PutOutOfService | Self::LetVouch => return self.words_of_door(situation),
+            Self::Drain => ("if its machine works, drain the node first", vec![situation.drain()]),
             Self::SwitchOff => return (switch_off(situation), vec![]),
-            Self::ConfirmFence => match situation.method() {
-                Some(method) if !method.stops_the_machine() => ("make sure that the machine is still cut off", vec![]),
-                _ => ("make sure that the machine is still off", vec![]),
-            },
+            Self::ConfirmFence if situation.is_isolated() => ("make sure that the machine is still cut off", vec![]),
+            Self::ConfirmFence => ("make sure that the machine is still off", vec![]),
             Self::CheckNodeController => (
                 "by now Ready should be Unknown: find out why the node controller of kube-controller-manager has not given up on the node",
                 vec![],
@@ -254,6 +252,8 @@ impl Step {
                 removed.extend(situation.denies(&[Code::EvidenceForOtherBoot]).then_some(BOOT_ID));
                 (record_what(situation), situation.record(&to_record(situation), &removed).into_iter().collect())
             }
+            Self::PutOutOfService => return (put_out_of_service(situation), situation.place()),
+            Self::LetVouch => (LET_VOUCH, situation.let_vouch().into_iter().collect()),
             Self::UseEffect => ("use the effect that the procedure has, NoExecute", situation.place()),
             Self::ReturnOthersFirst => {
                 ("return other nodes to service first; every node's taints", vec![Situation::list_taints()])
@@ -293,21 +293,6 @@ impl Step {
             Self::TryAgain => return (try_again(situation), vec![]),
         };
         (text.to_owned(), commands)
-    }
-}
-
-impl Step {
-    /// The same for the steps that lead from another door to the procedure.
-    fn words_of_door(self, situation: &Situation<'_>) -> (String, Vec<Command>) {
-        match self {
-            Self::Drain => ("if its machine works, drain the node first".to_owned(), vec![situation.drain()]),
-            Self::LetVouch => {
-                let text =
-                    "or, if this program deletes a Node only once it knows that its machine is gone, let it vouch";
-                (text.to_owned(), situation.let_vouch().into_iter().collect())
-            }
-            _ => (put_out_of_service(situation), situation.place()),
-        }
     }
 }
 
@@ -384,6 +369,9 @@ fn put_out_of_service(situation: &Situation<'_>) -> String {
         "then put the node out of service{when}: its pods are deleted within about 20 s, and its volumes are detached right after"
     )
 }
+
+/// What a program may need that deletes Nodes.
+const LET_VOUCH: &str = "or, if this program deletes a Node only once it knows that its machine is gone, let it vouch";
 
 /// What to do if facts could not be read.
 pub(super) const ONCE_READABLE: &str = "nothing was changed; try again once the gate can read these facts";

@@ -4,9 +4,8 @@
 use self::{advice::advice, situation::Situation};
 use super::{
     decision::Decision,
-    door::Subject,
     reason::{Code, Mode},
-    request::Write,
+    request::OnNode,
     review::Content,
     text::{on_one_line, quoted, shortened},
     transition::Transition,
@@ -90,22 +89,11 @@ fn headline(decision: &Decision, content: &Content) -> String {
 
 /// What is written: a node, or something on it.
 fn subject(decision: &Decision, content: &Content) -> String {
-    let pod = |namespace: &str, name: &str| format!("pod {}", quoted(&format!("{namespace}/{name}")));
-    let attachment = |name: &str| format!("VolumeAttachment {}", quoted(name));
-    match content {
-        Content::Node(request) => match &request.write {
-            Write::ForceDelete { pod: of, .. } => return pod(&of.metadata.namespace, &of.metadata.name),
-            Write::Detach { attachment: of, .. } => return attachment(&of.metadata.name),
-            Write::Create { .. } | Write::Update { .. } | Write::Delete { .. } => {}
-        },
-        Content::Door(door) => match &door.subject {
-            Subject::Pod(of) => return pod(&of.metadata.namespace, &of.metadata.name),
-            Subject::Eviction { namespace, name } => return pod(namespace, name),
-            Subject::Attachment(of) => return attachment(&of.metadata.name),
-        },
-        Content::Unrelated | Content::Malformed { .. } => {}
+    match content.on_node() {
+        Some(OnNode { kind, name }) => format!("{kind} {}", quoted(&name)),
+        None if decision.node.is_empty() => "a node".to_owned(),
+        None => format!("node {}", quoted(&decision.node)),
     }
-    if decision.node.is_empty() { "a node".to_owned() } else { format!("node {}", quoted(&decision.node)) }
 }
 
 /// The table of `docs/reasons.md`, in Markdown: every check with its default mode and its summary.

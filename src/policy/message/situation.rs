@@ -48,7 +48,7 @@ impl<'a> Situation<'a> {
     /// Whether the write needs a fence: it places the taint, or takes another door to the same
     /// harm.
     pub fn needs_fence(&self) -> bool {
-        self.does(Transition::Place) || self.decision.transitions.iter().any(Transition::is_a_door)
+        self.does(Transition::Place) || self.decision.transitions.iter().any(|one| Code::of_door(one).is_some())
     }
 
     /// Whether the stored Node is Ready.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     gate::{apply, is_webhook, rendered},
-    plane::{ApiError, Plane},
+    plane::{ApiError, MERGE, Plane},
 };
 
 /// Only the other doors are registered.
@@ -59,7 +59,7 @@ async fn pod(plane: &Plane, name: &str, more: Value) {
     if object["status"].is_object() {
         let path = format!("/api/v1/namespaces/default/pods/{name}/status");
         let status = json!({"status": object["status"]});
-        plane.patch("admin", "application/merge-patch+json", &path, status).await.unwrap();
+        plane.patch("admin", MERGE, &path, status).await.unwrap();
     }
 }
 
@@ -227,10 +227,9 @@ async fn a_volume_attachment_is_sent_if_it_is_deleted_by_hand_or_loses_its_last_
         let path = format!("{GROUP}/{name}");
         if let Some(attached) = attached {
             let status = json!({"status": {"attached": attached}});
-            plane.patch("admin", "application/merge-patch+json", &format!("{path}/status"), status).await.unwrap();
+            plane.patch("admin", MERGE, &format!("{path}/status"), status).await.unwrap();
         }
-        let patch =
-            async |path: &str, change: Value| plane.patch("admin", "application/merge-patch+json", path, change).await;
+        let patch = async |path: &str, change: Value| plane.patch("admin", MERGE, path, change).await;
         assert!(!sent(patch(&path, json!({"metadata": {"labels": {"a": "b"}}})).await));
         // The status does not take finalizers.
         let free = json!({"metadata": {"finalizers": null}});

@@ -6,20 +6,16 @@ use std::{process::Output, time::Instant};
 use http::Method;
 use serde_json::json;
 
-use super::{follow, guard, refuses};
+use super::{FORCE, follow, guard, refuses};
 use crate::{
     harness::plane::Plane,
-    world::{World, accepts, kubectl, of_node, said, until_silent},
+    world::{World, accepts, attachments_of, kubectl, of_node, said, until_silent},
 };
-
-const ATTACHMENTS: &str = "/apis/storage.k8s.io/v1/volumeattachments";
-const FORCE: [&str; 5] = ["delete", "pod", "db-0", "--force", "--grace-period=0"];
 
 /// The VolumeAttachment of the database, on the node that it ran on at the start.
 async fn attachment(world: &World) -> String {
-    let list = world.plane.get(ATTACHMENTS).await.unwrap();
-    let here = |one: &&serde_json::Value| one["spec"]["nodeName"] == world.node.as_str();
-    list["items"].as_array().unwrap().iter().find(here).unwrap()["metadata"]["name"].as_str().unwrap().to_owned()
+    let attachments = attachments_of(&world.plane, &world.node).await;
+    attachments[0]["metadata"]["name"].as_str().unwrap().to_owned()
 }
 
 fn dry_run(plane: &Plane, arguments: &[&str]) -> Output {

@@ -17,6 +17,9 @@ mod harm;
 mod slow;
 mod traffic;
 
+/// Arguments of kubectl that force-delete the pod of the database.
+const FORCE: [&str; 5] = ["delete", "pod", "db-0", "--force", "--grace-period=0"];
+
 /// Starts one replica with the overlay `doors`, and waits until the API server calls it.
 async fn guard(plane: &Plane) -> Gate {
     let gate = Gate::install(plane, HOME, rendered(plane, "doors"), &[0], &[]).await;
